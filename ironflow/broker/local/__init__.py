@@ -1,0 +1,12 @@
+"""A broker within the process: the contract of :mod:`ironflow.broker.protocol` in memory, for tests.
+
+    server = LocalServer()
+    broker = server.connect()
+
+Run it with :func:`run_virtual`, and the hours that a workflow sleeps take no time.
+"""
+
+from ironflow.broker.local.connection import LocalBroker
+from ironflow.broker.local.server import Interceptor, LocalServer, Stage
+
+__all__ = ["Interceptor", "LocalBroker", "LocalServer", "Stage"]

@@ -1,0 +1,331 @@
+"""What Ironflow asks of a message broker. The NATS adapter and the in-process twin both keep this contract,
+and one conformance suite (tests/conformance) holds them to it.
+
+All messages live in streams; a key-value bucket is a stream too, with one message a subject. Nothing here
+retries for the caller what may have been stored: see :class:`Ambiguous`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import msgspec
+
+# Failures. They are the broker's; the layers above turn them into ironflow.errors where users see them.
+
+
+class BrokerError(Exception):
+    """Base of what a broker call can fail with."""
+
+
+class SubjectTaken(BrokerError):  # noqa: N818 - an answer that decides, rather than a failure
+    """The subject holds its one message already: someone wrote first."""
+
+
+class WrongRevision(BrokerError):  # noqa: N818 - an answer that decides, rather than a failure
+    """The subject's last message is not the expected one: someone wrote in between."""
+
+
+class Ambiguous(BrokerError):  # noqa: N818 - neither a failure nor a success
+    """No answer came, or none that decides. The message may be stored: read back, or write again idempotently."""
+
+
+class StorageFull(BrokerError):  # noqa: N818 - reads as the state of the server that it is
+    """The server has no room; nothing was stored. Back off."""
+
+
+class MessageTooLarge(BrokerError):  # noqa: N818 - reads as the refusal that it is
+    """The server's max_payload is smaller than the message; nothing was stored."""
+
+
+class Unavailable(BrokerError):  # noqa: N818 - reads as the state of the server that it is
+    """Nobody answers: not connected, no leader, no responder. Nothing was stored."""
+
+
+class Denied(BrokerError):  # noqa: N818 - reads as the refusal that it is
+    """The account's permissions do not allow it."""
+
+
+class NoSuchStream(BrokerError):  # noqa: N818 - reads as the answer that it is
+    """The stream or consumer does not exist."""
+
+
+# What is stored where
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as it shall be. Two streams with equal specs behave alike on every broker."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["limits", "work_queue"] = "limits"
+    one_per_subject: Literal["no", "keep_first", "keep_last"] = "no"
+    """keep_first refuses a second message on a subject (SubjectTaken); keep_last replaces the first."""
+    max_age_seconds: int = 0
+    duplicate_window_seconds: int = 120
+    schedules: bool = False
+    atomic_batches: bool = False
+    deny_delete: bool = False
+    bucket: bool = False
+    """Made so that key-value clients can read it."""
+    replicas: int = 1
+
+
+class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable pull consumer with explicit acks and unlimited deliveries."""
+
+    stream: str
+    name: str
+    filters: tuple[str, ...]
+    ack_wait_seconds: float
+    max_ack_pending: int
+
+
+# What is written and read
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """Makes a message a timer: it is delivered to *target* of the same stream at *at_ms*, never earlier."""
+
+    at_ms: int
+    target: str
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to store.
+
+    Attributes:
+        message_id: the same id within the stream's duplicate window is stored once.
+        expected_revision: the sequence of the last message on this subject; 0 where there must be none.
+        schedule: makes it a timer; a later one on the same subject replaces it.
+
+    """
+
+    subject: str
+    payload: bytes
+    message_id: str | None = None
+    expected_revision: int | None = None
+    schedule: Schedule | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """The server's word that a message is stored. *duplicate*: an earlier one with its id is, at that sequence."""
+
+    sequence: int
+    duplicate: bool = False
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message read from a stream."""
+
+    subject: str
+    payload: bytes
+    sequence: int
+    time_ms: int
+    """When the server stored it, by the server's clock."""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """How full a stream is."""
+
+    messages: int
+    first_sequence: int
+    last_sequence: int
+    size_bytes: int
+
+
+class ConsumerState(msgspec.Struct, frozen=True):
+    """How far a consumer is. All up to *ack_floor* is acknowledged."""
+
+    pending: int
+    ack_pending: int
+    redelivered: int
+    ack_floor: int
+    waiting_pulls: int
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """The server that a broker is connected to now. *id* changes whenever a server process starts."""
+
+    id: str
+    version: str
+    max_payload: int
+    name: str = ""
+
+
+class Delivery(Protocol):
+    """A message handed to a consumer, until it is acknowledged or its lease ends.
+
+    The three answers are sent and not awaited: an acknowledgement can be lost, which costs a redelivery.
+    """
+
+    subject: str
+    payload: bytes
+    sequence: int
+    time_ms: int
+    delivered: int
+    """How often it was handed out so far, this time included; a server crash may forget the count."""
+    lease: str
+    """Names this delivery for :meth:`Broker.renew`, on any connection."""
+
+    def ack(self) -> None:
+        """Tell the broker that it is done with."""
+        ...
+
+    def nak(self, delay_seconds: float = 0.0) -> None:
+        """Hand it back: to be delivered again, *delay_seconds* from now."""
+        ...
+
+
+class Puller(Protocol):
+    """Deliveries of one consumer, as many as were asked for and not more."""
+
+    def request(self, count: int) -> None:
+        """Ask for *count* more deliveries. It never blocks; what is asked for outlives reconnects."""
+        ...
+
+    def withdraw(self) -> None:
+        """Ask for nothing more. Deliveries that were on their way may still come."""
+        ...
+
+    async def batch(self, limit: int) -> Sequence[Delivery]:
+        """Wait for at least one delivery; return up to *limit* that have come."""
+        ...
+
+
+class Subscription(Protocol):
+    """A running :meth:`Broker.listen`."""
+
+    async def stop(self) -> None:
+        """Receive nothing more. Harmless the second time."""
+        ...
+
+
+class Request(Protocol):
+    """A core NATS message that may want an answer."""
+
+    subject: str
+    payload: bytes
+
+    def respond(self, payload: bytes) -> None:
+        """Answer it; no effect where no answer is wanted."""
+        ...
+
+
+Listener = Callable[[Request], Awaitable[None]]
+
+
+class Broker(Protocol):
+    """A connection to a broker."""
+
+    @property
+    def server(self) -> ServerInfo:
+        """The server that this connection has now."""
+        ...
+
+    async def close(self) -> None:
+        """Send what is buffered, then disconnect. Harmless the second time."""
+        ...
+
+    # Writing
+
+    async def publish(self, publication: Publication) -> Stored:
+        """Store a message.
+
+        Raises:
+            SubjectTaken: the stream keeps the first message of a subject, and there is one.
+            WrongRevision: *expected_revision* does not hold.
+            Ambiguous: it may be stored.
+            StorageFull, MessageTooLarge, Unavailable, Denied: it is not stored.
+
+        """
+        ...
+
+    async def publish_all(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
+        """Store messages, together where that is faster; one answer each, in order. Not atomic."""
+        ...
+
+    async def purge(self, stream: str, subject_filter: str) -> int:
+        """Delete the messages of a filter; return how many there were."""
+        ...
+
+    # Reading
+
+    async def last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Return the newest message of a subject, as the stream's leader has it."""
+        ...
+
+    async def at(self, stream: str, sequence: int) -> StoredMessage | None:
+        """Return the message with that sequence, or None where it is gone."""
+        ...
+
+    def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+        """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
+        ...
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Return how full a stream is, as its leader has it.
+
+        Raises:
+            NoSuchStream: there is none.
+
+        """
+        ...
+
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
+        """Return how far a consumer is.
+
+        Raises:
+            NoSuchStream: there is none.
+
+        """
+        ...
+
+    async def server_time_ms(self) -> int:
+        """Return what the server's clock says now."""
+        ...
+
+    # Consuming
+
+    def pull(self, stream: str, consumer: str) -> AbstractAsyncContextManager[Puller]:
+        """Open a consumer's deliveries; leaving the context gives back what was not handed out."""
+        ...
+
+    def renew(self, lease: str) -> None:
+        """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
+        ...
+
+    # Provisioning
+
+    async def ensure_stream(self, spec: StreamSpec) -> None:
+        """Create a stream, or bring an existing one to *spec*. Messages stay."""
+        ...
+
+    async def ensure_consumer(self, spec: ConsumerSpec) -> None:
+        """Create a consumer, or bring an existing one to *spec*. Its position stays."""
+        ...
+
+    # Core messages: at most once, nothing is stored
+
+    def notify(self, subject: str, payload: bytes) -> None:
+        """Send a hint to whoever listens. Sent, not awaited; lost where nobody does."""
+        ...
+
+    async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:
+        """Call *listener* for each message of a subject; in a *group*, one of its members gets each."""
+        ...
+
+    async def request(self, subject: str, payload: bytes, timeout_seconds: float) -> bytes:
+        """Ask, and return the first answer.
+
+        Raises:
+            Unavailable: nobody listens, or no answer came in time.
+
+        """
+        ...
+
+    async def survey(self, subject: str, payload: bytes, window_seconds: float) -> list[bytes]:
+        """Ask, and return all answers that come within the window."""
+        ...

@@ -1,0 +1,104 @@
+"""The streams, buckets and consumers of a namespace, as they shall be."""
+
+from __future__ import annotations
+
+from ironflow.broker.protocol import ConsumerSpec, StreamSpec
+from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream
+
+DAY = 24 * 60 * 60
+EVENTS_KEPT_DAYS = 7
+ENGINE_ACK_WAIT_SECONDS = 5.0
+ENGINE_MAX_ACK_PENDING = 10_000
+FIRED_MAX_ACK_PENDING = 200_000
+"""Naks that wait for their time count against it, and so do bursts of timers."""
+TASK_LEASE_SECONDS = 10.0
+TASK_MAX_ACK_PENDING = 100_000
+"""Bounds how many passes of one queue run at a time, over all workers."""
+
+
+def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
+    """Return every stream of a namespace, the ones behind buckets included."""
+    return (
+        StreamSpec(
+            name=names.events,
+            subjects=(f"{names.namespace}.events.>",),
+            max_age_seconds=EVENTS_KEPT_DAYS * DAY,
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=names.tasks,
+            subjects=(f"{names.namespace}.tasks.>",),
+            retention="work_queue",
+            one_per_subject="keep_first",
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=names.journal,
+            subjects=(f"{names.namespace}.journal.>",),
+            one_per_subject="keep_first",
+            atomic_batches=True,
+            deny_delete=True,
+            replicas=replicas,
+        ),
+        # The server allows no other discard policy than "old" beside schedules, and any limit on such a
+        # stream would silently drop timers. So it has none.
+        StreamSpec(
+            name=names.timers,
+            subjects=(f"{names.namespace}.timers.>", f"{names.namespace}.fired.>"),
+            retention="work_queue",
+            schedules=True,
+            atomic_batches=True,
+            replicas=replicas,
+        ),
+        *(
+            StreamSpec(
+                name=bucket_stream(bucket),
+                subjects=(f"$KV.{bucket}.>",),
+                one_per_subject="keep_last",
+                atomic_batches=True,
+                deny_delete=True,
+                bucket=True,
+                replicas=replicas,
+            )
+            for bucket in (names.runs_bucket, names.waits_bucket, names.functions_bucket)
+        ),
+    )
+
+
+def engine_consumers(names: Names) -> tuple[ConsumerSpec, ...]:
+    """Return the consumers that all engines of a namespace share."""
+    return (
+        ConsumerSpec(
+            stream=names.events,
+            name=ENGINE_CONSUMER,
+            filters=(f"{names.namespace}.events.>",),
+            ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
+            max_ack_pending=ENGINE_MAX_ACK_PENDING,
+        ),
+        # Step results need no decision, so the engine does not read them.
+        ConsumerSpec(
+            stream=names.journal,
+            name=ENGINE_CONSUMER,
+            filters=tuple(names.journal_kind(kind) for kind in ("wait", "try", "outcome")),
+            ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
+            max_ack_pending=ENGINE_MAX_ACK_PENDING,
+        ),
+        ConsumerSpec(
+            stream=names.timers,
+            name=ENGINE_CONSUMER,
+            filters=(f"{names.namespace}.fired.>",),
+            ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
+            max_ack_pending=FIRED_MAX_ACK_PENDING,
+        ),
+    )
+
+
+def queue_consumer(names: Names, queue: str, lease_seconds: float = TASK_LEASE_SECONDS) -> ConsumerSpec:
+    """Return the consumer that all workers of a queue share."""
+    return ConsumerSpec(
+        stream=names.tasks,
+        name=queue,
+        filters=(names.tasks_of_queue(queue),),
+        ack_wait_seconds=lease_seconds,
+        max_ack_pending=TASK_MAX_ACK_PENDING,
+    )

@@ -1,0 +1,299 @@
+"""The client: publish events, start runs, read results."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored
+from ironflow.clock import now_ms, parse_when, to_iso
+from ironflow.codec import decode_record, encode_record
+from ironflow.engine_api import EngineApi
+from ironflow.errors import DefinitionError, PublishError
+from ironflow.events import Event, check_event_id, make_event, read_event
+from ironflow.function import Function
+from ironflow.handles import RunHandle
+from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.messages import ListEvents, RunsOfEvent, StoredEvent
+from ironflow.names import DEFAULT_NAMESPACE, Names, run_id, start_event_id
+from ironflow.records import EventRecord, RunStatus
+from ironflow.triggers import INVOKED, check_event_name
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_PUBLISH_TRIES = 3
+
+
+class Published(msgspec.Struct, frozen=True):
+    """An event that JetStream has acknowledged, and where it stands."""
+
+    record: EventRecord
+    sequence: int
+
+
+class Client:
+    """A connection for programs that publish events, start runs and read results. Made by :func:`connect`.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        limits: what is refused before it is sent.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.broker = broker
+        self.names = names
+        self.engine = EngineApi(broker, names)
+        self._limits = limits
+
+    async def publish(
+        self,
+        event: str,
+        data: object = None,
+        *,
+        id: str | None = None,
+        source: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Event[Any]:
+        """Publish an event; when this returns, it is stored.
+
+        Args:
+            event: the name, like ``order.placed``.
+            data: the payload; anything that JSON can carry.
+            id: makes publishing it again harmless: an id that was used before has no further effect, and the
+                event that exists is returned. Ids are one space for the namespace. Default a random one.
+            source: who publishes; free text.
+            metadata: texts beside the payload.
+
+        Raises:
+            DefinitionError: the name or the id is not allowed.
+            SerializationError: the data cannot be carried as JSON.
+            LimitError: the name, the id or the data is too large.
+            PublishError: JetStream did not acknowledge it.
+
+        """
+        published = await self.publish_record(event, data, id=id, source=source, metadata=metadata)
+        return read_event(published.record)
+
+    async def publish_record(
+        self,
+        event: str,
+        data: object = None,
+        *,
+        id: str | None = None,
+        source: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Published:
+        """Publish as :meth:`publish` does, and say where the event stands in the stream."""
+        check_event_name(event, self._limits.event_name_bytes)
+        record = make_event(
+            event_id=uuid.uuid4().hex if id is None else id,
+            name=event,
+            data=data,
+            time=to_iso(now_ms()),
+            source=source,
+            metadata=metadata,
+            limits=self._limits,
+        )
+        return await self._store(record)
+
+    @overload
+    async def start(
+        self, function: Function[In, Out], data: In, *, id: str | None = None
+    ) -> RunHandle[Out]: ...
+    @overload
+    async def start(self, function: Function[Any, Out], *, id: str | None = None) -> RunHandle[Out]: ...
+    @overload
+    async def start(self, function: str, data: object = None, *, id: str | None = None) -> RunHandle[Any]: ...
+    async def start(
+        self, function: Function[Any, Any] | str, data: object = None, *, id: str | None = None
+    ) -> RunHandle[Any]:
+        """Start a run of one function; when this returns, the start is stored.
+
+        The run sees an event named ``ironflow.invoked`` with *data*.
+
+        Args:
+            function: the function, or its id.
+            data: the event's payload.
+            id: makes starting it again harmless: an id that was used before returns the run that exists. Ids
+                are one space for each function. Default a random one.
+
+        Raises:
+            DefinitionError: the id is not allowed.
+            SerializationError: the data cannot be carried as JSON.
+            LimitError: the id or the data is too large.
+            PublishError: JetStream did not acknowledge it.
+
+        """
+        function_id: object = function.id if isinstance(function, Function) else function
+        if not isinstance(function_id, str) or not function_id:
+            msg = f"start takes an ironflow function or its id, got {function!r}"
+            raise DefinitionError(msg)
+        start_id = uuid.uuid4().hex if id is None else id
+        check_event_id(start_id, self._limits)
+        record = make_event(
+            event_id=start_event_id(function_id, start_id),
+            name=INVOKED,
+            data=data,
+            time=to_iso(now_ms()),
+            target=function_id,
+            limits=self._limits,
+        )
+        await self._store(record)
+        output_type = function.output_type if isinstance(function, Function) else Any
+        return self._handle(run_id(function_id, record.id), output_type, just_started=True)
+
+    def run(self, id: str) -> RunHandle[Any]:
+        """Return a handle for a run id. Whether such a run exists shows when it is asked for something."""
+        return self._handle(id, Any, just_started=False)
+
+    async def runs(
+        self,
+        *,
+        status: RunStatus | None = None,
+        function: str | None = None,
+        since: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunHandle[Any]]:
+        """Yield handles of runs, newest first.
+
+        Args:
+            status: only runs that have it.
+            function: only runs of the function with that id.
+            since: only runs created then or later; ISO 8601 with a time zone.
+            limit: at most so many. Default all.
+
+        Raises:
+            EngineUnavailableError: no engine answers.
+            ValueError: *since* is not a time with a time zone.
+
+        """
+        since_ms = 0 if since is None else parse_when(since, "since")
+        async for view in self.engine.runs(status=status, function=function, since_ms=since_ms, limit=limit):
+            yield self._handle(view.id, Any, just_started=False)
+
+    async def runs_of(self, published: Published, wait_seconds: float = 10.0) -> tuple[list[str], bool]:
+        """Return the ids of the runs that an event started, and whether that is all of them.
+
+        Args:
+            published: the event.
+            wait_seconds: how long to wait for the engine to get to it.
+
+        Raises:
+            EngineUnavailableError: no engine answers.
+
+        """
+        record = published.record
+        found = await self.engine.runs_of_event(
+            RunsOfEvent(
+                id=record.id,
+                name=record.name,
+                sequence=published.sequence,
+                target=record.target,
+                wait_ms=round(wait_seconds * 1000),
+            )
+        )
+        return list(found.runs), found.matched
+
+    async def events(
+        self, *, name: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[StoredEvent]:
+        """Yield stored events, newest first; *name* may be a pattern like a trigger."""
+        before: int | None = None
+        left = limit
+        while left is None or left > 0:
+            page = await self.engine.events(
+                ListEvents(name=name, limit=min(50, left) if left is not None else 50, before=before)
+            )
+            for event in page.events:
+                yield await self._whole(event)
+            before = page.next
+            if before is None:
+                return
+            left = left - len(page.events) if left is not None else None
+
+    def _handle(self, id: str, output_type: Any, *, just_started: bool) -> RunHandle[Any]:
+        return RunHandle(
+            id,
+            broker=self.broker,
+            names=self.names,
+            engine=self.engine,
+            output_type=output_type,
+            just_started=just_started,
+        )
+
+    async def _whole(self, event: StoredEvent) -> StoredEvent:
+        if not event.left_out:
+            return event
+        message = await self.broker.at(self.names.events, event.sequence)
+        data = decode_record(EventRecord, message.payload).data if message is not None else event.data
+        return msgspec.structs.replace(event, data=data, left_out=False)
+
+    async def _store(self, record: EventRecord) -> Published:
+        publication = Publication(
+            subject=self.names.event(record.name), payload=encode_record(record), message_id=record.id
+        )
+        stored = await self._store_surely(publication, record)
+        if stored.duplicate:
+            existing = await self.broker.at(self.names.events, stored.sequence)
+            if existing is not None:
+                record = decode_record(EventRecord, existing.payload)
+        return Published(record, stored.sequence)
+
+    async def _store_surely(self, publication: Publication, record: EventRecord) -> Stored:
+        """Publish; where no answer came publish again, which the event's id makes harmless."""
+        for remaining in reversed(range(_PUBLISH_TRIES)):
+            try:
+                return await self.broker.publish(publication)
+            except Ambiguous as error:
+                if not remaining:
+                    msg = (
+                        f"event {record.name!r} was not acknowledged by JetStream and may or may not be stored; "
+                        f"publish it again with id={record.id!r}, which has no second effect"
+                    )
+                    raise PublishError(msg) from error
+            except BrokerError as error:
+                msg = f"event {record.name!r} is not stored: {error}"
+                raise PublishError(msg) from error
+        msg = "unreachable"
+        raise AssertionError(msg)
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    url: str | None = None,
+    *,
+    namespace: str | None = None,
+    creds: str | None = None,
+    context: str | None = None,
+) -> AsyncIterator[Client]:
+    """Connect to NATS.
+
+    Args:
+        url: like ``nats://127.0.0.1:4222``; several with commas between them. Default ``NATS_URL``, else that.
+        namespace: separates environments that share one NATS account. Default ``IRONFLOW_NAMESPACE``, else
+            ``ironflow``.
+        creds: a NATS credentials file. Default ``NATS_CREDS``.
+        context: the name of a ``nats`` CLI context to take the rest from. Default ``NATS_CONTEXT``.
+
+    Raises:
+        EngineUnavailableError: NATS cannot be reached, or is too old; within five seconds.
+        DefinitionError: the namespace is not allowed.
+
+    """
+    from ironflow.settings import connection_settings, environment_namespace  # noqa: PLC0415 - keeps "import ironflow" light
+
+    names = Names(namespace or environment_namespace() or DEFAULT_NAMESPACE)
+    from ironflow.broker.nats import connect as connect_nats  # noqa: PLC0415 - likewise
+
+    broker = await connect_nats(connection_settings(url=url, creds=creds, context=context))
+    try:
+        yield Client(broker, names)
+    finally:
+        await broker.close()

@@ -1,0 +1,50 @@
+"""Times as they are stored (whole milliseconds since 1970) and as they are shown (ISO 8601, UTC)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ironflow.errors import DefinitionError
+
+
+def now_ms() -> int:
+    """Return what this machine's clock says. Use it for what people read, never for what must not be early."""
+    return to_ms(datetime.now(UTC))
+
+
+def to_ms(when: datetime) -> int:
+    """Return an aware datetime in whole milliseconds, rounded up."""
+    delta = when - datetime(1970, 1, 1, tzinfo=UTC)
+    return -(-(delta.days * 86_400_000_000 + delta.seconds * 1_000_000 + delta.microseconds) // 1000)
+
+
+def to_iso(milliseconds: int) -> str:
+    """Return a time as "2026-11-21T20:03:00.123Z"."""
+    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_when(when: str | datetime, what: str = "when") -> int:
+    """Return a point in time in milliseconds.
+
+    Args:
+        when: an ISO 8601 text or a datetime, both with a time zone.
+        what: the argument's name, for the message.
+
+    Raises:
+        DefinitionError: not a point in time, or without a time zone. It is a ValueError.
+
+    """
+    if isinstance(when, str):
+        try:
+            when = datetime.fromisoformat(when)
+        except ValueError as error:
+            msg = f"{what} must be an ISO 8601 time like '2027-01-31T09:00:00+01:00', got {when!r}"
+            raise DefinitionError(msg) from error
+    if not isinstance(when, datetime):
+        msg = f"{what} must be an ISO 8601 text or a datetime, got {when!r}"
+        raise DefinitionError(msg)
+    if when.tzinfo is None or when.utcoffset() is None:
+        msg = f"{what} has no time zone: {when.isoformat()!r}; add one, for example datetime.now(UTC) or a 'Z' at the end"
+        raise DefinitionError(msg)
+    return to_ms(when)

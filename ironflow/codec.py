@@ -1,0 +1,167 @@
+"""JSON in and out: our own records, and the values that users hand us."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from ironflow.errors import SerializationError
+
+R = TypeVar("R", bound=msgspec.Struct)
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+_PATH = re.compile(r" - at `\$?([^`]*)`$")
+_NESTED_TOO_DEEP = "is nested too deep, or contains itself"
+_DEEPEST = 200
+
+
+def encode_record(record: msgspec.Struct) -> bytes:
+    """Encode one of our own records."""
+    return _encoder.encode(record)
+
+
+@functools.cache
+def _decoder(record_type: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(record_type)
+
+
+def decode_record(record_type: type[R], payload: bytes) -> R:
+    """Decode one of our own records.
+
+    Raises:
+        SerializationError: the bytes are not such a record.
+
+    """
+    try:
+        return _decoder(record_type).decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        msg = f"not a {record_type.__name__}: {error}"
+        raise SerializationError(msg) from error
+
+
+def encode_value(value: object, what: str) -> msgspec.Raw:
+    """Encode a user's value as JSON.
+
+    dataclasses, msgspec structs, attrs classes and pydantic models become objects; sets and tuples become
+    lists, datetimes ISO 8601 texts, bytes base64.
+
+    Args:
+        value: what to encode.
+        what: what it is, for the message and as the first part of the path ("result of step 'fetch'").
+
+    Raises:
+        SerializationError: JSON cannot carry it (NaN and Infinity included); names the place.
+
+    """
+    try:
+        encoded = msgspec.json.encode(value, enc_hook=_encode_foreign)
+    except RecursionError as error:
+        raise SerializationError(f"{what} {_NESTED_TOO_DEEP}", what) from error
+    except Exception as error:
+        path, reason = _first_problem(value) or ("", str(error))
+        raise SerializationError(f"{what}{path}: {reason}", f"{what}{path}") from error
+    # msgspec writes NaN and Infinity as null without complaint, so only a null can hide one.
+    if b"null" in encoded:
+        problem = _first_problem(value)
+        if problem is not None:
+            raise SerializationError(f"{what}{problem[0]}: {problem[1]}", f"{what}{problem[0]}")
+    return msgspec.Raw(encoded)
+
+
+def decode_value(payload: bytes | msgspec.Raw, value_type: Any, what: str) -> Any:
+    """Decode JSON into *value_type*; ``Any`` gives plain lists, dicts, texts and numbers.
+
+    Args:
+        payload: the JSON.
+        value_type: what to make of it: anything msgspec knows, or a pydantic model.
+        what: the first part of the path in the message.
+
+    Raises:
+        SerializationError: it does not fit; names the place.
+
+    """
+    try:
+        return msgspec.json.decode(payload, type=value_type, dec_hook=_decode_foreign)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = _PATH.search(text)
+        path = found[1] if found else ""
+        raise SerializationError(f"{what}{path}: {_PATH.sub('', text)}", f"{what}{path}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SerializationError(f"{what}: {error}") from error
+    except TypeError as error:
+        raise SerializationError(f"{what}: cannot decode into {value_type!r}: {error}") from error
+
+
+def is_decodable(value_type: Any) -> bool:
+    """Tell whether JSON can be decoded into *value_type* at all."""
+    try:
+        msgspec.json.Decoder(value_type, dec_hook=_decode_foreign)
+    except (TypeError, NameError):
+        return False
+    return True
+
+
+def _encode_foreign(value: object) -> object:
+    dump = cast("Callable[..., object] | None", getattr(value, "model_dump", None))
+    if dump is not None and not isinstance(value, type):
+        return dump(mode="json")
+    msg = f"Objects of type {type(value).__name__} cannot be written as JSON"
+    raise TypeError(msg)
+
+
+def _decode_foreign(wanted: type, value: object) -> object:
+    validate = cast("Callable[[object], object] | None", getattr(wanted, "model_validate", None))
+    if validate is not None:
+        try:
+            return validate(value)
+        except ValueError as error:
+            raise msgspec.ValidationError(" ".join(str(error).split())) from error
+    if isinstance(value, wanted):
+        return value
+    msg = f"cannot make a {wanted.__name__} of a {type(value).__name__}"
+    raise msgspec.ValidationError(msg)
+
+
+def _first_problem(value: object, path: str = "", depth: int = 0) -> tuple[str, str] | None:
+    """Find the first part of *value* that JSON cannot carry, as (path, reason)."""
+    if depth > _DEEPEST:
+        return path, _NESTED_TOO_DEEP
+    if isinstance(value, float) and not math.isfinite(value):
+        return path, f"{value} is not a JSON number"
+    children = list(_children(value))
+    for step, child in children:
+        problem = _first_problem(child, f"{path}{step}", depth + 1)
+        if problem is not None:
+            return problem
+    if not children:
+        try:
+            msgspec.json.encode(value, enc_hook=_encode_foreign)
+        except Exception as error:  # noqa: BLE001 - whatever a user's class raises is the answer
+            return path, str(error)
+    return None
+
+
+def _children(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in cast("Mapping[object, object]", value).items():
+            yield f".{key}", item
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, item in enumerate(cast("list[object]", value)):
+            yield f"[{index}]", item
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield f".{name}", getattr(value, name)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield f".{field.name}", getattr(value, field.name)
+    else:
+        for attribute in getattr(type(value), "__attrs_attrs__", ()):
+            yield f".{attribute.name}", getattr(value, attribute.name)

@@ -1,0 +1,191 @@
+"""Asks the engine, over NATS request/reply. Clients, commands and workers share it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+import msgspec
+
+from ironflow.broker.protocol import Broker, Unavailable
+from ironflow.codec import decode_record, encode_record
+from ironflow.errors import EngineUnavailableError, IronflowError, RunNotFoundError
+from ironflow.messages import (
+    DeleteFunction,
+    Done,
+    EngineView,
+    EventRuns,
+    EventsPage,
+    Failure,
+    FunctionsPage,
+    GetRun,
+    GetRunPart,
+    GetSteps,
+    ListEvents,
+    ListRuns,
+    Message,
+    QueuesPage,
+    RegisterFunctions,
+    Registered,
+    Reply,
+    RunsOfEvent,
+    RunsPage,
+    RunView,
+    StepsPage,
+    StepView,
+    WorkersPage,
+)
+from ironflow.names import Names
+from ironflow.records import FunctionRecord, RunStatus
+
+A = TypeVar("A", bound=msgspec.Struct)
+
+DEFAULT_TIMEOUT_SECONDS = 4.0
+"""A command must say within five seconds that nobody answers."""
+
+
+class Empty(Message, frozen=True, kw_only=True):
+    """A request without arguments."""
+
+
+class EngineApi:
+    """Requests to whichever engine of a namespace answers.
+
+    Every method raises :class:`EngineUnavailableError` where none does.
+
+    Args:
+        broker: the connection to ask on.
+        names: the namespace.
+        timeout_seconds: how long to wait for an answer.
+
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._timeout = timeout_seconds
+
+    async def status(self) -> EngineView:
+        """Return the engine that answers."""
+        return await self._ask("engine.status", Empty(), EngineView)
+
+    async def register(self, functions: tuple[FunctionRecord, ...]) -> Registered:
+        """Make functions known; the newest registration of an id wins."""
+        return await self._ask("functions.register", RegisterFunctions(functions=functions), Registered)
+
+    async def functions(self) -> FunctionsPage:
+        """Return all registered functions."""
+        return await self._ask("functions.list", Empty(), FunctionsPage)
+
+    async def delete_function(self, function_id: str) -> Done:
+        """End a function: events start no more runs of it."""
+        return await self._ask("functions.delete", DeleteFunction(id=function_id), Done)
+
+    async def run(self, run_id: str) -> RunView:
+        """Return a run without its steps.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+
+        """
+        return await self._complete(await self._ask("runs.get", GetRun(id=run_id), RunView))
+
+    async def steps(self, run_id: str) -> list[StepView]:
+        """Return a run's steps in the order in which they were recorded, open ones last.
+
+        Raises:
+            RunNotFoundError: there is no run with that id.
+
+        """
+        steps: list[StepView] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._ask("runs.steps", GetSteps(id=run_id, after=after), StepsPage)
+            steps.extend(page.steps)
+            after = page.next
+        return steps
+
+    async def runs(
+        self,
+        *,
+        status: RunStatus | None = None,
+        function: str | None = None,
+        since_ms: int = 0,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunView]:
+        """Yield runs, newest first; with a *limit*, at most that many."""
+        before: str | None = None
+        left = limit
+        while left is None or left > 0:
+            request = ListRuns(
+                status=status,
+                function=function,
+                since_ms=since_ms,
+                limit=min(50, left) if left is not None else 50,
+                before=before,
+            )
+            page = await self._ask("runs.list", request, RunsPage)
+            for run in page.runs:
+                yield await self._complete(run)
+            before = page.next
+            if before is None:
+                return
+            left = left - len(page.runs) if left is not None else None
+
+    async def runs_of_event(self, request: RunsOfEvent) -> EventRuns:
+        """Return the runs that an event started."""
+        return await self._ask("runs.of_event", request, EventRuns, extra_seconds=request.wait_ms / 1000)
+
+    async def workers(self) -> WorkersPage:
+        """Return the workers that answer just now."""
+        return await self._ask("workers.list", Empty(), WorkersPage)
+
+    async def queues(self) -> QueuesPage:
+        """Return the queues of all registered functions."""
+        return await self._ask("queues.list", Empty(), QueuesPage)
+
+    async def events(self, request: ListEvents) -> EventsPage:
+        """Return stored events, newest first."""
+        return await self._ask("events.list", request, EventsPage)
+
+    async def _complete(self, run: RunView) -> RunView:
+        """Fetch the large parts of a run that did not fit into an answer beside others."""
+        for part in run.left_out:
+            if part == "event":
+                data = await self._ask_raw("runs.part", GetRunPart(id=run.id, part="event"))
+                run = msgspec.structs.replace(run, event=msgspec.structs.replace(run.event, data=data))
+            else:
+                output = await self._ask_raw("runs.part", GetRunPart(id=run.id, part="output"))
+                run = msgspec.structs.replace(run, output=output)
+        return msgspec.structs.replace(run, left_out=()) if run.left_out else run
+
+    async def _ask(self, verb: str, request: Message, answer: type[A], extra_seconds: float = 0.0) -> A:
+        return decode_record(answer, bytes(await self._ask_raw(verb, request, extra_seconds)))
+
+    async def _ask_raw(self, verb: str, request: Message, extra_seconds: float = 0.0) -> msgspec.Raw:
+        deadline = self._timeout + extra_seconds
+        try:
+            payload = await self._broker.request(self._names.api(verb), encode_record(request), deadline)
+        except (Unavailable, asyncio.TimeoutError) as error:
+            msg = (
+                f"no engine answers in namespace {self._names.namespace!r}; "
+                "start one with 'ironflow-engine' or 'ironflow dev'"
+            )
+            raise EngineUnavailableError(msg) from error
+        reply = decode_record(Reply, payload)
+        if reply.failure is not None:
+            raise _error_of(reply.failure)
+        return reply.result
+
+
+def _error_of(failure: Failure) -> IronflowError:
+    match failure.type:
+        case "RunNotFound":
+            return RunNotFoundError(failure.message)
+        case "Unavailable":
+            return EngineUnavailableError(failure.message)
+        case _:
+            return IronflowError(failure.message)

@@ -1,0 +1,122 @@
+"""Events as handlers and clients see them, and how they become what is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from ironflow.codec import decode_value, encode_value
+from ironflow.errors import DefinitionError, LimitError
+from ironflow.limits import DEFAULT_LIMITS, Limits, check_payload
+from ironflow.records import EventRecord
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Event(Generic[T]):
+    """A published event.
+
+    Attributes:
+        id: unique in the namespace; publishing it again has no effect.
+        name: like ``order.placed``.
+        data: the payload, decoded into the type that the reader asked for.
+        time: when it was published, by the publisher's clock; aware, UTC.
+        source: who published it; free text.
+        metadata: texts beside the payload.
+
+    """
+
+    id: str
+    name: str
+    data: T
+    time: datetime
+    source: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+
+def read_event(record: EventRecord, data_type: Any = Any) -> Event[Any]:
+    """Return a stored event with its data decoded into *data_type*.
+
+    Raises:
+        SerializationError: the data does not fit; names the place, like ``data.items[0].price``.
+
+    """
+    return Event(
+        id=record.id,
+        name=record.name,
+        data=decode_value(record.data, data_type, "data"),
+        time=datetime.fromisoformat(record.time),
+        source=record.source,
+        metadata=dict(record.metadata),
+    )
+
+
+def make_event(
+    *,
+    event_id: str,
+    name: str,
+    data: object,
+    time: str,
+    source: str = "",
+    metadata: Mapping[str, str] | None = None,
+    target: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+) -> EventRecord:
+    """Return the record of a new event whose *name* has been checked.
+
+    Raises:
+        DefinitionError: the id is not a non-empty text, or metadata is not a mapping of texts.
+        SerializationError: *data* cannot be carried as JSON.
+        LimitError: the id or the data is too large.
+
+    """
+    if not target:  # else the id is made of one that was checked
+        check_event_id(event_id, limits)
+    payload = encode_value(data, "data")
+    check_payload(bytes(payload), f"data of event {name!r}", limits.payload_bytes)
+    return EventRecord(
+        id=event_id,
+        name=name,
+        time=time,
+        data=payload,
+        source=source,
+        metadata=_check_metadata(metadata or {}, limits),
+        target=target,
+    )
+
+
+def check_event_id(event_id: object, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Refuse what cannot be an event's id: anything but a non-empty text of printable characters.
+
+    Raises:
+        DefinitionError: it is not such a text.
+        LimitError: it is too long.
+
+    """
+    # The id travels in a NATS header, where a line break would end it.
+    if (
+        not isinstance(event_id, str)
+        or not event_id
+        or not event_id.isprintable()
+        or event_id != event_id.strip()
+    ):
+        msg = f"an event id must be a non-empty printable text without spaces around it, got {event_id!r}"
+        raise DefinitionError(msg)
+    if len(event_id.encode()) > limits.id_bytes:
+        msg = f"an event id may have at most {limits.id_bytes} bytes, got {len(event_id.encode())}"
+        raise LimitError(msg)
+
+
+def _check_metadata(metadata: Mapping[str, str], limits: Limits) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            msg = f"metadata must map texts to texts, got {key!r}: {value!r}"
+            raise DefinitionError(msg)
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    if size > limits.metadata_bytes:
+        msg = f"metadata is {size:,} bytes; at most {limits.metadata_bytes:,} are allowed"
+        raise LimitError(msg)
+    return dict(metadata)

@@ -1,0 +1,230 @@
+"""The ``@function`` decorator, and the functions that were defined with it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
+
+from ironflow.codec import is_decodable
+from ironflow.context import Context
+from ironflow.durations import Duration, parse_duration
+from ironflow.errors import DefinitionError, LimitError
+from ironflow.records import FunctionRecord
+from ironflow.retry import Retry
+from ironflow.triggers import RESERVED_PREFIX, check_trigger
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Handler = Callable[[Context[In]], Coroutine[Any, Any, Out]]
+
+_FUNCTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+class Function(Generic[In, Out]):
+    """A durable function: a handler with an id, a queue and triggers. Made by :func:`function`.
+
+    Calling it calls the handler, as if it had not been decorated.
+
+    Attributes:
+        id: names it in the namespace.
+        queue: the workers of this queue execute it.
+        triggers: the event patterns that start it.
+        retry: the policy of its steps.
+        timeout_ms: how long a run may take, in milliseconds; None for no bound.
+        input_type: what ``ctx.event.data`` is decoded into; ``Any`` for plain JSON.
+        output_type: what a caller gets the output decoded into; ``Any`` for plain JSON.
+
+    """
+
+    def __init__(
+        self,
+        handler: Handler[In, Out],
+        *,
+        id: str,
+        queue: str,
+        triggers: tuple[str, ...],
+        retry: Retry,
+        timeout_ms: int | None,
+    ) -> None:
+        self.handler = handler
+        self.id = id
+        self.queue = queue
+        self.triggers = triggers
+        self.retry = retry
+        self.timeout_ms = timeout_ms
+        self.input_type, self.output_type = _types_of(handler)
+        self.__doc__ = handler.__doc__
+        self.__name__ = handler.__name__
+        self.__module__ = handler.__module__
+        self.__wrapped__ = handler
+
+    def __call__(self, ctx: Context[In]) -> Coroutine[Any, Any, Out]:
+        """Call the handler."""
+        return self.handler(ctx)
+
+    def __repr__(self) -> str:
+        return f"Function(id={self.id!r}, queue={self.queue!r}, triggers={list(self.triggers)!r})"
+
+    def record(self) -> FunctionRecord:
+        """Return what the engine must know of it."""
+        return FunctionRecord(
+            id=self.id,
+            queue=self.queue,
+            triggers=self.triggers,
+            retry=self.retry.policy,
+            timeout_ms=self.timeout_ms,
+        )
+
+
+_registry: dict[str, Function[Any, Any]] = {}
+
+
+def function(
+    *,
+    id: str,
+    queue: str = "default",
+    triggers: Iterable[str] = (),
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+) -> Callable[[Handler[In, Out]], Function[In, Out]]:
+    """Make an ``async`` handler a durable function.
+
+    Args:
+        id: names it in the namespace; a letter or digit, then up to 127 letters, digits, ``_ . -``.
+        queue: the workers of this queue execute it; as *id*, without dots.
+        triggers: event names that start it; ``*`` stands for one part between dots, ``>`` for all the rest.
+            Without any it is only started by ``client.start`` or invoked.
+        retry: how its steps are retried. Default three attempts, 1 s and 2 s apart.
+        timeout: the longest that a whole run may take. Default no bound.
+
+    Raises:
+        DefinitionError: a value is not allowed, the handler is not ``async``, or another function has this id.
+            It is raised when the file is imported, and says what is allowed.
+
+    """
+    _check_pattern(id, _FUNCTION_ID, "id", "_ . -")
+    check_queue(queue)
+    checked = _check_triggers(id, triggers)
+    if retry is not None and not isinstance(retry, Retry):
+        msg = f"function {id!r}: retry must be ironflow.Retry(…), got {retry!r}"
+        raise DefinitionError(msg)
+    timeout_ms = _check_timeout(id, timeout)
+
+    def decorate(handler: Handler[In, Out]) -> Function[In, Out]:
+        _check_handler(id, handler)
+        made = Function(
+            handler, id=id, queue=queue, triggers=checked, retry=retry or Retry(), timeout_ms=timeout_ms
+        )
+        _register(made)
+        return made
+
+    return decorate
+
+
+def registered_functions() -> dict[str, Function[Any, Any]]:
+    """Return the functions defined so far, by id."""
+    return dict(_registry)
+
+
+def forget_functions() -> None:
+    """Forget all definitions; tests use it."""
+    _registry.clear()
+
+
+def check_queue(queue: str) -> str:
+    """Return *queue* where a queue may have that name.
+
+    Raises:
+        DefinitionError: it may not.
+
+    """
+    _check_pattern(queue, _QUEUE, "queue", "_ -")
+    return queue
+
+
+def _register(made: Function[Any, Any]) -> None:
+    other = _registry.get(made.id)
+    # A file that is imported again (a reload, or as a module and by its path) replaces what it defined before.
+    if other is not None and _place(other) != _place(made):
+        first, second = _place(other), _place(made)
+        msg = (
+            f"two functions have the id {made.id!r}: {first[1]} in {first[0]} and {second[1]} in {second[0]}; "
+            "give each its own"
+        )
+        raise DefinitionError(msg)
+    _registry[made.id] = made
+
+
+def _place(made: Function[Any, Any]) -> tuple[str, str]:
+    handler = inspect.unwrap(made.handler)
+    code = getattr(handler, "__code__", None)
+    return (code.co_filename if code else made.__module__, getattr(handler, "__qualname__", made.__name__))
+
+
+def _check_pattern(value: object, pattern: re.Pattern[str], what: str, extra: str) -> None:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        msg = (
+            f"function {what} {value!r} is not allowed; start with a letter or digit, then up to 127 letters, "
+            f"digits or {extra}"
+        )
+        raise DefinitionError(msg)
+    if what == "id" and value.startswith(RESERVED_PREFIX):
+        msg = f"function id {value!r} is reserved: ids that start with {RESERVED_PREFIX!r} are Ironflow's own"
+        raise DefinitionError(msg)
+
+
+def _check_triggers(function_id: str, triggers: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(triggers, str):
+        msg = f"function {function_id!r}: triggers must be a list of event names, got the text {triggers!r}"
+        raise DefinitionError(msg)
+    try:
+        given = tuple(triggers)
+    except TypeError as error:
+        msg = f"function {function_id!r}: triggers must be a list of event names, got {triggers!r}"
+        raise DefinitionError(msg) from error
+    try:
+        return tuple(dict.fromkeys(check_trigger(trigger) for trigger in given))
+    except (DefinitionError, LimitError) as error:
+        msg = f"function {function_id!r}: {error}"
+        raise DefinitionError(msg) from error
+
+
+def _check_timeout(function_id: str, timeout: Duration | None) -> int | None:
+    if timeout is None:
+        return None
+    try:
+        return parse_duration(timeout, "timeout")
+    except ValueError as error:
+        msg = f"function {function_id!r}: {error}"
+        raise DefinitionError(msg) from error
+
+
+def _check_handler(function_id: str, handler: object) -> None:
+    name = getattr(handler, "__name__", repr(handler))
+    if not callable(handler) or not inspect.iscoroutinefunction(inspect.unwrap(handler)):
+        msg = f"function {function_id!r}: {name} must be declared with 'async def'"
+        raise DefinitionError(msg)
+    try:
+        inspect.signature(handler).bind(object())
+    except TypeError as error:
+        msg = f"function {function_id!r}: {name} must take one argument, the context: async def {name}(ctx)"
+        raise DefinitionError(msg) from error
+
+
+def _types_of(handler: Callable[..., Any]) -> tuple[Any, Any]:
+    """Return the types of the event's data and of the output; ``Any`` where the annotations do not say."""
+    try:
+        hints = typing.get_type_hints(handler)
+    except Exception:  # noqa: BLE001 - a name that only the type checker knows must not stop the import
+        return Any, Any
+    output = hints.pop("return", Any)
+    context = next(iter(hints.values()), Any)
+    data = typing.get_args(context)[0] if typing.get_origin(context) is Context else Any
+    return (
+        data if not isinstance(data, TypeVar) and is_decodable(data) else Any,
+        output if is_decodable(output) else Any,
+    )

@@ -1,0 +1,156 @@
+"""A handle on one run: its state and its result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Generic, TypeVar, cast
+
+from ironflow.broker.protocol import Broker, Request
+from ironflow.codec import decode_value
+from ironflow.durations import Duration, parse_duration
+from ironflow.engine_api import EngineApi
+from ironflow.errors import EngineUnavailableError, RunCancelledError, RunFailedError, RunNotFoundError
+from ironflow.messages import RunView, StepView
+from ironflow.names import Names
+from ironflow.records import TERMINAL
+
+Out = TypeVar("Out")
+
+_FIRST_ASK_AGAIN_SECONDS = 1.0
+_LAST_ASK_AGAIN_SECONDS = 60.0
+"""The engine's hint that a run has ended can be lost, in a reconnect for example; then the answer is this late."""
+
+
+class RunHandle(Generic[Out]):
+    """One run.
+
+    Attributes:
+        id: the run's id.
+
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        broker: Broker,
+        names: Names,
+        engine: EngineApi,
+        output_type: Any,
+        just_started: bool,
+    ) -> None:
+        self.id = id
+        self._broker = broker
+        self._names = names
+        self._engine = engine
+        self._output_type = output_type
+        self._just_started = just_started
+
+    def __repr__(self) -> str:
+        return f"RunHandle({self.id!r})"
+
+    async def state(self) -> RunView:
+        """Return where the run stands, without its steps.
+
+        Raises:
+            RunNotFoundError: there is no run with this id.
+            EngineUnavailableError: no engine answers.
+
+        """
+        return await self._engine.run(self.id)
+
+    async def steps(self) -> list[StepView]:
+        """Return the run's steps in the order in which they were recorded, open ones last.
+
+        Raises:
+            RunNotFoundError: there is no run with this id.
+            EngineUnavailableError: no engine answers.
+
+        """
+        return await self._engine.steps(self.id)
+
+    async def result(self, timeout: Duration | None = None) -> Out:
+        """Wait until the run ends and return its output, decoded into the function's return annotation.
+
+        An engine that is away for a while is waited for.
+
+        Args:
+            timeout: how long to wait at the most. Default for ever.
+
+        Raises:
+            RunFailedError: the run failed.
+            RunCancelledError: the run was cancelled.
+            RunNotFoundError: there is no run with this id.
+            TimeoutError: it has not ended in time; it goes on.
+
+        """
+        view = await self.wait(timeout)
+        if view.status == "completed":
+            return cast("Out", decode_value(view.output, self._output_type, "output"))
+        if view.status == "cancelled":
+            msg = f"run {self.id} was cancelled"
+            raise RunCancelledError(msg)
+        error = view.error
+        raise RunFailedError(
+            self.id, error.type if error else "Unknown", error.message if error else "no reason recorded"
+        )
+
+    async def wait(self, timeout: Duration | None = None) -> RunView:
+        """Wait until the run ends, however it does, and return its state.
+
+        Args:
+            timeout: how long to wait at the most. Default for ever.
+
+        Raises:
+            RunNotFoundError: there is no run with this id.
+            TimeoutError: it has not ended in time; it goes on.
+
+        """
+        seconds = None if timeout is None else parse_duration(timeout, "timeout") / 1000
+        ended = asyncio.Event()
+
+        async def on_ended(_request: Request) -> None:
+            ended.set()
+
+        # Listen first, then ask: a run that ends in between is seen by one of the two.
+        subscription = await self._broker.listen(self._names.ended(self.id), on_ended)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ask_until_ended(ended)
+        except TimeoutError:
+            msg = f"run {self.id} has not ended within {timeout}; it goes on"
+            raise TimeoutError(msg) from None
+        finally:
+            await subscription.stop()
+
+    async def _ask_until_ended(self, ended: asyncio.Event) -> RunView:
+        pause = _FIRST_ASK_AGAIN_SECONDS
+        while True:
+            ended.clear()
+            view = await self._look()
+            if view is not None and view.status in TERMINAL:
+                return view
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await ended.wait()
+            pause = min(pause * 2, _LAST_ASK_AGAIN_SECONDS)
+
+    async def _look(self) -> RunView | None:
+        try:
+            view = await self._engine.run(self.id)
+        except RunNotFoundError:
+            if self._just_started:
+                return None
+            raise
+        except EngineUnavailableError as error:
+            _log_warning("waiting for an engine", run=self.id, reason=str(error))
+            return None
+        self._just_started = False
+        return view
+
+
+def _log_warning(message: str, **facts: str) -> None:
+    import structlog  # noqa: PLC0415 - takes longer to import than all the rest of what clients need
+
+    structlog.get_logger("ironflow.client").warning(message, **facts)

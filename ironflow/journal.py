@@ -1,0 +1,87 @@
+"""Appends facts to the journal, where the first writer of a subject wins.
+
+A refusal or a lost answer has three meanings: the record that stands there is ours, it is another's, or there
+is none. The random token that every record carries tells them apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import msgspec
+
+from ironflow.broker.protocol import Ambiguous, Broker, Publication, Stored, SubjectTaken
+from ironflow.codec import decode_record, encode_record
+from ironflow.names import Names
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.05
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What stands in the journal now.
+
+    Attributes:
+        payload: the record's bytes: ours, or those of whoever was first.
+        sequence: where it stands.
+        ours: whether we wrote it.
+
+    """
+
+    payload: bytes
+    sequence: int
+    ours: bool
+
+
+class _Marked(msgspec.Struct):
+    token: str
+
+
+class Journal:
+    """The journal of one namespace.
+
+    Args:
+        broker: the connection to write on.
+        names: the namespace.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._stream = names.journal
+
+    async def append(self, subject: str, record: msgspec.Struct) -> Appended:
+        """Record a fact, or learn which one was recorded before.
+
+        Args:
+            subject: the fact's own subject.
+            record: the fact; has a ``token``.
+
+        Raises:
+            BrokerError: it is not recorded, or after several tries that is still not known.
+
+        """
+        payload = encode_record(record)
+        publication = Publication(subject=subject, payload=payload)
+        for _ in range(_TRIES):
+            try:
+                stored: Stored = await self._broker.publish(publication)
+            except (SubjectTaken, Ambiguous):
+                standing = await self._standing(subject, payload)
+                if standing is not None:
+                    return standing
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return Appended(payload, stored.sequence, ours=True)
+        msg = f"could not find out whether {subject} is recorded"
+        raise Ambiguous(msg)
+
+    async def _standing(self, subject: str, payload: bytes) -> Appended | None:
+        message = await self._broker.last(self._stream, subject)
+        if message is None:
+            return None
+        ours = decode_record(_Marked, message.payload).token == decode_record(_Marked, payload).token
+        return Appended(message.payload, message.sequence, ours)

@@ -1,0 +1,50 @@
+"""The documented limits. Each is checked before anything is stored."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ironflow.errors import PayloadTooLargeError
+
+KIBIBYTE = 1024
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one namespace accepts. All fields have the documented defaults.
+
+    The payload bound leaves room for our own fields and headers within the 1 MiB that NATS carries by
+    default; the other figures keep one run's journal readable in well under a second.
+    """
+
+    payload_bytes: int = 512 * KIBIBYTE
+    """Event data, one step result, or one output, encoded."""
+    event_name_bytes: int = 256
+    step_name_bytes: int = 10_240
+    id_bytes: int = 256
+    """An event id that the publisher chose."""
+    metadata_bytes: int = 8 * KIBIBYTE
+    """All keys and values of one event's metadata."""
+    steps_per_run: int = 10_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def check_payload(payload: bytes | bytearray | memoryview, what: str, limit: int) -> None:
+    """Refuse an encoded payload over *limit* bytes.
+
+    Args:
+        payload: the encoded bytes.
+        what: what it is, for the message ("result of step 'fetch'").
+        limit: the most bytes allowed.
+
+    Raises:
+        PayloadTooLargeError: it is larger.
+
+    """
+    if len(payload) > limit:
+        msg = (
+            f"{what} is {len(payload):,} bytes as JSON; at most {limit:,} are allowed. "
+            "Keep large data elsewhere and pass a reference to it"
+        )
+        raise PayloadTooLargeError(msg)

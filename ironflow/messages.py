@@ -1,0 +1,298 @@
+"""Requests to the engine and its answers, over NATS request/reply. Nothing here is stored."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ironflow.records import NULL, ErrorRecord, EventRecord, FunctionRecord, RunStatus, StepKind, StepStatus
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all requests and answers. All fields are always written: people read them with jq."""
+
+
+class Failure(Message, frozen=True, kw_only=True):
+    """Why a request was refused."""
+
+    type: Literal["RunNotFound", "BadRequest", "Unavailable", "Internal"]
+    message: str
+
+
+class Reply(Message, frozen=True, kw_only=True):
+    """Every answer: a result, or a failure."""
+
+    result: msgspec.Raw = NULL
+    failure: Failure | None = None
+
+
+class EventView(Message, frozen=True, kw_only=True):
+    """An event, as it is shown."""
+
+    id: str
+    name: str
+    data: msgspec.Raw = NULL
+
+
+class StepView(Message, frozen=True, kw_only=True):
+    """A step, as it is shown. Times are ISO 8601, UTC."""
+
+    name: str
+    scope: tuple[str | int, ...]
+    kind: StepKind
+    status: StepStatus
+    attempt: int
+    output: msgspec.Raw
+    error: ErrorView | None
+    started_at: str
+    finished_at: str | None
+
+
+class ErrorView(Message, frozen=True, kw_only=True):
+    """An error, as it is shown."""
+
+    type: str
+    message: str
+    step: str | None
+    attempts: int | None
+    path: str | None
+
+
+class RunView(Message, frozen=True, kw_only=True):
+    """A run without its steps, as it is shown. Times are ISO 8601, UTC.
+
+    Attributes:
+        left_out: the parts ("event", "output") that did not fit into this answer; ask ``runs.part`` for each.
+
+    """
+
+    id: str
+    function: str
+    queue: str
+    status: RunStatus
+    compensation: str | None
+    event: EventView
+    attempt: int
+    output: msgspec.Raw
+    error: ErrorView | None
+    started_at: str
+    finished_at: str | None
+    left_out: tuple[str, ...] = ()
+
+
+class GetRun(Message, frozen=True, kw_only=True):
+    """``runs.get`` → RunView."""
+
+    id: str
+
+
+class GetRunPart(Message, frozen=True, kw_only=True):
+    """``runs.part`` → the JSON of the event's data, or of the output."""
+
+    id: str
+    part: Literal["event", "output"]
+
+
+class GetSteps(Message, frozen=True, kw_only=True):
+    """``runs.steps`` → StepsPage: the steps after that place, in the order in which they were recorded."""
+
+    id: str
+    after: int = 0
+
+
+class StepsPage(Message, frozen=True, kw_only=True):
+    """Some steps of a run; *next* is where to go on, or None after the last, the open ones included."""
+
+    steps: tuple[StepView, ...]
+    next: int | None
+
+
+class ListRuns(Message, frozen=True, kw_only=True):
+    """``runs.list`` → RunsPage, newest first.
+
+    Attributes:
+        since_ms: only runs that were created then or later.
+        before: go on after the page that named this place.
+
+    """
+
+    status: RunStatus | None = None
+    function: str | None = None
+    since_ms: int = 0
+    limit: int = 50
+    before: str | None = None
+
+
+class RunsPage(Message, frozen=True, kw_only=True):
+    """Some runs; *next* is where to go on, or None after the last."""
+
+    runs: tuple[RunView, ...]
+    next: str | None
+
+
+class RunsOfEvent(Message, frozen=True, kw_only=True):
+    """``runs.of_event`` → EventRuns: the runs that an event started, once it has been matched.
+
+    Attributes:
+        wait_ms: how long the engine may wait for the event to be matched before it answers.
+
+    """
+
+    id: str
+    name: str
+    sequence: int
+    target: str = ""
+    wait_ms: int = 0
+
+
+class EventRuns(Message, frozen=True, kw_only=True):
+    """The ids of the runs that an event started; *matched* says whether that is all of them."""
+
+    runs: tuple[str, ...]
+    matched: bool
+
+
+class RegisterFunctions(Message, frozen=True, kw_only=True):
+    """``functions.register`` → Registered. The newest registration of an id wins."""
+
+    functions: tuple[FunctionRecord, ...]
+
+
+class DeleteFunction(Message, frozen=True, kw_only=True):
+    """``functions.delete`` → Done: events start no more runs of it; running ones go on."""
+
+    id: str
+
+
+class Done(Message, frozen=True, kw_only=True):
+    """The request was carried out; *changed* says whether anything was different before."""
+
+    changed: bool
+
+
+class Registered(Message, frozen=True, kw_only=True):
+    """The functions are known and their queues exist; a worker keeps its tasks by renewing them within the lease."""
+
+    lease_seconds: float
+
+
+class FunctionView(Message, frozen=True, kw_only=True):
+    """A registered function, as it is shown."""
+
+    id: str
+    queue: str
+    triggers: tuple[str, ...]
+    max_attempts: int
+    timeout_ms: int | None
+
+
+class FunctionsPage(Message, frozen=True, kw_only=True):
+    """``functions.list`` → all registered functions, by id."""
+
+    functions: tuple[FunctionView, ...]
+
+
+class WorkerView(Message, frozen=True, kw_only=True):
+    """A worker that answered just now."""
+
+    id: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    functions: tuple[str, ...]
+    concurrency: int
+    running: int
+    draining: bool
+    started_at: str
+    version: str
+
+
+class WorkerCensus(Message, frozen=True, kw_only=True):
+    """What a worker answers to the census: what it is, and the runs that it executes now."""
+
+    worker: WorkerView
+    runs: tuple[str, ...]
+
+
+class WorkersPage(Message, frozen=True, kw_only=True):
+    """``workers.list`` → the workers that answered, by id."""
+
+    workers: tuple[WorkerView, ...]
+
+
+class QueueView(Message, frozen=True, kw_only=True):
+    """A queue: tasks that wait for a worker, tasks that a worker has, tasks handed out more than once."""
+
+    name: str
+    waiting: int
+    running: int
+    redelivered: int
+    functions: tuple[str, ...]
+
+
+class QueuesPage(Message, frozen=True, kw_only=True):
+    """``queues.list`` → the queues of all registered functions, by name."""
+
+    queues: tuple[QueueView, ...]
+
+
+class ListEvents(Message, frozen=True, kw_only=True):
+    """``events.list`` → EventsPage, newest first. *name* is exact, or a pattern like a trigger."""
+
+    name: str | None = None
+    limit: int = 50
+    before: int | None = None
+
+
+class StoredEvent(Message, frozen=True, kw_only=True):
+    """A stored event, as it is shown. *data* is null where it did not fit into the answer (*left_out*)."""
+
+    id: str
+    name: str
+    time: str
+    source: str
+    sequence: int
+    data: msgspec.Raw
+    metadata: dict[str, str]
+    left_out: bool = False
+
+
+class EventsPage(Message, frozen=True, kw_only=True):
+    """Some events; *next* is where to go on, or None after the last."""
+
+    events: tuple[StoredEvent, ...]
+    next: int | None
+
+
+class EngineView(Message, frozen=True, kw_only=True):
+    """``engine.status`` → the engine that answered."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    namespace: str
+    started_at: str
+
+
+def error_view(error: ErrorRecord | None) -> ErrorView | None:
+    """Return an error as it is shown."""
+    if error is None:
+        return None
+    return ErrorView(
+        type=error.type, message=error.message, step=error.step, attempts=error.attempts, path=error.path
+    )
+
+
+def stored_event(event: EventRecord, sequence: int) -> StoredEvent:
+    """Return a stored event as it is shown."""
+    return StoredEvent(
+        id=event.id,
+        name=event.name,
+        time=event.time,
+        source=event.source,
+        sequence=sequence,
+        data=event.data,
+        metadata=dict(event.metadata),
+    )

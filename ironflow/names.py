@@ -1,0 +1,249 @@
+"""Every subject, stream, bucket and consumer name, in one place.
+
+Names that users choose (events, steps, functions) may hold any text, and a NATS subject may not. A token
+keeps ASCII letters, digits, "_" and "-"; every other byte of its UTF-8 form becomes "=" and two upper-case
+hex digits. What would be longer than ``LONGEST_TOKEN`` becomes "=s" and a hash. "=" never stands in front of
+a lower-case letter otherwise, so an escaped name, a hashed one and our own marks ("=pass") cannot collide.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+import msgspec
+
+from ironflow.errors import DefinitionError
+
+DEFAULT_NAMESPACE = "ironflow"
+LONGEST_TOKEN = 80
+PASS_TOKEN = "=pass"  # noqa: S105 - a subject token, not a secret
+"""Stands where a step's token stands, for the retries of a whole pass."""
+
+ENGINE_CONSUMER = "engine"
+
+Scope = tuple[str | int, ...]
+
+_NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+
+
+def escape_token(text: str) -> str:
+    """Return a subject token for any text; different texts give different tokens."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if not raw:
+        return "=e"
+    escaped = _UNSAFE.sub(lambda found: b"=%02X" % found[0][0], raw).decode("ascii")
+    return escaped if len(escaped) <= LONGEST_TOKEN else f"=s{digest(raw)}"
+
+
+def escape_event(name: str) -> str:
+    """Return the subject tokens of an event name; its dots stay, so that subjects can be filtered by it."""
+    return ".".join(escape_token(token) for token in name.split("."))
+
+
+def step_token(scope: Scope, name: str) -> str:
+    """Return the token that identifies a step within its run.
+
+    Args:
+        scope: the names and branch numbers of the parallels around the step, outermost first.
+        name: the step's name.
+
+    """
+    parts = [escape_token(str(part)) for part in scope]
+    parts.append(escape_token(name))
+    token = "/".join(parts)
+    return token if len(token) <= LONGEST_TOKEN else f"=p{digest(token.encode())}"
+
+
+def digest(data: bytes) -> str:
+    """Return 128 bits of SHA-256 as 26 lower-case characters that are safe in subjects, keys and file names."""
+    return base64.b32encode(hashlib.sha256(data).digest()[:16]).decode("ascii").rstrip("=").lower()
+
+
+def wait_timer(step: str) -> str:
+    """Return the name of the timer that ends a wait, unique in its run."""
+    return f"wait.{step}"
+
+
+def try_timer(step: str, attempt: int) -> str:
+    """Return the name of the timer that ends a back-off, unique in its run."""
+    return f"try.{step}.{attempt}"
+
+
+def run_id(function_id: str, event_id: str) -> str:
+    """Return the id of the run that this event starts of this function: always the same one."""
+    return digest(f"{function_id}\0{event_id}".encode("utf-8", "surrogatepass"))
+
+
+def start_event_id(function_id: str, start_id: str) -> str:
+    """Return the event id behind ``client.start(function, id=start_id)``; start ids are one space for each function."""
+    return f"start:{function_id}:{start_id}"
+
+
+class Names(msgspec.Struct, frozen=True):
+    """All names of one namespace.
+
+    Args:
+        namespace: prefixes every subject, stream and bucket, so that several environments share one NATS account.
+
+    Raises:
+        DefinitionError: the namespace is not a lower-case letter followed by up to 31 of ``a-z 0-9 _ -``.
+
+    """
+
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        if not _NAMESPACE.fullmatch(self.namespace):
+            msg = (
+                f"namespace {self.namespace!r} is not allowed; use a lower-case letter followed by up to 31 "
+                "lower-case letters, digits, '_' or '-'"
+            )
+            raise DefinitionError(msg)
+
+    # Streams and buckets
+
+    @property
+    def events(self) -> str:
+        """The stream of published events."""
+        return f"{self.namespace.upper()}_EVENTS"
+
+    @property
+    def tasks(self) -> str:
+        """The work queue of passes to execute."""
+        return f"{self.namespace.upper()}_TASKS"
+
+    @property
+    def journal(self) -> str:
+        """The stream of facts about runs."""
+        return f"{self.namespace.upper()}_JOURNAL"
+
+    @property
+    def timers(self) -> str:
+        """The stream of schedules and of what they fire."""
+        return f"{self.namespace.upper()}_TIMERS"
+
+    @property
+    def runs_bucket(self) -> str:
+        """The bucket of run states."""
+        return f"{self.namespace}_runs"
+
+    @property
+    def waits_bucket(self) -> str:
+        """The bucket of open waits for events."""
+        return f"{self.namespace}_waits"
+
+    @property
+    def functions_bucket(self) -> str:
+        """The bucket of function definitions."""
+        return f"{self.namespace}_functions"
+
+    # Subjects of events, tasks and timers
+
+    def event(self, name: str) -> str:
+        """The subject of an event."""
+        return f"{self.namespace}.events.{escape_event(name)}"
+
+    def task(self, queue: str, run: str, number: int) -> str:
+        """The subject of the task for pass *number* of a run."""
+        return f"{self.namespace}.tasks.{queue}.{run}.{number}"
+
+    def tasks_of_queue(self, queue: str) -> str:
+        """The filter of all tasks of a queue."""
+        return f"{self.namespace}.tasks.{queue}.>"
+
+    def timer(self, due_ms: int, run: str, timer: str) -> str:
+        """The subject of a schedule. Its 30-second bucket lets overdue ones be found without a scan of all."""
+        return f"{self.namespace}.timers.{due_ms // 30_000}.{run}.{timer}"
+
+    def timers_of_run(self, run: str) -> str:
+        """The filter of all schedules of a run."""
+        return f"{self.namespace}.timers.*.{run}.>"
+
+    def fired(self, run: str, timer: str) -> str:
+        """The subject that a schedule delivers to."""
+        return f"{self.namespace}.fired.{run}.{timer}"
+
+    # Subjects of the journal
+
+    def _journal(self, queue: str, run: str) -> str:
+        return f"{self.namespace}.journal.{queue}.{run}"
+
+    def journal_of_run(self, queue: str, run: str) -> str:
+        """The filter of everything recorded of a run."""
+        return f"{self._journal(queue, run)}.>"
+
+    def journal_kind(self, kind: str) -> str:
+        """The filter of one kind of record ("wait", "outcome", …) of all runs."""
+        return f"{self.namespace}.journal.*.*.{kind}.>"
+
+    def journal_input(self, queue: str, run: str) -> str:
+        """The subject of a run's triggering event."""
+        return f"{self._journal(queue, run)}.input"
+
+    def journal_step(self, queue: str, run: str, step: str) -> str:
+        """The subject of a step's result."""
+        return f"{self._journal(queue, run)}.step.{step}"
+
+    def journal_wait(self, queue: str, run: str, step: str) -> str:
+        """The subject of what a step waits for."""
+        return f"{self._journal(queue, run)}.wait.{step}"
+
+    def journal_try(self, queue: str, run: str, step: str, attempt: int) -> str:
+        """The subject of a failed attempt that will be tried again."""
+        return f"{self._journal(queue, run)}.try.{step}.{attempt}"
+
+    def journal_due(self, queue: str, run: str, step: str, attempt: int) -> str:
+        """The subject of the fact that the back-off after an attempt is over."""
+        return f"{self._journal(queue, run)}.due.{step}.{attempt}"
+
+    def journal_outcome(self, queue: str, run: str, number: int) -> str:
+        """The subject of how pass *number* ended."""
+        return f"{self._journal(queue, run)}.outcome.{number}"
+
+    # Keys
+
+    def run_key(self, run: str) -> str:
+        """The subject behind the key of a run's state."""
+        return f"$KV.{self.runs_bucket}.{run}"
+
+    def function_key(self, function_id: str) -> str:
+        """The subject behind the key of a function's definition."""
+        return f"$KV.{self.functions_bucket}.{escape_token(function_id)}"
+
+    # Core NATS: requests and hints, nothing that must arrive
+
+    def api(self, verb: str) -> str:
+        """The subject of a request to the engine."""
+        return f"{self.namespace}.api.{verb}"
+
+    def ended(self, run: str) -> str:
+        """The hint that a run has ended."""
+        return f"{self.namespace}.ended.{run}"
+
+    @property
+    def worker_census(self) -> str:
+        """The request that every worker answers with what it is and does."""
+        return f"{self.namespace}.workers"
+
+
+def bucket_stream(bucket: str) -> str:
+    """Return the stream behind a key-value bucket (NATS ADR-8)."""
+    return f"KV_{bucket}"
+
+
+class JournalAddress(msgspec.Struct, frozen=True):
+    """What a journal subject says: whose record it is and of which kind."""
+
+    queue: str
+    run: str
+    kind: str
+    rest: tuple[str, ...] = ()
+
+
+def parse_journal(subject: str) -> JournalAddress:
+    """Read a journal subject back into its parts."""
+    tokens = subject.split(".")
+    return JournalAddress(queue=tokens[2], run=tokens[3], kind=tokens[4], rest=tuple(tokens[5:]))

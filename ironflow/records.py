@@ -1,0 +1,225 @@
+"""The records that are stored: one struct for each kind of message and value.
+
+All are JSON, written with ``omit_defaults``; readers ignore fields that they do not know, so that a newer
+writer can add some. Times are whole milliseconds since 1970 (UTC) where the server or a policy gives them.
+``token`` is a random mark of the writer: it answers whether a write that was not acknowledged is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ironflow.retry import RetryPolicy
+
+RunStatus = Literal["queued", "running", "waiting", "compensating", "completed", "failed", "cancelled"]
+StepStatus = Literal["completed", "failed", "retrying", "sleeping", "waiting"]
+StepKind = Literal["run", "sleep", "publish", "wait_for_event", "invoke", "invoke_async", "compensate"]
+OutcomeStatus = Literal["completed", "failed", "suspended", "cancelled"]
+
+TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+"""The run states that never change again (but for a retry, which opens a new epoch)."""
+
+NULL = msgspec.Raw(b"null")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all stored records."""
+
+
+class EventRecord(Record, frozen=True, kw_only=True):
+    """A published event, as it is stored in EVENTS.
+
+    Attributes:
+        time: ISO 8601, UTC, as the publisher's clock said.
+        target: only for ``ironflow.invoked``: the one function that this event starts.
+
+    """
+
+    id: str
+    name: str
+    time: str
+    data: msgspec.Raw = NULL
+    source: str = ""
+    metadata: dict[str, str] = {}
+    target: str = ""
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """One pass of a run, to be executed by a worker.
+
+    Attributes:
+        number: the pass; 0 is the first.
+        attempt: 1 + how often the run was retried.
+        started_at: when the run was created, in milliseconds.
+        event: only in pass 0; later passes find it in the journal.
+        server: the id of the server that stored the task; another id means that it has restarted since.
+        check_journal: something may be recorded already although the task looks new.
+        journal_sequence: the newest journal record that this pass must see.
+
+    """
+
+    run: str
+    function: str
+    number: int
+    started_at: int
+    attempt: int = 1
+    event: EventRecord | None = None
+    server: str = ""
+    check_journal: bool = False
+    journal_sequence: int = 0
+
+
+class ErrorRecord(Record, frozen=True, kw_only=True):
+    """What went wrong, as data: no class is ever looked up by a stored name.
+
+    Attributes:
+        type: the exception's type name.
+        step: the step that it came from, where one did.
+        attempts: how many attempts of that step were made.
+        path: the place of a value that did not fit ("data.items[3].price").
+
+    """
+
+    type: str
+    message: str
+    step: str | None = None
+    attempts: int | None = None
+    path: str | None = None
+
+
+class InputRecord(Record, frozen=True, kw_only=True):
+    """``input``: the triggering event, kept once a run waits, since EVENTS forgets."""
+
+    event: EventRecord
+    token: str
+
+
+class StepRecord(Record, frozen=True, kw_only=True):
+    """``step.<step>``: the one result of a step.
+
+    Attributes:
+        duration_ms: how long the recorded attempt took; a wait, how long it waited.
+
+    """
+
+    name: str
+    kind: StepKind
+    token: str
+    scope: tuple[str | int, ...] = ()
+    status: Literal["completed", "failed"] = "completed"
+    output: msgspec.Raw = NULL
+    error: ErrorRecord | None = None
+    attempt: int = 1
+    duration_ms: int = 0
+
+
+class WaitRecord(Record, frozen=True, kw_only=True):
+    """``wait.<step>``: what a step waits for. It is due *delay_ms* after it was stored, or at *until_ms*."""
+
+    name: str
+    kind: StepKind
+    token: str
+    scope: tuple[str | int, ...] = ()
+    delay_ms: int | None = None
+    until_ms: int | None = None
+
+
+class TryRecord(Record, frozen=True, kw_only=True):
+    """``try.<step>.<attempt>``: an attempt that failed and is made again *delay_ms* after this was stored."""
+
+    name: str
+    kind: StepKind
+    token: str
+    attempt: int
+    delay_ms: int
+    error: ErrorRecord
+    scope: tuple[str | int, ...] = ()
+    duration_ms: int = 0
+
+
+class DueRecord(Record, frozen=True, kw_only=True):
+    """``due.<step>.<attempt>``: the back-off after that attempt is over."""
+
+    token: str
+
+
+class OutcomeRecord(Record, frozen=True, kw_only=True):
+    """``outcome.<number>``: how a pass ended.
+
+    Attributes:
+        seen: the newest journal record that the pass knew when it began; what came later needs another pass.
+        event: the triggering event of a run that failed without having waited, so that it can be retried
+            after EVENTS has forgotten it.
+
+    """
+
+    number: int
+    status: OutcomeStatus
+    token: str
+    seen: int = 0
+    output: msgspec.Raw = NULL
+    error: ErrorRecord | None = None
+    event: EventRecord | None = None
+
+
+class TimerRecord(Record, frozen=True, kw_only=True):
+    """The body of a schedule: which record it is the end of."""
+
+    run: str
+    queue: str
+    step: str
+    due_ms: int
+    wait: WaitRecord | None = None
+    waiting_since_ms: int = 0
+    attempt: int = 0
+
+
+class RunState(Record, frozen=True, kw_only=True):
+    """Where a run stands; small, whatever the run does. Written by the engine only, by compare-and-set.
+
+    Attributes:
+        number: the newest pass that was dispatched.
+        live: whether that pass has no outcome yet.
+        dispatched_for: the journal sequence of the record that caused the newest dispatch; 0 for the event.
+        woken_by: the newest journal record that a pass must still see or has been dispatched for.
+        event_sequence: where the triggering event stands in EVENTS.
+        ended_by: the journal sequence of the outcome that ended the run.
+
+    """
+
+    id: str
+    function: str
+    queue: str
+    status: RunStatus
+    started_at: int
+    event_id: str
+    event_name: str
+    event_sequence: int
+    token: str = ""
+    number: int = 0
+    live: bool = True
+    dispatched_for: int = 0
+    woken_by: int = 0
+    attempt: int = 1
+    finished_at: int = 0
+    ended_by: int = 0
+    error: ErrorRecord | None = None
+
+
+class FunctionRecord(Record, frozen=True, kw_only=True):
+    """A registered function: what the engine must know to start and route its runs.
+
+    Attributes:
+        deleted: the record stays as a mark, so that a change of the bucket shows in its last sequence.
+
+    """
+
+    id: str
+    queue: str
+    triggers: tuple[str, ...] = ()
+    retry: RetryPolicy = RetryPolicy()
+    timeout_ms: int | None = None
+    deleted: bool = False
+    token: str = ""

@@ -1,0 +1,1 @@
+"""The engine: decides what runs. It never executes a step, and workers never import it."""

@@ -1,0 +1,5 @@
+"""``python -m ironflow_engine``."""
+
+from ironflow_engine.main import main
+
+main()

@@ -1,0 +1,99 @@
+"""Functions, queues and workers: what is registered, and what is at work."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from ironflow.broker.protocol import Broker, ConsumerState, NoSuchStream
+from ironflow.broker.topology import queue_consumer
+from ironflow.messages import (
+    DeleteFunction,
+    Done,
+    FunctionsPage,
+    QueuesPage,
+    QueueView,
+    RegisterFunctions,
+    Registered,
+    WorkersPage,
+)
+from ironflow.names import Names
+from ironflow_engine.census import Census
+from ironflow_engine.function_store import FunctionStore, queues_of
+from ironflow_engine.views import function_view
+
+_log = structlog.get_logger("ironflow.engine")
+
+
+class Administrator:
+    """Registers functions and shows functions, queues and workers.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        functions: the registered functions.
+        census: knows the workers.
+        lease_seconds: how long a worker keeps a task without renewing it.
+
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, functions: FunctionStore, census: Census, lease_seconds: float
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._functions = functions
+        self._census = census
+        self._lease_seconds = lease_seconds
+
+    async def register(self, request: RegisterFunctions) -> Registered:
+        """Make functions known. Their queues come first, so that no task is ever published to none."""
+        for queue in queues_of(request.functions):
+            await self._broker.ensure_consumer(queue_consumer(self._names, queue, self._lease_seconds))
+        for function in request.functions:
+            if await self._functions.put(function):
+                _log.info(
+                    "function registered", function=function.id, queue=function.queue, triggers=list(function.triggers)
+                )
+        return Registered(lease_seconds=self._lease_seconds)
+
+    async def delete(self, request: DeleteFunction) -> Done:
+        """End a function."""
+        changed = await self._functions.delete(request.id)
+        if changed:
+            _log.info("function deleted", function=request.id)
+        return Done(changed=changed)
+
+    async def list_functions(self) -> FunctionsPage:
+        """Return all functions, by id."""
+        functions = (await self._functions.current()).functions
+        return FunctionsPage(functions=tuple(function_view(functions[key]) for key in sorted(functions)))
+
+    async def list_workers(self) -> WorkersPage:
+        """Return the workers that answer now."""
+        return WorkersPage(workers=tuple(answer.worker for answer in await self._census.workers()))
+
+    async def list_queues(self) -> QueuesPage:
+        """Return the queues of all functions, by name."""
+        functions = list((await self._functions.current()).functions.values())
+        queues = queues_of(functions)
+        states = await asyncio.gather(*map(self._queue_state, queues))
+        return QueuesPage(
+            queues=tuple(
+                QueueView(
+                    name=queue,
+                    waiting=state.pending,
+                    running=state.ack_pending,
+                    redelivered=state.redelivered,
+                    functions=tuple(sorted(function.id for function in functions if function.queue == queue)),
+                )
+                for queue, state in zip(queues, states, strict=True)
+            )
+        )
+
+    async def _queue_state(self, queue: str) -> ConsumerState:
+        try:
+            return await self._broker.consumer_state(self._names.tasks, queue)
+        except NoSuchStream:
+            return ConsumerState(pending=0, ack_pending=0, redelivered=0, ack_floor=0, waiting_pulls=0)

@@ -1,0 +1,156 @@
+"""Applies facts to runs: loads states, decides, stores, carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from ironflow.broker.protocol import BrokerError, WrongRevision
+from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.facts import Command, Fact, RunStarted, TryRecorded, WaitRecorded
+from ironflow_engine.reducer import decide
+from ironflow_engine.run_store import ABSENT, RunStore, Version
+
+_log = structlog.get_logger("ironflow.engine")
+
+_TRIES = 20
+"""Engines that decide about one run at the same time refuse each other's writes; each round one of them wins."""
+
+
+class _Plan(msgspec.Struct):
+    """What the facts of one run come to."""
+
+    run: str
+    facts: list[Fact]
+    version: Version
+    fresh: bool
+    after: Version = ABSENT
+    commands: tuple[Command, ...] = ()
+    failure: BrokerError | None = None
+
+
+class Conductor:
+    """Applies facts, many runs at a time.
+
+    Args:
+        store: the run states.
+        dispatcher: carries out the commands.
+
+    """
+
+    def __init__(self, store: RunStore, dispatcher: Dispatcher) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+
+    async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+        """Apply facts in order; when this returns, their effects are stored.
+
+        Returns:
+            The runs whose facts could not be applied, and why; they must be applied again.
+
+        """
+        by_run: dict[str, list[Fact]] = {}
+        for fact in facts:
+            by_run.setdefault(fact.run, []).append(fact)
+        failures: dict[str, BrokerError] = {}
+        plans = await self._load(by_run, failures)
+        decided = await self._decide_and_store(plans, failures)
+        await self._carry_out(decided, failures)
+        for run, failure in failures.items():
+            _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
+        return failures
+
+    async def _load(self, by_run: dict[str, list[Fact]], failures: dict[str, BrokerError]) -> list[_Plan]:
+        plans: list[_Plan] = []
+        for run, facts in by_run.items():
+            version = self._store.remembered(run)
+            if version is None and isinstance(facts[0], RunStarted):
+                # Nearly always a new run; if not, the write is refused and the state is loaded then.
+                version = ABSENT
+            try:
+                fresh = version is None
+                plans.append(_Plan(run, facts, version or await self._store.load(run), fresh))
+            except BrokerError as error:
+                failures[run] = error
+        return plans
+
+    async def _decide_and_store(self, plans: list[_Plan], failures: dict[str, BrokerError]) -> list[_Plan]:
+        decided: list[_Plan] = []
+        left = plans
+        for _ in range(_TRIES):
+            for plan in left:
+                _decide(plan)
+            done, to_write, to_reload = _sort(left)
+            decided += done
+            to_reload += await self._write(to_write, decided, failures)
+            left = await self._reload(to_reload, failures)
+            if not left:
+                break
+        failures.update({plan.run: WrongRevision("other engines kept writing") for plan in left})
+        return decided
+
+    async def _write(
+        self, plans: list[_Plan], decided: list[_Plan], failures: dict[str, BrokerError]
+    ) -> list[_Plan]:
+        """Store the plans' states; return the plans that someone else's write has overtaken."""
+        writes = [(plan.after.state, plan.version.revision) for plan in plans if plan.after.state is not None]
+        overtaken: list[_Plan] = []
+        for plan, answer in zip(plans, await self._store.write_all(writes) if writes else [], strict=True):
+            if isinstance(answer, Version):
+                decided.append(plan)
+            elif isinstance(answer, WrongRevision):
+                overtaken.append(plan)
+            else:
+                failures[plan.run] = answer
+        return overtaken
+
+    async def _reload(self, plans: list[_Plan], failures: dict[str, BrokerError]) -> list[_Plan]:
+        reloaded: list[_Plan] = []
+        for plan in plans:
+            try:
+                plan.version = await self._store.load(plan.run)
+            except BrokerError as error:
+                failures[plan.run] = error
+            else:
+                plan.fresh = True
+                reloaded.append(plan)
+        return reloaded
+
+    async def _carry_out(self, plans: list[_Plan], failures: dict[str, BrokerError]) -> None:
+        owners = [(plan.run, command) for plan in plans for command in plan.commands]
+        if not owners:
+            return
+        results = await self._dispatcher.carry_out([command for _, command in owners])
+        for (run, _), failure in zip(owners, results, strict=True):
+            if failure is not None:
+                failures[run] = failure
+
+
+def _decide(plan: _Plan) -> None:
+    state = plan.version.state
+    commands: list[Command] = []
+    for fact in plan.facts:
+        decision = decide(state, fact)
+        state = decision.state
+        commands += decision.commands
+    plan.after = Version(state, plan.version.revision)
+    plan.commands = tuple(commands)
+
+
+def _sort(plans: list[_Plan]) -> tuple[list[_Plan], list[_Plan], list[_Plan]]:
+    """Return the plans that need no write, those that need one, and those to decide again on a fresh state."""
+    done: list[_Plan] = []
+    to_write: list[_Plan] = []
+    to_reload: list[_Plan] = []
+    for plan in plans:
+        if plan.after.state is not plan.version.state:
+            to_write.append(plan)
+        elif plan.fresh or all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in plan.facts):
+            done.append(plan)
+        else:
+            # What changes nothing is never refused by the compare-and-set, so a remembered state that is out
+            # of date could swallow an outcome.
+            to_reload.append(plan)
+    return done, to_write, to_reload

@@ -1,0 +1,86 @@
+"""Carries out what the reducer decides: publishes tasks and timers, announces ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Schedule, Stored, SubjectTaken
+from ironflow.codec import encode_record
+from ironflow.names import Names
+from ironflow.records import Task
+from ironflow_engine.facts import AnnounceEnd, Command, Dispatch, SetTimer
+
+_TRIES = 3
+
+
+class Dispatcher:
+    """Carries out commands. Each may be carried out again: a second time has no further effect.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._names = names
+
+    async def carry_out(self, commands: Sequence[Command]) -> list[BrokerError | None]:
+        """Carry out commands together; return what each failed with, in order."""
+        failures: list[BrokerError | None] = [None] * len(commands)
+        left = [index for index, command in enumerate(commands) if not isinstance(command, AnnounceEnd)]
+        again = False
+        for _ in range(_TRIES):
+            publications = [self._publication(commands[index], again=again) for index in left]
+            answers = await self._broker.publish_all(publications) if publications else []
+            for index, answer in zip(left, answers, strict=True):
+                failures[index] = _failure(answer)
+            # What may be stored is sent again: a pending task refuses its double, a timer replaces itself.
+            left = [index for index in left if isinstance(failures[index], Ambiguous)]
+            again = True
+            if not left:
+                break
+        for command in commands:
+            if isinstance(command, AnnounceEnd):
+                self._broker.notify(self._names.ended(command.run), b"")
+        return failures
+
+    def _publication(self, command: Command, *, again: bool) -> Publication:
+        match command:
+            case Dispatch():
+                return self._task(command, again=again)
+            case SetTimer():
+                return self._timer(command)
+            case AnnounceEnd():
+                msg = "an announcement is not stored"
+                raise AssertionError(msg)
+
+    def _task(self, command: Dispatch, *, again: bool) -> Publication:
+        state = command.state
+        task = Task(
+            run=state.id,
+            function=state.function,
+            number=state.number,
+            started_at=state.started_at,
+            attempt=state.attempt,
+            event=command.event,
+            server=self._broker.server.id,
+            check_journal=again or command.again,
+            journal_sequence=state.woken_by,
+        )
+        return Publication(
+            subject=self._names.task(state.queue, state.id, state.number), payload=encode_record(task)
+        )
+
+    def _timer(self, command: SetTimer) -> Publication:
+        timer = command.record
+        return Publication(
+            subject=self._names.timer(timer.due_ms, timer.run, command.timer),
+            payload=encode_record(timer),
+            schedule=Schedule(at_ms=timer.due_ms, target=self._names.fired(timer.run, command.timer)),
+        )
+
+
+def _failure(answer: Stored | BrokerError) -> BrokerError | None:
+    return None if isinstance(answer, (Stored, SubjectTaken)) else answer

@@ -1,0 +1,173 @@
+"""One engine: its parts put together, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from ironflow.broker.protocol import Broker
+from ironflow.broker.topology import TASK_LEASE_SECONDS, engine_consumers, streams
+from ironflow.clock import now_ms, to_iso
+from ironflow.engine_api import Empty
+from ironflow.messages import (
+    DeleteFunction,
+    EngineView,
+    GetRun,
+    GetRunPart,
+    GetSteps,
+    ListEvents,
+    ListRuns,
+    RegisterFunctions,
+    RunsOfEvent,
+)
+from ironflow.names import Names
+from ironflow.version import __version__
+from ironflow_engine.administrator import Administrator
+from ironflow_engine.census import Census
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.event_intake import EventIntake
+from ironflow_engine.event_reader import EventReader
+from ironflow_engine.function_store import FunctionStore
+from ironflow_engine.intake import Intake
+from ironflow_engine.journal_intake import JournalIntake
+from ironflow_engine.read_model import ReadModel
+from ironflow_engine.run_reader import RunReader
+from ironflow_engine.run_store import RunStore
+from ironflow_engine.service import Service, Verb, verb
+from ironflow_engine.timer_intake import TimerIntake
+
+_log = structlog.get_logger("ironflow.engine")
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine behaves.
+
+    Attributes:
+        read_model: the file that lists are answered from; made anew when missing.
+        replicas: on how many servers each stream is kept; 3 on a cluster.
+        lease_seconds: how long a worker keeps a task without renewing it.
+
+    """
+
+    read_model: str = ":memory:"
+    replicas: int = 1
+    lease_seconds: float = TASK_LEASE_SECONDS
+
+
+def random_token() -> str:
+    """Return a new random mark of a writer."""
+    return secrets.token_urlsafe(9)
+
+
+class Engine:
+    """Folds facts into run states and issues what follows. Any number may run at once.
+
+    Args:
+        broker: the connection; it is not closed by the engine.
+        names: the namespace.
+        settings: how it behaves.
+        make_token: returns a new random mark.
+
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        settings: EngineSettings | None = None,
+        make_token: Callable[[], str] = random_token,
+    ) -> None:
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
+        self._broker = broker
+        self._names = names
+        self._settings = settings or EngineSettings()
+        self._started_at = to_iso(now_ms())
+        store = RunStore(broker, names, make_token)
+        self._functions = FunctionStore(broker, names, make_token)
+        conductor = Conductor(store, Dispatcher(broker, names))
+        events = EventIntake(broker, conductor, names, self._functions)
+        self._intakes: tuple[Intake, ...] = (
+            events,
+            JournalIntake(broker, conductor, names),
+            TimerIntake(broker, conductor, names, store, make_token),
+        )
+        self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
+        census = Census(broker, names)
+        runs = RunReader(broker, names, store, census, self._read_model)
+        readers = EventReader(broker, names, store, self._functions, events)
+        administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
+        self._service = Service(broker, names, self._verbs(runs, readers, administrator))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Provision what is missing, then take part.
+
+        Raises:
+            BrokerError: the broker refuses or cannot be reached.
+
+        """
+        for stream in streams(self._names, self._settings.replicas):
+            await self._broker.ensure_stream(stream)
+        for consumer in engine_consumers(self._names):
+            await self._broker.ensure_consumer(consumer)
+        await self._service.start()
+        self._tasks = [asyncio.create_task(intake.run(), name=type(intake).__name__) for intake in self._intakes]
+        _log.info("engine started", engine=self.id, namespace=self._names.namespace, version=__version__)
+
+    async def wait(self) -> None:
+        """Return when a part of the engine has ended, which none does by itself; raise what ended it."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        """Take no more, answer what was asked, and leave. What was half done is done again by another engine."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._service.stop()
+        self._read_model.close()
+        _log.info("engine stopped", engine=self.id)
+
+    async def _status(self, _request: Empty) -> EngineView:
+        return EngineView(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            namespace=self._names.namespace,
+            started_at=self._started_at,
+        )
+
+    def _verbs(self, runs: RunReader, events: EventReader, administrator: Administrator) -> dict[str, Verb]:
+        return {
+            "engine.status": verb(Empty, self._status),
+            "events.list": verb(ListEvents, events.page),
+            "functions.delete": verb(DeleteFunction, administrator.delete),
+            "functions.list": verb(Empty, lambda _: administrator.list_functions()),
+            "functions.register": verb(RegisterFunctions, administrator.register),
+            "queues.list": verb(Empty, lambda _: administrator.list_queues()),
+            "runs.get": verb(GetRun, lambda request: runs.get(request.id)),
+            "runs.list": verb(ListRuns, runs.page),
+            "runs.of_event": verb(RunsOfEvent, events.runs_of),
+            "runs.part": verb(GetRunPart, runs.part),
+            "runs.steps": verb(GetSteps, runs.steps),
+            "workers.list": verb(Empty, lambda _: administrator.list_workers()),
+        }
+
+
+def _file(setting: str) -> Path | str:
+    if setting == ":memory:":
+        return setting
+    path = Path(setting)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,79 @@
+"""Facts that workers record move runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ironflow.broker.protocol import Broker, Delivery
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
+from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
+from ironflow.records import OutcomeRecord, TryRecord, WaitRecord
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitRecorded
+from ironflow_engine.intake import Intake
+
+
+class JournalIntake(Intake):
+    """Takes waits, tries and outcomes from JOURNAL.
+
+    Args:
+        broker: the connection.
+        conductor: applies the facts.
+        names: the namespace.
+
+    """
+
+    def __init__(self, broker: Broker, conductor: Conductor, names: Names) -> None:
+        super().__init__(broker, conductor, stream=names.journal, consumer=ENGINE_CONSUMER)
+
+    async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
+        """Read each record as the fact that its subject says it is."""
+        facts: list[tuple[Delivery, list[Fact]]] = []
+        for delivery in batch:
+            try:
+                facts.append((delivery, [read_fact(delivery)]))
+            except SerializationError as error:
+                self.unreadable(delivery, error)
+                facts.append((delivery, []))
+        return facts
+
+
+def read_fact(delivery: Delivery) -> Fact:
+    """Return the fact that a journal message records.
+
+    Raises:
+        SerializationError: it cannot be read.
+
+    """
+    address = parse_journal(delivery.subject)
+    match address.kind:
+        case "outcome":
+            return OutcomeRecorded(
+                run=address.run,
+                queue=address.queue,
+                record=decode_record(OutcomeRecord, delivery.payload),
+                sequence=delivery.sequence,
+                time_ms=delivery.time_ms,
+            )
+        case "wait":
+            return WaitRecorded(
+                run=address.run,
+                queue=address.queue,
+                step=address.rest[0],
+                record=decode_record(WaitRecord, delivery.payload),
+                sequence=delivery.sequence,
+                time_ms=delivery.time_ms,
+            )
+        case "try":
+            return TryRecorded(
+                run=address.run,
+                queue=address.queue,
+                step=address.rest[0],
+                record=decode_record(TryRecord, delivery.payload),
+                sequence=delivery.sequence,
+                time_ms=delivery.time_ms,
+            )
+        case _:
+            msg = f"nothing is known of journal records like {delivery.subject}"
+            raise SerializationError(msg)

@@ -1,0 +1,70 @@
+"""``ironflow-engine``: one engine as a process."""
+
+from __future__ import annotations
+
+import click
+
+from ironflow.broker.topology import TASK_LEASE_SECONDS
+from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
+from ironflow.cli.logs import logging_options
+from ironflow.cli.process import StopSignals, connector, first_of, names_of, opened
+from ironflow.version import __version__
+from ironflow_engine.engine import Engine, EngineSettings
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@connection_options
+@click.option(
+    "--read-model",
+    type=click.Path(dir_okay=False),
+    default=":memory:",
+    envvar="IRONFLOW_READ_MODEL",
+    show_default=True,
+    show_envvar=True,
+    help="File that lists are answered from; made anew when missing.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    default=1,
+    envvar="IRONFLOW_REPLICAS",
+    show_default=True,
+    show_envvar=True,
+    help="On how many servers each stream is kept; 3 on a cluster.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=0.5),
+    default=TASK_LEASE_SECONDS,
+    envvar="IRONFLOW_LEASE",
+    show_default=True,
+    show_envvar=True,
+    help="Seconds that a worker keeps a task without renewing it.",
+)
+@logging_options
+@click.version_option(__version__, prog_name="ironflow-engine")
+@run_async
+async def engine(connection: ConnectionOptions, *, read_model: str, replicas: int, lease: float) -> ExitCode:
+    """Run an engine: it decides what runs, and needs nothing but NATS.
+
+    Any number may run at once; losing all but one changes nothing.
+
+    Example: ironflow-engine --nats-url nats://127.0.0.1:4222
+    """
+    names = names_of(connection)
+    settings = EngineSettings(read_model=read_model, replicas=replicas, lease_seconds=lease)
+    async with opened(connector(connection)) as broker:
+        signals = StopSignals()
+        running = Engine(broker, names, settings)
+        await running.start()
+        try:
+            await first_of(signals.first.wait(), running.wait())
+        finally:
+            await first_of(signals.second.wait(), running.stop())
+    return ExitCode.DONE
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    with errors_as_exit_codes():
+        engine(prog_name="ironflow-engine")

@@ -1,0 +1,59 @@
+"""Which functions an event starts: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ironflow.names import run_id
+from ironflow.records import EventRecord, FunctionRecord
+from ironflow.triggers import matches
+from ironflow_engine.facts import RunStarted
+
+
+class Matcher:
+    """Finds the functions of an event without trying every pattern of every function.
+
+    Args:
+        functions: all registered functions.
+
+    """
+
+    def __init__(self, functions: Iterable[FunctionRecord]) -> None:
+        self.functions = {function.id: function for function in functions if not function.deleted}
+        self._exact: dict[str, list[FunctionRecord]] = {}
+        self._patterns: list[tuple[str, FunctionRecord]] = []
+        for function in self.functions.values():
+            for trigger in function.triggers:
+                if "*" in trigger.split(".") or trigger.split(".")[-1] == ">":
+                    self._patterns.append((trigger, function))
+                else:
+                    self._exact.setdefault(trigger, []).append(function)
+
+    def functions_for(self, name: str) -> list[FunctionRecord]:
+        """Return the functions that trigger on an event name, each once."""
+        found = {function.id: function for function in self._exact.get(name, ())}
+        for pattern, function in self._patterns:
+            if function.id not in found and matches(pattern, name):
+                found[function.id] = function
+        return list(found.values())
+
+    def starts(self, event: EventRecord, sequence: int, time_ms: int) -> list[RunStarted]:
+        """Return the runs that an event starts.
+
+        Args:
+            event: the event.
+            sequence: where it stands in EVENTS.
+            time_ms: when it was stored there.
+
+        """
+        wanted: list[tuple[str, FunctionRecord | None]]
+        if event.target:
+            wanted = [(event.target, self.functions.get(event.target))]
+        else:
+            wanted = [(function.id, function) for function in self.functions_for(event.name)]
+        return [
+            RunStarted(
+                run=run_id(function_id, event.id), event=event, function=function, sequence=sequence, time_ms=time_ms
+            )
+            for function_id, function in wanted
+        ]

@@ -1,0 +1,162 @@
+"""What a fact makes of a run: one pure function.
+
+Facts may come twice, late, and in any order, and several engines decide at once. Three rules make that safe:
+
+* A fact that was folded before changes nothing more and yields its commands again, since the engine that
+  folded it may have died before it carried them out.
+* A terminal state never changes.
+* A run has at most one live pass. What a pass must still see is one number, the newest journal sequence that
+  has woken the run (``woken_by``): a pass that loads the journal sees everything up to what it loads, so the
+  next pass is due exactly when ``woken_by`` is beyond what the last one had seen.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ironflow.names import try_timer, wait_timer
+from ironflow.records import TERMINAL, ErrorRecord, RunState, TimerRecord
+from ironflow_engine.facts import (
+    AnnounceEnd,
+    Decision,
+    Dispatch,
+    Fact,
+    OutcomeRecorded,
+    RunStarted,
+    SetTimer,
+    TryRecorded,
+    WaitRecorded,
+    Woken,
+)
+
+
+def decide(state: RunState | None, fact: Fact) -> Decision:
+    """Return the run's state after *fact*, and what is to be done.
+
+    Args:
+        state: the run's state; None where there is no such run.
+        fact: what happened.
+
+    """
+    if isinstance(fact, RunStarted):
+        return _start(fact) if state is None else _start_again(state, fact)
+    # Nobody but the run's own queue may report on it; a run that is gone has nothing left to decide.
+    if state is None or state.queue != fact.queue:
+        return Decision(state)
+    match fact:
+        case OutcomeRecorded():
+            return _end_pass(state, fact)
+        case Woken():
+            return _wake(state, fact)
+        case WaitRecorded():
+            return _wait(state, fact)
+        case TryRecorded():
+            return _back_off(state, fact)
+
+
+def _start(fact: RunStarted) -> Decision:
+    function = fact.function
+    if function is None:
+        return _refuse_start(fact)
+    state = RunState(
+        id=fact.run,
+        function=function.id,
+        queue=function.queue,
+        status="queued",
+        started_at=fact.time_ms,
+        event_id=fact.event.id,
+        event_name=fact.event.name,
+        event_sequence=fact.sequence,
+    )
+    return Decision(state, (Dispatch(state=state, event=fact.event),))
+
+
+def _refuse_start(fact: RunStarted) -> Decision:
+    name = fact.event.target
+    state = RunState(
+        id=fact.run,
+        function=name,
+        queue="",
+        status="failed",
+        live=False,
+        started_at=fact.time_ms,
+        finished_at=fact.time_ms,
+        event_id=fact.event.id,
+        event_name=fact.event.name,
+        event_sequence=fact.sequence,
+        error=ErrorRecord(
+            type="FunctionNotFound",
+            message=f"no function {name!r} is registered; start a worker that has it, then start the run again",
+        ),
+    )
+    return Decision(state, (AnnounceEnd(run=state.id),))
+
+
+def _start_again(state: RunState, fact: RunStarted) -> Decision:
+    if state.live and state.number == 0 and state.status not in TERMINAL:
+        return Decision(state, (Dispatch(state=state, event=fact.event, again=True),))
+    return Decision(state)
+
+
+def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
+    outcome = fact.record
+    if state.status in TERMINAL:
+        return Decision(state, (AnnounceEnd(run=state.id),) if state.ended_by == fact.sequence else ())
+    if outcome.number != state.number or not state.live:
+        return Decision(state, _commands_again(state, fact.sequence))
+    if outcome.status == "suspended":
+        return _suspend(state, fact)
+    ended = replace(
+        state,
+        status=outcome.status,
+        live=False,
+        finished_at=fact.time_ms,
+        ended_by=fact.sequence,
+        error=outcome.error,
+    )
+    return Decision(ended, (AnnounceEnd(run=ended.id),))
+
+
+def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
+    if state.woken_by > fact.record.seen:
+        return _dispatch_next(state, fact.sequence)
+    # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
+    return Decision(replace(state, status="waiting", live=False, woken_by=max(state.woken_by, fact.record.seen)))
+
+
+def _wake(state: RunState, fact: Woken) -> Decision:
+    if state.status in TERMINAL:
+        return Decision(state)
+    if fact.sequence <= state.woken_by:
+        return Decision(state, _commands_again(state, fact.sequence))
+    woken = replace(state, woken_by=fact.sequence)
+    return Decision(woken) if state.live else _dispatch_next(woken, fact.sequence)
+
+
+def _dispatch_next(state: RunState, cause: int) -> Decision:
+    following = replace(state, status="queued", number=state.number + 1, live=True, dispatched_for=cause)
+    return Decision(following, (Dispatch(state=following),))
+
+
+def _commands_again(state: RunState, cause: int) -> tuple[Dispatch, ...]:
+    return (Dispatch(state=state, again=True),) if state.live and state.dispatched_for == cause else ()
+
+
+def _wait(state: RunState, fact: WaitRecorded) -> Decision:
+    record = fact.record
+    due = record.until_ms if record.until_ms is not None else fact.time_ms + (record.delay_ms or 0)
+    timer = TimerRecord(
+        run=state.id, queue=state.queue, step=fact.step, due_ms=due, wait=record, waiting_since_ms=fact.time_ms
+    )
+    return _set_timer(state, wait_timer(fact.step), timer)
+
+
+def _back_off(state: RunState, fact: TryRecorded) -> Decision:
+    attempt = fact.record.attempt
+    due = fact.time_ms + fact.record.delay_ms
+    timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due, attempt=attempt)
+    return _set_timer(state, try_timer(fact.step, attempt), timer)
+
+
+def _set_timer(state: RunState, timer: str, record: TimerRecord) -> Decision:
+    return Decision(state, () if state.status in TERMINAL else (SetTimer(timer=timer, record=record),))

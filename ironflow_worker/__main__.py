@@ -1,0 +1,5 @@
+"""``python -m ironflow_worker``."""
+
+from ironflow_worker.main import main
+
+main()

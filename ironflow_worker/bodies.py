@@ -1,0 +1,91 @@
+"""Runs step bodies: coroutines in the loop, plain functions in threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from ironflow.codec import is_decodable
+from ironflow.errors import StepTimeoutError
+
+_AWAITABLES = (Awaitable, Coroutine, Generator)
+
+
+class Bodies:
+    """Runs bodies.
+
+    Args:
+        threads: runs the plain ones. It is used for nothing else, so that a slow body cannot starve others.
+
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+
+    async def run(self, step: str, body: Callable[[], Any], *, is_async: bool, timeout_ms: int | None) -> Any:
+        """Run a body to its end and return what it returns.
+
+        Args:
+            step: the step's name, for the message.
+            body: takes no arguments any more.
+            is_async: whether it is a coroutine function.
+            timeout_ms: the longest that it may take. A plain body cannot be stopped: its thread goes on, and
+                what it returns is ignored.
+
+        Raises:
+            StepTimeoutError: it took longer.
+            BaseException: whatever the body raises.
+
+        """
+        if timeout_ms is None:
+            return await self._call(body, is_async=is_async)
+        bound = asyncio.timeout(timeout_ms / 1000)
+        try:
+            async with bound:
+                return await self._call(body, is_async=is_async)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            msg = f"step {step!r} took longer than its timeout of {timeout_ms / 1000:g} s"
+            raise StepTimeoutError(msg) from error
+
+    async def _call(self, body: Callable[[], Any], *, is_async: bool) -> Any:
+        if is_async:
+            return await body()
+        call = functools.partial(contextvars.copy_context().run, body)
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await result if inspect.isawaitable(result) else result
+
+
+def is_async_body(fn: Callable[..., Any]) -> bool:
+    """Tell whether calling *fn* gives a coroutine, so that it needs no thread."""
+    plain = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None))
+
+
+def result_type(fn: Callable[..., Any]) -> Any:
+    """Return what a body's result is decoded into: its return annotation, or ``Any`` where that says nothing."""
+    if isinstance(fn, functools.partial) or not isinstance(fn, (types.FunctionType, types.MethodType)):
+        return Any
+    plain = fn.__func__ if isinstance(fn, types.MethodType) else fn
+    return _annotated_result(cast("types.FunctionType", plain)) if "return" in plain.__annotations__ else Any
+
+
+@functools.lru_cache(maxsize=4096)
+def _annotated_result(fn: types.FunctionType) -> Any:
+    try:
+        annotation = typing.get_type_hints(fn)["return"]
+    except Exception:  # noqa: BLE001 - a name that only the type checker knows says nothing to us
+        return Any
+    if typing.get_origin(annotation) in _AWAITABLES:
+        annotation = typing.get_args(annotation)[-1]
+    return annotation if is_decodable(annotation) else Any

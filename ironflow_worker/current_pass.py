@@ -1,0 +1,162 @@
+"""One pass while it runs: which steps are at work, which wait, and when nothing is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
+from ironflow.limits import Limits
+from ironflow.names import Scope, step_token
+from ironflow.records import StepKind
+from ironflow_worker.memo import Memo
+from ironflow_worker.signals import PassEnded
+
+_QUIET_ROUNDS = 3
+"""How many rounds of the event loop must pass without a step at work. A step that returns hands over to the
+code behind it within one round, and a gather or a task that it starts needs one more for each level."""
+
+
+class CurrentPass:
+    """Keeps account of the steps of one pass.
+
+    Args:
+        memo: what is recorded of the run.
+        limits: bounds the number of steps and their names.
+
+    Attributes:
+        quiet: set when at least one step waits and none is at work; then the pass can end.
+
+    """
+
+    def __init__(self, memo: Memo, limits: Limits) -> None:
+        self.memo = memo
+        self.limits = limits
+        self.quiet = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.ended = False
+        self._asked: dict[str, str] = {}
+        self._unasked = set(memo.recorded_tokens())
+        self._at_work = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._executed = False
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the handler has yet to come to something that is not recorded."""
+        return bool(self._unasked) and not self._executed
+
+    def executes(self) -> None:
+        """Note that something new is done in this pass."""
+        self._executed = True
+
+    def claim(self, scope: Scope, name: str, kind: StepKind) -> str:
+        """Take a step's name for this pass and return its token.
+
+        Raises:
+            PassEnded: the pass has ended.
+            DefinitionError: the name is not a non-empty text.
+            LimitError: the name is too long, or the run has too many steps.
+            DuplicateStepError: the name was taken before in this pass.
+            NondeterminismError: it is recorded as another kind of step.
+
+        """
+        self.check_running()
+        self._check_name(name)
+        token = step_token(scope, name)
+        if token in self._asked:
+            msg = (
+                f"step {name!r} was used twice in one pass; names must be unique within their scope "
+                "(in a loop, add the index: f'{name}-{index}')"
+            )
+            raise DuplicateStepError(msg)
+        recorded = self.memo.kind(token)
+        if recorded is not None and recorded != kind:
+            msg = (
+                f"step {name!r} is recorded as {recorded!r}, and the code now asks for it as {kind!r}; "
+                "nothing was changed. Give the new step another name, or restore the code, then retry the run"
+            )
+            raise NondeterminismError(msg)
+        if len(self._asked) >= self.limits.steps_per_run:
+            msg = f"a run may have at most {self.limits.steps_per_run:,} steps; {name!r} is one more"
+            raise LimitError(msg)
+        self._asked[token] = name
+        self._unasked.discard(token)
+        return token
+
+    def check_running(self) -> None:
+        """Raise the signal again where the pass has ended: nothing new is started then.
+
+        Raises:
+            PassEnded: the pass has ended.
+
+        """
+        if self.ended:
+            raise PassEnded
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep the pass from ending while the block runs."""
+        self._begin_work()
+        try:
+            yield
+        finally:
+            self._end_work()
+
+    async def wait(self) -> None:
+        """Block the calling branch until the pass ends; never returns.
+
+        Raises:
+            PassEnded: always.
+
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        self._end_work()
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+            self._begin_work()
+        raise PassEnded
+
+    def end(self) -> None:
+        """End the pass: the steps that wait, and every step asked for from now on, raise the signal."""
+        self.ended = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(PassEnded())
+
+    def _check_name(self, name: object) -> None:
+        if not isinstance(name, str) or not name:
+            msg = f"a step's name must be a non-empty text, got {name!r}"
+            raise DefinitionError(msg)
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError as error:
+            msg = f"a step's name must be valid text, got {name!r}: {error.reason}"
+            raise DefinitionError(msg) from error
+        if size > self.limits.step_name_bytes:
+            msg = f"a step's name may have at most {self.limits.step_name_bytes:,} bytes, got {size:,}: {name[:40]!r}…"
+            raise LimitError(msg)
+
+    def _begin_work(self) -> None:
+        self._at_work += 1
+        self.idle.clear()
+        self.quiet.clear()
+
+    def _end_work(self) -> None:
+        self._at_work -= 1
+        if not self._at_work:
+            self.idle.set()
+            asyncio.get_running_loop().call_soon(self._settle, _QUIET_ROUNDS)
+
+    def _settle(self, rounds: int) -> None:
+        if self._at_work or self.ended or not self._waiting:
+            return
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._settle, rounds - 1)
+        else:
+            self.quiet.set()

@@ -1,0 +1,159 @@
+"""Executes one task: load what is recorded, replay, record the outcome, acknowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from ironflow.broker.protocol import Broker, BrokerError, Delivery
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
+from ironflow.function import Function
+from ironflow.journal import Journal
+from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.names import Names
+from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
+from ironflow_worker.bodies import Bodies
+from ironflow_worker.leases import Leases
+from ironflow_worker.memo import Memo
+from ironflow_worker.metrics import Metrics
+from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.replay import Replay
+
+_log = structlog.get_logger("ironflow.worker")
+
+_UNKNOWN_FUNCTION_SECONDS = 5.0
+_TRY_AGAIN_SECONDS = 1.0
+
+
+class Executor:
+    """Executes tasks.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        functions: what this worker can execute, by id.
+        bodies: runs step bodies.
+        leases: keeps tasks while they are executed.
+        metrics: counts.
+        make_token: returns a new random mark.
+        chance: returns a random number in [0, 1).
+        limits: what is refused before it is stored.
+
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        functions: Mapping[str, Function[Any, Any]],
+        bodies: Bodies,
+        leases: Leases,
+        metrics: Metrics,
+        *,
+        make_token: Callable[[], str],
+        chance: Callable[[], float],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._functions = functions
+        self._bodies = bodies
+        self._leases = leases
+        self._metrics = metrics
+        self._make_token = make_token
+        self._chance = chance
+        self._limits = limits
+        self._journal = Journal(broker, names)
+        self.running: set[str] = set()
+        """The runs that are being executed now."""
+
+    async def execute(self, queue: str, delivery: Delivery) -> None:
+        """Execute a task to the end of its pass, or hand it back.
+
+        The outcome is recorded first and the task acknowledged last: an acknowledgement can be lost, and then
+        the task comes again and finds its outcome.
+        """
+        try:
+            task = decode_record(Task, delivery.payload)
+        except SerializationError as error:
+            _log.error("unreadable task dropped", subject=delivery.subject, reason=str(error))
+            delivery.ack()
+            return
+        function = self._functions.get(task.function)
+        if function is None:
+            _log.warning("task of a function that this worker does not have, handed back", function=task.function, run=task.run)
+            delivery.nak(_UNKNOWN_FUNCTION_SECONDS)
+            return
+        self.running.add(task.run)
+        try:
+            with self._leases.hold(delivery.lease):
+                await self._execute(queue, task, function, delivery)
+        except (BrokerError, SerializationError) as error:
+            _log.warning("pass given up, it will be done again", run=task.run, reason=str(error))
+            delivery.nak(_TRY_AGAIN_SECONDS)
+        except BaseException:
+            delivery.nak()
+            raise
+        finally:
+            self.running.discard(task.run)
+
+    async def _execute(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
+        memo = await self._load(queue, task, delivery)
+        if memo.last_pass >= task.number:
+            delivery.ack()
+            return
+        event = task.event or (memo.event.event if memo.event is not None else None)
+        if event is None:
+            msg = f"the journal of run {task.run} has no triggering event"
+            raise SerializationError(msg)
+        tools = self._tools(queue, task)
+        outcome = await Replay(function, task, event, memo, tools).run()
+        if outcome.status == "suspended" and memo.event is None:
+            await self._record_input(queue, task, event, tools)
+        await self._record_outcome(queue, task, outcome, tools)
+        delivery.ack()
+        self._metrics.passes.labels(function.id, outcome.status).inc()
+
+    async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
+        memo = Memo()
+        if _nothing_can_be_recorded(task, delivery, self._broker.server.id):
+            return memo
+        subject_filter = self._names.journal_of_run(queue, task.run)
+        async for page in self._broker.read(self._names.journal, subject_filter):
+            memo.read(page)
+        return memo
+
+    def _tools(self, queue: str, task: Task) -> PassTools:
+        return PassTools(
+            run=task.run,
+            queue=queue,
+            token=self._make_token(),
+            names=self._names,
+            limits=self._limits,
+            broker=self._broker,
+            journal=self._journal,
+            bodies=self._bodies,
+            metrics=self._metrics,
+            chance=self._chance,
+            log=_log.bind(run=task.run, function=task.function),
+        )
+
+    async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:
+        subject = self._names.journal_input(queue, task.run)
+        await tools.append(subject, InputRecord(event=event, token=tools.token))
+
+    async def _record_outcome(self, queue: str, task: Task, outcome: OutcomeRecord, tools: PassTools) -> None:
+        subject = self._names.journal_outcome(queue, task.run, task.number)
+        await tools.append(subject, outcome)
+
+
+def _nothing_can_be_recorded(task: Task, delivery: Delivery, server: str) -> bool:
+    """Tell whether the journal of the task's run is surely empty.
+
+    "Delivered once" alone proves nothing, since a server that was killed forgets its counts; so the server
+    must be the very process that stored the task.
+    """
+    return task.number == 0 and delivery.delivered == 1 and not task.check_journal and task.server == server

@@ -1,0 +1,87 @@
+"""What an exception means for a step, a pass and a run: pure."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from ironflow.durations import parse_duration
+from ironflow.errors import (
+    IronflowError,
+    NonRetryableError,
+    PayloadTooLargeError,
+    RetryAfter,
+    SerializationError,
+    StepError,
+    StepTimeoutError,
+)
+from ironflow.records import ErrorRecord, StepRecord
+from ironflow.retry import RetryPolicy
+
+_LONGEST_MESSAGE = 8_192
+
+_RAISED_AS_THEMSELVES: dict[str, type[IronflowError]] = {
+    "SerializationError": SerializationError,
+    "PayloadTooLargeError": PayloadTooLargeError,
+}
+"""Recorded failures that are raised again by their own class. No class is ever looked up anywhere else."""
+
+
+def error_record(error: BaseException, *, step: str | None = None, attempts: int | None = None) -> ErrorRecord:
+    """Return an exception as data. Exceptions whose text cannot be made, or is huge, are recorded all the same."""
+    try:
+        message = str(error)
+    except Exception as unprintable:  # noqa: BLE001 - an exception of a user may fail in its own __str__
+        message = f"(its text cannot be shown: {type(unprintable).__name__})"
+    # Lone surrogates have no UTF-8 form.
+    message = message.encode("utf-8", "backslashreplace").decode()
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + "…"
+    if isinstance(error, StepError):
+        return ErrorRecord(type="StepError", message=message, step=error.step, attempts=error.attempts)
+    path = error.path if isinstance(error, SerializationError) else None
+    return ErrorRecord(type=type(error).__name__, message=message, step=step, attempts=attempts, path=path)
+
+
+def delay_after(error: Exception, policy: RetryPolicy, attempt: int, chance: float) -> int | None:
+    """Return after how many milliseconds a failed attempt is made again; None where it is final.
+
+    Args:
+        error: what the attempt failed with.
+        policy: the step's retry policy.
+        attempt: the number of the attempt, from 1.
+        chance: a random number in [0, 1).
+
+    """
+    if is_final(error):
+        return None
+    planned = policy.delay_ms(attempt, chance)
+    if planned is not None and isinstance(error, RetryAfter):
+        try:
+            return parse_duration(error.delay, "RetryAfter's delay")
+        except (ValueError, IronflowError):
+            return planned
+    return planned
+
+
+def is_final(error: Exception) -> bool:
+    """Tell whether trying again is pointless: the user said so, or our own API refused what it was given."""
+    if isinstance(error, (RetryAfter, StepTimeoutError)):
+        return False
+    return isinstance(error, (NonRetryableError, IronflowError))
+
+
+def raise_recorded(record: StepRecord) -> NoReturn:
+    """Raise the failure that is recorded of a step, the same on the first pass and on every replay.
+
+    Raises:
+        StepError: the body failed.
+        SerializationError, PayloadTooLargeError: its result could not be recorded.
+
+    """
+    error = record.error or ErrorRecord(type="Unknown", message="no reason recorded")
+    own = _RAISED_AS_THEMSELVES.get(error.type)
+    if own is SerializationError:
+        raise SerializationError(error.message, error.path)
+    if own is not None:
+        raise own(error.message)
+    raise StepError(record.name, record.attempt, error.type, error.message)

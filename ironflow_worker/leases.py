@@ -1,0 +1,153 @@
+"""Keeps the leases of tasks that are being executed.
+
+Renewals are sent from a thread with its own loop and its own connection, so that a body that blocks the
+worker's loop does not lose its task to another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+import structlog
+
+from ironflow.broker.protocol import Broker
+from ironflow.broker.topology import TASK_LEASE_SECONDS
+
+_log = structlog.get_logger("ironflow.worker")
+
+Connect = Callable[[], Awaitable[Broker]]
+
+
+class Leases:
+    """The leases held now. Threads may read while the worker's loop writes: every change is one dict operation.
+
+    Attributes:
+        seconds: how long a lease lasts without renewal.
+
+    """
+
+    def __init__(self, seconds: float = TASK_LEASE_SECONDS) -> None:
+        self.seconds = seconds
+        self._held: dict[str, None] = {}
+
+    @contextlib.contextmanager
+    def hold(self, lease: str) -> Iterator[None]:
+        """Have a lease renewed while the block runs."""
+        self._held[lease] = None
+        try:
+            yield
+        finally:
+            self._held.pop(lease, None)
+
+    async def renew_for_ever(self, broker: Broker) -> None:
+        """Renew all held leases every third of their time."""
+        while True:
+            await asyncio.sleep(self.seconds / 3)
+            for lease in list(self._held):
+                broker.renew(lease)
+
+
+class LeaseKeeper(Protocol):
+    """Renews leases from :meth:`start` to :meth:`stop`."""
+
+    async def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def stop(self) -> None:
+        """End. Harmless the second time."""
+        ...
+
+
+class InlineLeaseKeeper:
+    """Renews leases in the worker's own loop; for in-process use, where time may be virtual.
+
+    Args:
+        leases: what to renew.
+        broker: the connection to renew on.
+
+    """
+
+    def __init__(self, leases: Leases, broker: Broker) -> None:
+        self._leases = leases
+        self._broker = broker
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._leases.renew_for_ever(self._broker))
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class ThreadLeaseKeeper:
+    """Renews leases in a thread of its own.
+
+    Args:
+        leases: what to renew.
+        connect: opens the thread's connection.
+
+    """
+
+    def __init__(self, leases: Leases, connect: Connect) -> None:
+        self._leases = leases
+        self._connect = connect
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin; the connection is there when this returns.
+
+        Raises:
+            EngineUnavailableError: NATS cannot be reached.
+
+        """
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._thread = threading.Thread(
+            target=self._run, args=(asyncio.get_running_loop(), ready), name="ironflow-leases", daemon=True
+        )
+        self._thread.start()
+        await ready
+
+    async def stop(self) -> None:
+        """End, and wait for the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None:
+            with contextlib.suppress(RuntimeError):  # the thread's loop has closed by itself
+                loop.call_soon_threadsafe(task.cancel)
+        await asyncio.to_thread(thread.join)
+
+    def _run(self, caller: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._keep(caller, ready))
+
+    async def _keep(self, caller: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        try:
+            broker = await self._connect()
+        except Exception as error:  # noqa: BLE001 - it is raised again where start() waits
+            caller.call_soon_threadsafe(ready.set_exception, error)
+            return
+        caller.call_soon_threadsafe(ready.set_result, None)
+        try:
+            await self._leases.renew_for_ever(broker)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("leases are no longer renewed; other workers will take this worker's tasks over")
+            raise
+        finally:
+            await broker.close()

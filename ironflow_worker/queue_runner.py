@@ -1,0 +1,80 @@
+"""Takes one queue's tasks, as many as there are free slots, and executes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from ironflow.broker.protocol import Broker, Delivery, Puller
+
+_log = structlog.get_logger("ironflow.worker")
+
+Execute = Callable[[str, Delivery], Coroutine[Any, Any, None]]
+
+
+class QueueRunner:
+    """The slots of one queue.
+
+    Args:
+        broker: the connection.
+        stream: the stream of tasks.
+        queue: the queue, whose consumer has its name.
+        slots: how many tasks are executed at a time.
+        execute: executes one task; hands it back itself where that fails.
+
+    """
+
+    def __init__(self, broker: Broker, stream: str, queue: str, slots: int, execute: Execute) -> None:
+        self._broker = broker
+        self._stream = stream
+        self._queue = queue
+        self._slots = slots
+        self._execute = execute
+        self._passes: set[asyncio.Task[None]] = set()
+        self._puller: Puller | None = None
+        self._draining = False
+
+    async def run(self) -> None:
+        """Take and execute tasks until cancelled; leaving hands back what was not begun."""
+        async with self._broker.pull(self._stream, self._queue) as puller:
+            self._puller = puller
+            puller.request(self._slots)
+            while True:
+                for delivery in await puller.batch(self._slots):
+                    self._begin(delivery)
+
+    def withdraw(self) -> None:
+        """Take no more tasks."""
+        self._draining = True
+        if self._puller is not None:
+            self._puller.withdraw()
+
+    async def finish(self) -> None:
+        """Return when no task is being executed."""
+        while self._passes:
+            await asyncio.wait(self._passes)
+
+    async def give_up(self) -> None:
+        """Stop the tasks that are being executed, and hand them back."""
+        for task in self._passes:
+            task.cancel()
+        await asyncio.gather(*self._passes, return_exceptions=True)
+
+    def _begin(self, delivery: Delivery) -> None:
+        if self._draining:
+            delivery.nak()
+            return
+        task = asyncio.create_task(self._execute(self._queue, delivery))
+        self._passes.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._passes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # The executor hands tasks back by itself; what comes out of it nevertheless is a mistake of ours.
+            _log.error("executing a task failed", queue=self._queue, exc_info=task.exception())
+        if self._puller is not None and not self._draining:
+            self._puller.request(1)

@@ -1,0 +1,272 @@
+"""``ctx.step``: looks steps up in the memo, and does and records what is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from ironflow.broker.protocol import Ambiguous, Publication
+from ironflow.clock import now_ms, parse_when, to_iso
+from ironflow.codec import decode_record, decode_value, encode_record, encode_value
+from ironflow.durations import LONGEST_DAYS, Duration, parse_duration
+from ironflow.errors import DefinitionError, LimitError
+from ironflow.events import Event, make_event, read_event
+from ironflow.limits import check_payload
+from ironflow.names import Scope, step_token
+from ironflow.records import EventRecord, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.retry import Retry, RetryPolicy
+from ironflow.step import Step
+from ironflow.triggers import check_event_name
+from ironflow_worker.bodies import is_async_body, result_type
+from ironflow_worker.current_pass import CurrentPass
+from ironflow_worker.failures import delay_after, error_record, raise_recorded
+from ironflow_worker.pass_tools import PassTools
+
+_DAY_MS = 24 * 60 * 60 * 1000
+
+
+class _Call(msgspec.Struct, frozen=True):
+    """A step that has been asked for."""
+
+    name: str
+    token: str
+    kind: StepKind
+    policy: RetryPolicy
+
+
+class StepClient(Step):
+    """The steps of one pass, within one scope.
+
+    Args:
+        current: keeps account of the pass.
+        tools: what is needed to do and record things.
+        policy: the function's retry policy.
+        scope: the parallels around this client; empty at the top.
+
+    """
+
+    def __init__(self, current: CurrentPass, tools: PassTools, policy: RetryPolicy, scope: Scope = ()) -> None:
+        self._current = current
+        self._tools = tools
+        self._policy = policy
+        self._scope = scope
+        self._unnamed: dict[str, int] = {}
+
+    # The public steps; ironflow.step.Step documents them.
+
+    async def run(  # type: ignore[override]  # the overloads say more than one signature can
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        timeout: Duration | None = None,
+        retry: Retry | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a body and record its result."""
+        timeout_ms = None if timeout is None else parse_duration(timeout, "timeout")
+        call = self._claim(name, "run", _policy_of(retry, self._policy))
+        _check_body(name, fn)
+        body = functools.partial(
+            self._tools.bodies.run,
+            name,
+            functools.partial(fn, *args, **kwargs),
+            is_async=is_async_body(fn),
+            timeout_ms=timeout_ms,
+        )
+        record = await self._memoized(call, functools.partial(self._encoded_result, name, body))
+        return decode_value(record.output, result_type(fn), f"result of step {name!r}")
+
+    async def sleep(self, name: str, duration: Duration) -> None:
+        """Pause the run."""
+        delay_ms = parse_duration(duration, "duration")
+        await self._sleep(self._claim(name, "sleep", self._policy), delay_ms=delay_ms)
+
+    async def sleep_until(self, name: str, when: str | datetime) -> None:
+        """Pause the run until a point in time."""
+        until_ms = parse_when(when)
+        call = self._claim(name, "sleep", self._policy)
+        if self._current.memo.kind(call.token) is None:
+            _check_ahead(until_ms)
+        await self._sleep(call, until_ms=until_ms)
+
+    async def publish(
+        self, event: str, data: object = None, *, name: str | None = None, id: str | None = None
+    ) -> Event[Any]:
+        """Publish an event once."""
+        check_event_name(event, self._tools.limits.event_name_bytes)
+        call = self._claim(name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy)
+        record = make_event(
+            event_id=id if id is not None else f"{self._tools.run}/{call.token}",
+            name=event,
+            data=data,
+            time=to_iso(now_ms()),
+            source=f"run/{self._tools.run}",
+            limits=self._tools.limits,
+        )
+        recorded = await self._memoized(call, functools.partial(self._publish, record))
+        return read_event(decode_record(EventRecord, bytes(recorded.output)))
+
+    def idempotency_key(self, name: str) -> str:
+        """Return a text that is unique per run and step."""
+        return f"{self._tools.run}/{step_token(self._scope, name)}"
+
+    # How a step goes
+
+    def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
+        return _Call(name, self._current.claim(self._scope, name, kind), kind, policy)
+
+    def _default_name(self, base: str) -> str:
+        count = self._unnamed[base] = self._unnamed.get(base, 0) + 1
+        return base if count == 1 else f"{base}#{count}"
+
+    async def _memoized(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> StepRecord:
+        """Return a step's successful record, doing it first where there is none.
+
+        Raises:
+            StepError: it failed for good, now or before.
+
+        """
+        with self._current.at_work():
+            record = self._current.memo.step(call.token)
+            if record is None:
+                if self._current.memo.is_backing_off(call.token):
+                    await self._current.wait()
+                self._current.executes()
+                record = await self._attempt(call, do)
+                self._current.check_running()
+        if record.status == "failed":
+            raise_recorded(record)
+        return record
+
+    async def _attempt(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> StepRecord:
+        """Do a step once and record what came of it; where it is to be done again, wait for that."""
+        earlier = self._current.memo.failed_attempt(call.token)
+        attempt = 1 if earlier is None else earlier.attempt + 1
+        started = time.monotonic()
+        try:
+            with structlog.contextvars.bound_contextvars(step=call.name, attempt=attempt):
+                output = await do()
+        except Exception as error:  # noqa: BLE001 - whatever the body raises is what came of it
+            took = _since(started)
+            delay_ms = delay_after(error, call.policy, attempt, self._tools.chance())
+            if delay_ms is not None:
+                await self._record_attempt(call, attempt, delay_ms, error, took)
+                await self._current.wait()
+            failed = error_record(error, step=call.name, attempts=attempt)
+            return await self._record(
+                self._result(call, attempt, took, status="failed", error=failed), call.token
+            )
+        return await self._record(self._result(call, attempt, _since(started), output=output), call.token)
+
+    def _result(self, call: _Call, attempt: int, took_ms: int, **result: Any) -> StepRecord:
+        return StepRecord(
+            name=call.name,
+            kind=call.kind,
+            scope=self._scope,
+            token=self._tools.token,
+            attempt=attempt,
+            duration_ms=took_ms,
+            **result,
+        )
+
+    async def _record(self, record: StepRecord, token: str) -> StepRecord:
+        """Record a step's result and return the one that stands: ours, or that of whoever was first."""
+        tools = self._tools
+        appended = await tools.append(tools.names.journal_step(tools.queue, tools.run, token), record)
+        return record if appended.ours else decode_record(StepRecord, appended.payload)
+
+    async def _record_attempt(self, call: _Call, attempt: int, delay_ms: int, error: Exception, took_ms: int) -> None:
+        tools = self._tools
+        record = TryRecord(
+            name=call.name,
+            kind=call.kind,
+            scope=self._scope,
+            token=tools.token,
+            attempt=attempt,
+            delay_ms=delay_ms,
+            error=error_record(error, step=call.name, attempts=attempt),
+            duration_ms=took_ms,
+        )
+        tools.log.info("step failed, will be tried again", step=call.name, attempt=attempt, delay_ms=delay_ms, error=record.error.message)
+        await tools.append(tools.names.journal_try(tools.queue, tools.run, call.token, attempt), record)
+
+    async def _sleep(self, call: _Call, *, delay_ms: int | None = None, until_ms: int | None = None) -> None:
+        with self._current.at_work():
+            if self._current.memo.step(call.token) is not None:
+                return
+            if self._current.memo.wait(call.token) is None:
+                self._current.executes()
+                tools = self._tools
+                record = WaitRecord(
+                    name=call.name,
+                    kind=call.kind,
+                    scope=self._scope,
+                    token=tools.token,
+                    delay_ms=delay_ms,
+                    until_ms=until_ms,
+                )
+                await tools.append(tools.names.journal_wait(tools.queue, tools.run, call.token), record)
+            await self._current.wait()
+
+    # What is done
+
+    async def _encoded_result(self, name: str, body: Callable[[], Awaitable[Any]]) -> msgspec.Raw:
+        what = f"result of step {name!r}"
+        output = encode_value(await body(), what)
+        check_payload(bytes(output), what, self._tools.limits.payload_bytes)
+        return output
+
+    async def _publish(self, record: EventRecord) -> msgspec.Raw:
+        payload = encode_record(record)
+        publication = Publication(
+            subject=self._tools.names.event(record.name), payload=payload, message_id=record.id
+        )
+        try:
+            await self._tools.broker.publish(publication)
+        except Ambiguous:
+            # The event's id makes a second publish harmless.
+            await self._tools.broker.publish(publication)
+        return msgspec.Raw(payload)
+
+
+def _policy_of(retry: object, default: RetryPolicy) -> RetryPolicy:
+    if retry is None:
+        return default
+    if not isinstance(retry, Retry):
+        msg = f"retry must be ironflow.Retry(…), got {retry!r}"
+        raise DefinitionError(msg)
+    return retry.policy
+
+
+def _check_body(name: str, fn: object) -> None:
+    if not callable(fn):
+        msg = (
+            f"step {name!r} takes a function to call, got {fn!r}"
+            + ("; pass the function itself and its arguments after it, without calling it" if asyncio.iscoroutine(fn) else "")
+        )
+        if asyncio.iscoroutine(fn):
+            fn.close()
+        raise DefinitionError(msg)
+
+
+def _check_ahead(until_ms: int) -> None:
+    ahead = until_ms - now_ms()
+    if ahead <= 0:
+        msg = f"when must be in the future, got {to_iso(until_ms)}, which is {-ahead / 1000:g} s ago"
+        raise DefinitionError(msg)
+    if ahead > LONGEST_DAYS * _DAY_MS:
+        msg = f"when must be at most {LONGEST_DAYS} days ahead, got {to_iso(until_ms)}"
+        raise LimitError(msg)
+
+
+def _since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,185 @@
+"""One worker: its parts put together, started and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import structlog
+
+from ironflow.broker.protocol import Broker
+from ironflow.errors import DefinitionError
+from ironflow.function import Function
+from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.names import Names
+from ironflow.version import __version__
+from ironflow_worker.bodies import Bodies
+from ironflow_worker.executor import Executor
+from ironflow_worker.leases import LeaseKeeper, Leases
+from ironflow_worker.metrics import Metrics
+from ironflow_worker.queue_runner import QueueRunner
+from ironflow_worker.registrar import Registrar
+
+_log = structlog.get_logger("ironflow.worker")
+
+MakeLeaseKeeper = Callable[[Leases], LeaseKeeper]
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker behaves.
+
+    Attributes:
+        queues: what it pulls from.
+        concurrency: how many passes it executes at a time, shared evenly between its queues.
+        threads: how many plain step bodies run at a time.
+        drain_seconds: how long passes may take to end once the worker is told to stop.
+
+    """
+
+    queues: tuple[str, ...]
+    concurrency: int = 100
+    threads: int = min(32, (os.cpu_count() or 1) + 4)
+    drain_seconds: float = 30.0
+
+
+class Worker:
+    """Executes the passes of its queues.
+
+    Args:
+        broker: the connection; it is not closed by the worker.
+        names: the namespace.
+        functions: what it can execute, by id; those of other queues are left alone.
+        settings: how it behaves.
+        make_lease_keeper: makes what renews its leases.
+        make_token: returns a new random mark.
+        chance: returns a random number in [0, 1).
+        limits: what is refused before it is stored.
+
+    Raises:
+        DefinitionError: none of the functions is on one of its queues, or there are more queues than slots.
+
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        functions: Mapping[str, Function[Any, Any]],
+        settings: WorkerSettings,
+        make_lease_keeper: MakeLeaseKeeper,
+        *,
+        make_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
+        chance: Callable[[], float] = random.random,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
+        self.metrics = Metrics()
+        self.registered = asyncio.Event()
+        """Set once an engine knows the functions."""
+        mine = _functions_of(functions, settings)
+        self._settings = settings
+        self._leases = Leases()
+        self._lease_keeper = make_lease_keeper(self._leases)
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="ironflow-body")
+        self._executor = Executor(
+            broker,
+            names,
+            mine,
+            Bodies(self._threads),
+            self._leases,
+            self.metrics,
+            make_token=make_token,
+            chance=chance,
+            limits=limits,
+        )
+        self._runners = [
+            QueueRunner(broker, names.tasks, queue, slots, self._executor.execute)
+            for queue, slots in _share_slots(settings)
+        ]
+        self._registrar = Registrar(
+            broker,
+            names,
+            self.id,
+            mine,
+            settings.queues,
+            settings.concurrency,
+            lambda: frozenset(self._executor.running),
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to take tasks.
+
+        An engine is not needed for it: a worker that restarts while none runs goes on with what is queued.
+        """
+        await self._lease_keeper.start()
+        await self._registrar.answer_census()
+        self._tasks = [asyncio.create_task(self._register(), name="registrar")]
+        self._tasks += [asyncio.create_task(runner.run(), name="queue runner") for runner in self._runners]
+        _log.info("worker started", worker=self.id, queues=list(self._settings.queues), version=__version__)
+
+    async def wait(self) -> None:
+        """Return when a part of the worker has ended, which none does by itself; raise what ended it."""
+        running = set(self._tasks)
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+                if task.get_name() != "registrar":
+                    return
+
+    async def drain(self) -> None:
+        """Take no more tasks; let passes end until the deadline, hand back the others, and leave."""
+        self._registrar.draining = True
+        for runner in self._runners:
+            runner.withdraw()
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await asyncio.gather(*(runner.finish() for runner in self._runners))
+        except TimeoutError:
+            _log.warning("drain deadline reached, passes are handed back", runs=sorted(self._executor.running))
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Leave now: passes are given up and handed back. Harmless the second time."""
+        await asyncio.gather(*(runner.give_up() for runner in self._runners))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._registrar.stop()
+        await self._lease_keeper.stop()
+        # A plain body cannot be stopped; nobody waits for what it returns.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        _log.info("worker stopped", worker=self.id)
+
+    async def _register(self) -> None:
+        self._leases.seconds = await self._registrar.register()
+        self.registered.set()
+
+
+def _functions_of(
+    functions: Mapping[str, Function[Any, Any]], settings: WorkerSettings
+) -> dict[str, Function[Any, Any]]:
+    mine = {key: function for key, function in functions.items() if function.queue in settings.queues}
+    if not mine:
+        known = ", ".join(sorted({repr(function.queue) for function in functions.values()})) or "none"
+        wanted = ", ".join(repr(queue) for queue in settings.queues)
+        msg = f"none of the functions is on queue {wanted}; the functions that were loaded are on: {known}"
+        raise DefinitionError(msg)
+    return mine
+
+
+def _share_slots(settings: WorkerSettings) -> list[tuple[str, int]]:
+    share, rest = divmod(settings.concurrency, len(settings.queues))
+    if not share:
+        msg = f"{len(settings.queues)} queues need a concurrency of at least as much, got {settings.concurrency}"
+        raise DefinitionError(msg)
+    return [(queue, share + (index < rest)) for index, queue in enumerate(settings.queues)]

@@ -1,0 +1,1 @@
+"""The tests of Ironflow; run them from the root of the repository."""
