@@ -44,6 +44,9 @@ A = TypeVar("A", bound=msgspec.Struct)
 DEFAULT_TIMEOUT_SECONDS = 4.0
 """A command must say within five seconds that nobody answers."""
 
+_PATIENT_SHARE = 0.5
+_ASK_AGAIN_SECONDS = 0.1
+
 
 class Empty(Message, frozen=True, kw_only=True):
     """A request without arguments."""
@@ -166,19 +169,28 @@ class EngineApi:
         return decode_record(answer, bytes(await self._ask_raw(verb, request, extra_seconds)))
 
     async def _ask_raw(self, verb: str, request: Message, extra_seconds: float = 0.0) -> msgspec.Raw:
-        deadline = self._timeout + extra_seconds
-        try:
-            payload = await self._broker.request(self._names.api(verb), encode_record(request), deadline)
-        except (Unavailable, asyncio.TimeoutError) as error:
-            msg = (
-                f"no engine answers in namespace {self._names.namespace!r}; "
-                "start one with 'ironflow-engine' or 'ironflow dev'"
-            )
-            raise EngineUnavailableError(msg) from error
+        payload = await self._ask_patiently(verb, encode_record(request), self._timeout + extra_seconds)
         reply = decode_record(Reply, payload)
         if reply.failure is not None:
             raise _error_of(reply.failure)
         return reply.result
+
+    async def _ask_patiently(self, verb: str, payload: bytes, seconds: float) -> bytes:
+        """Ask again for a while where nobody listens: an engine that restarts is away for a second."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        patience = deadline - self._timeout * (1 - _PATIENT_SHARE)
+        while True:
+            try:
+                return await self._broker.request(self._names.api(verb), payload, max(0.1, deadline - loop.time()))
+            except Unavailable as error:
+                if loop.time() + _ASK_AGAIN_SECONDS > patience:
+                    msg = (
+                        f"no engine answers in namespace {self._names.namespace!r}; "
+                        "start one with 'ironflow-engine' or 'ironflow dev'"
+                    )
+                    raise EngineUnavailableError(msg) from error
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 
 def _error_of(failure: Failure) -> IronflowError:

@@ -1,0 +1,1 @@
+"""Functions that test workers execute."""

@@ -1,0 +1,87 @@
+"""Small functions for the process tests. Each body writes a line to the file that WITNESS names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import ironflow
+from ironflow import Context, Retry
+
+
+def witness(line: str) -> None:
+    """Append a line in one write, so that lines of several processes never mix."""
+    handle = os.open(os.environ["WITNESS"], os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(handle, f"{line}\n".encode())
+    finally:
+        os.close(handle)
+
+
+async def count(run: str, number: int) -> int:
+    """Be seen, and return the number."""
+    witness(f"{run} {number}")
+    return number
+
+
+@ironflow.function(id="ten-steps", queue="orders", triggers=["ten"])
+async def ten_steps(ctx: Context) -> int:
+    """Run ten steps, one after another."""
+    return sum([await ctx.step.run(f"step-{number}", count, ctx.run.id, number) for number in range(1, 11)])
+
+
+async def pass_gate(run: str) -> int:
+    """Be seen, then block until the test opens the gate."""
+    witness(f"{run} 7")
+    while not Path(os.environ["GATE"]).exists():
+        await asyncio.sleep(0.01)
+    return 7
+
+
+@ironflow.function(id="gated", queue="orders", triggers=["gated"])
+async def gated(ctx: Context) -> int:
+    """Run ten steps, of which the seventh blocks."""
+    total = 0
+    for number in range(1, 11):
+        body = (pass_gate, ctx.run.id) if number == 7 else (count, ctx.run.id, number)
+        total += await ctx.step.run(f"step-{number}", *body)
+    return total
+
+
+async def short_work() -> int:
+    """Take 20 ms and say who did it."""
+    await asyncio.sleep(0.02)
+    return os.getpid()
+
+
+@ironflow.function(id="shared", queue="orders", triggers=["shared"])
+async def shared(ctx: Context) -> int:
+    """Say which process has executed it."""
+    return await ctx.step.run("work", short_work)
+
+
+@ironflow.function(id="sleeper", queue="orders", triggers=["sleep"])
+async def sleeper(ctx: Context[float]) -> str:
+    """Sleep for as many seconds as the event says."""
+    await ctx.step.run("before", count, ctx.run.id, 1)
+    await ctx.step.sleep("nap", ctx.event.data)
+    await ctx.step.run("after", count, ctx.run.id, 2)
+    return "awake"
+
+
+@ironflow.function(
+    id="flaky", queue="orders", triggers=["flaky"], retry=Retry(max_attempts=3, initial_delay="200ms", jitter=0)
+)
+async def flaky(ctx: Context) -> int:
+    """Fail twice, then succeed."""
+
+    def attempt() -> int:
+        witness(f"{ctx.run.id} attempt")
+        lines = Path(os.environ["WITNESS"]).read_text().splitlines()
+        if lines.count(f"{ctx.run.id} attempt") < 3:
+            msg = "not yet"
+            raise RuntimeError(msg)
+        return 3
+
+    return await ctx.step.run("attempt", attempt)
