@@ -7,12 +7,14 @@ is none. The random token that every record carries tells them apart.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
 
-from ironflow.broker.protocol import Ambiguous, Broker, Publication, Stored, SubjectTaken
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, SubjectTaken
 from ironflow.codec import decode_record, encode_record
+from ironflow.group_commit import GroupCommit
 from ironflow.names import Names
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -51,6 +53,7 @@ class Journal:
 
     def __init__(self, broker: Broker, names: Names) -> None:
         self._broker = broker
+        self._commits = GroupCommit(broker)
         self._stream = names.journal
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
@@ -68,7 +71,7 @@ class Journal:
         publication = Publication(subject=subject, payload=payload)
         for _ in range(_TRIES):
             try:
-                stored: Stored = await self._broker.publish(publication)
+                stored = await self._commits.publish(publication)
             except (SubjectTaken, Ambiguous):
                 standing = await self._standing(subject, payload)
                 if standing is not None:
@@ -78,6 +81,28 @@ class Journal:
                 return Appended(payload, stored.sequence, ours=True)
         msg = f"could not find out whether {subject} is recorded"
         raise Ambiguous(msg)
+
+    async def append_all(self, records: Sequence[tuple[str, msgspec.Struct]]) -> list[Appended | BrokerError]:
+        """Record facts of several subjects together; return what stands for each, or why that is not known."""
+        payloads = [encode_record(record) for _, record in records]
+        answers = await self._broker.publish_all(
+            [Publication(subject=subject, payload=payload) for (subject, _), payload in zip(records, payloads, strict=True)]
+        )
+        return [
+            Appended(payload, answer.sequence, ours=True)
+            if isinstance(answer, Stored)
+            else await self._settle(subject, record, answer)
+            for (subject, record), payload, answer in zip(records, payloads, answers, strict=True)
+        ]
+
+    async def _settle(self, subject: str, record: msgspec.Struct, answer: BrokerError) -> Appended | BrokerError:
+        if not isinstance(answer, (SubjectTaken, Ambiguous)):
+            return answer
+        try:
+            # Writing again is refused by whatever stands there, ours included.
+            return await self.append(subject, record)
+        except BrokerError as error:
+            return error
 
     async def _standing(self, subject: str, payload: bytes) -> Appended | None:
         message = await self._broker.last(self._stream, subject)

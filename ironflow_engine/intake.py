@@ -16,7 +16,7 @@ from ironflow_engine.facts import Fact
 _log = structlog.get_logger("ironflow.engine")
 
 BATCH = 500
-_TRY_AGAIN_SECONDS = 1.0
+TRY_AGAIN_SECONDS = 1.0
 
 
 class Intake(ABC):
@@ -59,11 +59,11 @@ class Intake(ABC):
         except BrokerError as error:
             _log.warning("batch not processed, it will come again", stream=self._stream, reason=str(error))
             for delivery in batch:
-                delivery.nak(_TRY_AGAIN_SECONDS)
+                delivery.nak(TRY_AGAIN_SECONDS)
             return
         for delivery, found in facts:
             if any(fact.run in failures for fact in found):
-                delivery.nak(_TRY_AGAIN_SECONDS)
+                delivery.nak(TRY_AGAIN_SECONDS)
             else:
                 delivery.ack()
 

@@ -144,7 +144,7 @@ def _commands_again(state: RunState, cause: int) -> tuple[Dispatch, ...]:
 
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     record = fact.record
-    due = record.until_ms if record.until_ms is not None else fact.time_ms + (record.delay_ms or 0)
+    due = record.until_ms if record.until_ms is not None else _after(fact.time_ms, record.delay_ms or 0)
     timer = TimerRecord(
         run=state.id, queue=state.queue, step=fact.step, due_ms=due, wait=record, waiting_since_ms=fact.time_ms
     )
@@ -153,10 +153,15 @@ def _wait(state: RunState, fact: WaitRecorded) -> Decision:
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
     attempt = fact.record.attempt
-    due = fact.time_ms + fact.record.delay_ms
+    due = _after(fact.time_ms, fact.record.delay_ms)
     timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due, attempt=attempt)
     return _set_timer(state, try_timer(fact.step, attempt), timer)
 
 
 def _set_timer(state: RunState, timer: str, record: TimerRecord) -> Decision:
     return Decision(state, () if state.status in TERMINAL else (SetTimer(timer=timer, record=record),))
+
+
+def _after(stored_ms: int, delay_ms: int) -> int:
+    # The time at which a record was stored comes rounded down to whole milliseconds.
+    return stored_ms + 1 + delay_ms

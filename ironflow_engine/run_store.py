@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -61,8 +62,11 @@ class RunStore:
         return self._remember(run, Version(decode_record(RunState, message.payload), message.sequence))
 
     async def load_all(self, runs: Sequence[str]) -> list[Version]:
-        """Return the versions of several runs, asking for those that are not remembered."""
-        return [self.remembered(run) or await self.load(run) for run in runs]
+        """Return the versions of several runs, asking for those that are not remembered, all at a time."""
+        return list(await asyncio.gather(*map(self._remembered_or_loaded, runs)))
+
+    async def _remembered_or_loaded(self, run: str) -> Version:
+        return self.remembered(run) or await self.load(run)
 
     async def write_all(self, writes: Sequence[tuple[RunState, int]]) -> list[Version | BrokerError]:
         """Write states that follow the given revisions.

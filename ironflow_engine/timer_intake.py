@@ -8,13 +8,19 @@ from collections.abc import Callable, Sequence
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
-from ironflow.journal import Appended, Journal
+from ironflow.journal import Journal
 from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import TERMINAL, DueRecord, StepRecord, TimerRecord
+from ironflow.records import TERMINAL, DueRecord, RunState, StepRecord, TimerRecord
 from ironflow_engine.conductor import Conductor
+from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.facts import Fact, Woken
-from ironflow_engine.intake import Intake
+from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
 from ironflow_engine.run_store import RunStore
+from ironflow_engine.server_clock import ServerClock
+
+_Timer = tuple[Delivery, TimerRecord]
+
+_LOOSE_MS = 20.0
 
 
 class TimerIntake(Intake):
@@ -40,43 +46,79 @@ class TimerIntake(Intake):
         self._store = store
         self._journal = Journal(broker, names)
         self._make_token = make_token
+        self._clock = ServerClock(asyncio.get_running_loop().time)
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
-        """Record the end of each timer's wait; all of a batch at the same time."""
+        """Record the end of each wait that is due; all of a batch together."""
+        facts: dict[str, list[Fact]] = {delivery.lease: [] for delivery in batch}
+        timers = [(delivery, timer) for delivery in batch if (timer := self._read(delivery)) is not None]
+        due, early = await self._by_time(timers)
+        for delivery, remaining_ms in early:
+            del facts[delivery.lease]
+            delivery.nak(remaining_ms / 1000)
+        due = await self._still_open(due)
+        ends = await self._journal.append_all([self._end(timer) for _, timer in due])
+        for (delivery, timer), end in zip(due, ends, strict=True):
+            if isinstance(end, BrokerError):
+                del facts[delivery.lease]
+                delivery.nak(TRY_AGAIN_SECONDS)
+            else:
+                facts[delivery.lease].append(Woken(run=timer.run, queue=timer.queue, sequence=end.sequence))
+        return [(delivery, facts[delivery.lease]) for delivery in batch if delivery.lease in facts]
+
+    async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
+        """Return the timers that are due, and the early ones with the milliseconds that remain."""
+        for delivery, _ in timers:
+            self._clock.observe(delivery.time_ms)
+        due, early = self._split(timers)
+        # One that was handed back comes when its time has come; if it seems far off, our bound is too loose.
+        if any(delivery.delivered > 1 and remaining_ms > _LOOSE_MS for delivery, remaining_ms in early):
+            self._clock.observe(await self.broker.server_time_ms())
+            due, early = self._split(timers)
+        return due, early
+
+    def _split(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
+        now_ms = self._clock.at_least_ms()
+        due = [(delivery, timer) for delivery, timer in timers if timer.due_ms <= now_ms]
+        early = [
+            # What names a time beyond the lead is none of ours, and must not keep a delivery for years.
+            (delivery, min(timer.due_ms - now_ms, TIMER_LEAD_MS))
+            for delivery, timer in timers
+            if timer.due_ms > now_ms
+        ]
+        return due, early
+
+    async def _still_open(self, timers: list[_Timer]) -> list[_Timer]:
+        versions = await self._store.load_all([timer.run for _, timer in timers])
         return [
-            (delivery, facts)
-            for delivery, facts in zip(batch, await asyncio.gather(*map(self._end_wait, batch)), strict=True)
-            if facts is not None
+            (delivery, timer)
+            for (delivery, timer), version in zip(timers, versions, strict=True)
+            if _is_open(version.state, timer)
         ]
 
-    async def _end_wait(self, delivery: Delivery) -> list[Fact] | None:
-        """Return the facts of one timer; None where it was handed back."""
+    def _read(self, delivery: Delivery) -> TimerRecord | None:
         try:
-            timer = decode_record(TimerRecord, delivery.payload)
-            version = self._store.remembered(timer.run) or await self._store.load(timer.run)
-            state = version.state
-            if state is None or state.status in TERMINAL or state.queue != timer.queue:
-                return []
-            appended = await self._record_end(timer, delivery.time_ms)
+            return decode_record(TimerRecord, delivery.payload)
         except SerializationError as error:
             self.unreadable(delivery, error)
-            return []
-        except BrokerError:
-            delivery.nak(1.0)
             return None
-        return [Woken(run=timer.run, queue=timer.queue, sequence=appended.sequence)]
 
-    async def _record_end(self, timer: TimerRecord, fired_ms: int) -> Appended:
+    def _end(self, timer: TimerRecord) -> tuple[str, DueRecord | StepRecord]:
+        """Return the record that ends what a timer was set for, and where it goes."""
         token = self._make_token()
         if timer.wait is None:
             subject = self._names.journal_due(timer.queue, timer.run, timer.step, timer.attempt)
-            return await self._journal.append(subject, DueRecord(token=token))
+            return subject, DueRecord(token=token)
         wait = timer.wait
         record = StepRecord(
             name=wait.name,
             kind=wait.kind,
             scope=wait.scope,
             token=token,
-            duration_ms=max(0, fired_ms - timer.waiting_since_ms),
+            duration_ms=round(max(timer.due_ms, self._clock.at_least_ms()) - timer.waiting_since_ms),
         )
-        return await self._journal.append(self._names.journal_step(timer.queue, timer.run, timer.step), record)
+        return self._names.journal_step(timer.queue, timer.run, timer.step), record
+
+
+def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
+    return state is not None and state.status not in TERMINAL and state.queue == timer.queue

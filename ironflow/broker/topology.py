@@ -30,6 +30,7 @@ def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
             subjects=(f"{names.namespace}.tasks.>",),
             retention="work_queue",
             one_per_subject="keep_first",
+            atomic_batches=True,
             replicas=replicas,
         ),
         StreamSpec(

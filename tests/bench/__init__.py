@@ -1,0 +1,1 @@
+"""Measurements. Nothing here asserts a time: figures are printed, and read beside each other."""
