@@ -106,6 +106,7 @@ class EmbeddedServer:
         if self.running:
             return
         program = find_server()
+        self._end_guard()  # there is one if its server crashed
         if self._lock is None:
             self._lock = take_folder(self.folder)
         try:
@@ -114,34 +115,25 @@ class EmbeddedServer:
         except BaseException:
             self.stop()
             raise
-        write_owner(self._lock, self._pid)
+        write_owner(self._lock, f"its nats-server is process {self._pid}")
 
     def stop(self) -> None:
         """End the server orderly and give the folder free. Harmless the second time."""
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            end(guard)
-        self._pid = 0
+        self._end_guard()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def kill(self) -> None:
         """End the server as a crash would, and return when it is gone. The folder stays ours."""
-        guard, self._guard = self._guard, None
-        if guard is None:
-            return
-        if guard.poll() is None:
+        if self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-        end(guard)
-        self._pid = 0
+        self._end_guard()
 
     def restart(self) -> None:
         """Start the server again, after :meth:`kill` or out of its running: same port, same data."""
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            end(guard)
+        self._end_guard()
         self.start()
 
     def __enter__(self) -> Self:
@@ -165,6 +157,12 @@ class EmbeddedServer:
     ) -> None:
         """Stop the server without blocking the event loop."""
         await asyncio.to_thread(self.stop)
+
+    def _end_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            end(guard)
+        self._pid = 0
 
     def _launch(self, program: Path) -> None:
         for stale in self.folder.glob("*.ports"):
@@ -250,13 +248,35 @@ def take_folder(folder: Path) -> IO[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / "owner.lock").open("a+", encoding="utf-8")
-    if not try_lock(file):
+    deadline = time.monotonic() + STOP_SECONDS
+    while not try_lock(file):
         file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        message = f"the data folder {folder} is in use by {owner}; stop that one first or choose another folder"
-        raise EngineUnavailableError(message)
+        owner = file.read().strip()
+        # The server of a process that was killed needs a moment to follow it.
+        if is_running(owner) or time.monotonic() > deadline:
+            file.close()
+            message = (
+                f"the data folder {folder} is in use by {owner or 'another process'}; "
+                "stop that one first or choose another folder"
+            )
+            raise EngineUnavailableError(message)
+        time.sleep(POLL_SECONDS)
+    write_owner(file, "a nats-server that is starting")
     return file
+
+
+def is_running(owner: str) -> bool:
+    """Tell whether the process that :func:`write_owner` named is alive, or may be."""
+    found = re.match(r"process (\d+) ", owner)
+    if found is None or sys.platform == "win32":  # signal 0 is no question there
+        return True
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def try_lock(file: IO[str]) -> bool:
@@ -277,10 +297,11 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
-def write_owner(file: IO[str], server_pid: int) -> None:
-    """Leave word of who owns the folder, for the message that a second one gets."""
-    file.truncate(0)
-    file.write(f"process {os.getpid()} (its nats-server is process {server_pid})\n")
+def write_owner(file: IO[str], child: str) -> None:
+    """Leave word of who owns the folder, for a second one who wants it."""
+    file.seek(0)
+    file.truncate()
+    file.write(f"process {os.getpid()} ({child})\n")
     file.flush()
 
 

@@ -1,5 +1,7 @@
-"""What Ironflow asks of a message broker. The NATS adapter and the in-process twin both keep this contract,
-and one conformance suite (tests/conformance) holds them to it.
+"""What Ironflow asks of a message broker.
+
+The NATS adapter and the in-process twin both keep this contract, and one conformance suite
+(tests/conformance) holds them to it.
 
 All messages live in streams; a key-value bucket is a stream too, with one message a subject. Nothing here
 retries for the caller what may have been stored: see :class:`Ambiguous`.

@@ -8,5 +8,14 @@ Run it with :func:`run_virtual`, and the hours that a workflow sleeps take no ti
 
 from ironflow.broker.local.connection import LocalBroker
 from ironflow.broker.local.server import Interceptor, LocalServer, Stage
+from ironflow.broker.local.virtual_time import StuckError, VirtualTimeLoop, run_virtual
 
-__all__ = ["Interceptor", "LocalBroker", "LocalServer", "Stage"]
+__all__ = [
+    "Interceptor",
+    "LocalBroker",
+    "LocalServer",
+    "Stage",
+    "StuckError",
+    "VirtualTimeLoop",
+    "run_virtual",
+]

@@ -218,7 +218,7 @@ class LocalBroker:
             self._consumer(puller.stream, puller.consumer).dismiss(puller)
 
     def _enlist(self, puller: LocalPuller) -> None:
-        if puller.credits and self._server.running and puller in self._pullers:
+        if puller.credits and puller in self._pullers and self._server.running and not self._closed:
             with suppress(NoSuchStream):
                 self._consumer(puller.stream, puller.consumer).enlist(puller)
 

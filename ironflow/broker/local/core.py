@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import count
 
 from ironflow.broker.local.subjects import is_literal, matcher
 from ironflow.broker.protocol import Listener
@@ -103,7 +102,7 @@ class Exchange:
     def __init__(self) -> None:
         self._literal: dict[str, dict[LocalSubscription, None]] = {}
         self._filters: dict[LocalSubscription, Callable[[str], bool]] = {}
-        self._turns = count()
+        self._turns: dict[str, int] = {}
 
     def add(self, subscription: LocalSubscription) -> None:
         """Deliver to this subscription from now on."""
@@ -140,5 +139,9 @@ class Exchange:
                 groups.setdefault(subscription.group, []).append(subscription)
             else:
                 receivers.append(subscription)
-        receivers.extend(members[next(self._turns) % len(members)] for members in groups.values())
+        receivers.extend(members[self._turn(group) % len(members)] for group, members in groups.items())
         return receivers
+
+    def _turn(self, group: str) -> int:
+        turn = self._turns[group] = self._turns.get(group, -1) + 1
+        return turn

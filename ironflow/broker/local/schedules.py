@@ -35,9 +35,6 @@ class Schedules:
         self._due: list[tuple[int, int]] = []
         self._alarm = Alarm(clock, self._ring)
 
-    def __contains__(self, sequence: int) -> bool:
-        return sequence in self._targets
-
     def add(self, sequence: int, schedule: Schedule) -> None:
         """Fire the message with that sequence when its time has come."""
         due_us = (schedule.at_ms + self._lateness.milliseconds) * US_PER_MS

@@ -51,12 +51,11 @@ class LocalServer:
         epoch_ms: milliseconds since 1970 at which the loop's time is zero; default 2026-01-01 UTC.
         max_payload: the largest message that it takes, in bytes; default 1 MiB.
         max_stored_bytes: how much all streams together may hold; more is StorageFull. Default: no limit.
-        schedule_lateness_ms: how late every timer fires, in milliseconds; default 0. See :attr:`lateness`.
+        schedule_lateness_ms: how late timers fire, in milliseconds; default 0, and 0 to 250 on a real server.
         interceptor: makes calls fail, for tests of what comes then; default none.
 
     Attributes:
         interceptor: may be set and taken away at any time.
-        lateness: holds how late timers fire that are set from now on.
 
     """
 
@@ -72,7 +71,7 @@ class LocalServer:
         self.clock = Clock(epoch_ms)
         self.exchange = Exchange()
         self.interceptor = interceptor
-        self.lateness = Lateness(schedule_lateness_ms)
+        self._lateness = Lateness(schedule_lateness_ms)
         self._up = asyncio.Event()
         self._up.set()
         self._max_payload = max_payload
@@ -85,6 +84,15 @@ class LocalServer:
     def info(self) -> ServerInfo:
         """What the server says of itself; its id is that of the process that runs now or ran last."""
         return self._info
+
+    @property
+    def schedule_lateness_ms(self) -> int:
+        """How late timers fire that are set from now on, in milliseconds."""
+        return self._lateness.milliseconds
+
+    @schedule_lateness_ms.setter
+    def schedule_lateness_ms(self, milliseconds: int) -> None:
+        self._lateness.milliseconds = milliseconds
 
     @property
     def running(self) -> bool:
@@ -162,7 +170,7 @@ class LocalServer:
                     raise BrokerError(f"streams {name!r} and {spec.name!r} overlap in {subject!r}")
         stream = self._streams.get(spec.name)
         if stream is None:
-            self._streams[spec.name] = Stream(spec, self.clock, self.lateness)
+            self._streams[spec.name] = Stream(spec, self.clock, self._lateness)
         else:
             stream.update(spec)
 

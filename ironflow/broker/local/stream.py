@@ -49,7 +49,7 @@ class Stream:
         self._index = SubjectIndex()
         self._last_sequence = 0
         self._size_bytes = 0
-        self._recent = RecentIds(spec.duplicate_window_seconds * US_PER_SECOND)
+        self._recent = RecentIds(_window_us(spec))
         self._schedules = Schedules(clock, lateness, self._fire)
 
     def update(self, spec: StreamSpec) -> None:
@@ -63,7 +63,7 @@ class Stream:
             raise BrokerError(f"stream {spec.name!r} cannot change its retention or give up schedules")
         self.spec = spec
         self.takes = matcher_of_any(spec.subjects)
-        self._recent.window_us = spec.duplicate_window_seconds * US_PER_SECOND
+        self._recent.window_us = _window_us(spec)
 
     # Writing
 
@@ -84,8 +84,8 @@ class Stream:
                 return Stored(known, duplicate=True)
         if last and self.spec.one_per_subject == "keep_first":
             raise SubjectTaken(f"{subject} holds a message already, at {last}")
-        if last and (self.spec.one_per_subject == "keep_last" or last in self._schedules):
-            self.remove(last)
+        if last:
+            self._make_way(subject, last, publication.schedule)
         sequence = self._store(subject, publication.payload)
         if publication.message_id is not None:
             self._recent.add(publication.message_id, sequence, now)
@@ -113,6 +113,16 @@ class Stream:
             consumer.forget(sequence)
         while self._order and self._order[0] not in self._messages:
             self._order.popleft()
+
+    def _make_way(self, subject: str, last: int, schedule: Schedule | None) -> None:
+        if self.spec.one_per_subject == "keep_last":
+            self.remove(last)
+        elif schedule is not None:
+            # A schedule takes the place of all that stands on its subject.
+            self.purge(subject)
+        else:
+            # A plain message on top ends a schedule, which stays as a message.
+            self._schedules.remove(last)
 
     def _check_schedule(self, subject: str, schedule: Schedule) -> None:
         if not self.spec.schedules:
@@ -240,6 +250,11 @@ class Stream:
         for consumer in self.consumers.values():
             consumer.start(keep_delivery_counts=keep_delivery_counts)
         self._schedules.resume()
+
+
+def _window_us(spec: StreamSpec) -> int:
+    """Return how long a message's id counts: no longer than the message lives."""
+    return min(spec.duplicate_window_seconds, spec.max_age_seconds or spec.duplicate_window_seconds) * US_PER_SECOND
 
 
 def _size(message: StoredMessage) -> int:

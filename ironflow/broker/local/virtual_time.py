@@ -8,9 +8,8 @@ With pytest-asyncio, in the ``conftest.py`` of the folder whose tests shall run 
         return {"virtual time": VirtualTimeLoop}
 
 Code in executor threads (``asyncio.to_thread``, ``run_in_executor``) takes real time, so while any runs the
-clock does not jump but goes at its real speed. Around other threads that will call back, and around
-``asyncio.wrap_future``, put :meth:`VirtualTimeLoop.hold`. Sockets do not stop the clock: what waits for a
-network should do so in a thread.
+clock does not jump but goes at its real speed. Anything else that takes real time and that the loop cannot see
+(a thread of one's own, ``asyncio.wrap_future``, a network) needs :meth:`VirtualTimeLoop.hold` around it.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ Ts = TypeVarTuple("Ts")
 
 LONGEST_SECONDS = 2 * 366 * 24 * 60 * 60.0
 """Twice the longest wait that a workflow may ask for."""
+RESOLUTION_SECONDS = 1e-8
 TASKS_SHOWN = 10
 
 
@@ -55,8 +55,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self, longest_seconds: float = LONGEST_SECONDS) -> None:
         self._virtual_now = 0.0
         self._longest_seconds = longest_seconds
+        self._end = longest_seconds
         self._holds = 0
         super().__init__(_Selector(self))
+        # What the loop adds to the time before it compares it to a timer's. Its own is the system clock's, which
+        # is less than the distance between two floats after some months: a timer that is due would never be.
+        self._clock_resolution = RESOLUTION_SECONDS
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -104,7 +108,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         if timeout is None:
             raise StuckError(f"nothing is left that could wake any of these:{self._where_tasks_wait()}")
         self._virtual_now += timeout
-        if self._virtual_now > self._longest_seconds:
+        if self._virtual_now > self._end:
+            # Whoever handles this may clean up, in as much time again.
+            self._end += self._longest_seconds
             raise StuckError(f"after {self._longest_seconds} s these still wait:{self._where_tasks_wait()}")
         return nothing
 

@@ -1,0 +1,115 @@
+"""Requests to JetStream's JSON API, with what its errors mean and the patience that they need."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TypeVar
+
+import msgspec
+
+from ironflow.broker.nats.requester import Requester
+from ironflow.broker.protocol import Ambiguous, BrokerError, NoSuchStream, StorageFull, Unavailable
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+NO_SUCH = frozenset({10014, 10059})
+"""Consumer not found, stream not found."""
+NOT_NOW = frozenset({10004, 10008, 10009, 10118, 10119, 10167})
+"""No leader, not this server, offline, too many requests: it may work in a moment."""
+FULL = frozenset({10002, 10023, 10028, 10047})
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.5
+
+
+class ApiError(BrokerError):
+    """JetStream refused a request; nothing was changed.
+
+    Attributes:
+        err_code: JetStream's number of the error.
+        description: its text.
+
+    """
+
+    def __init__(self, verb: str, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({verb}, error {err_code})")
+        self.err_code = err_code
+        self.description = description
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Response(msgspec.Struct):
+    error: _Error | None = None
+
+
+class Api:
+    """Asks JetStream's API. Everything asked through it may be asked twice.
+
+    Args:
+        requester: carries requests and answers.
+        answer_seconds: how long to wait for one answer.
+        patience_seconds: how long to keep asking while there is none.
+
+    """
+
+    def __init__(self, requester: Requester, *, answer_seconds: float, patience_seconds: float) -> None:
+        self._requester = requester
+        self._answer_seconds = answer_seconds
+        self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
+
+    async def call(self, verb: str, request: object, answer: type[T]) -> T:
+        """Send a request and return its decoded answer.
+
+        Args:
+            verb: the subject after ``$JS.API.``.
+            request: what to send as JSON; None for nothing.
+            answer: what to decode; fields that it does not name are ignored.
+
+        Raises:
+            NoSuchStream: the stream or consumer does not exist.
+            Unavailable: nobody answered in time.
+            StorageFull: the server has no room.
+            Denied: the account's permissions do not allow it.
+            ApiError: refused for another reason.
+
+        """
+        payload = b"" if request is None else msgspec.json.encode(request)
+        deadline = self._loop.time() + self._patience_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            remaining = deadline - self._loop.time()
+            try:
+                return await self.once(verb, payload, answer, min(self._answer_seconds, remaining))
+            except (Ambiguous, Unavailable) as error:
+                if self._loop.time() + pause >= deadline:
+                    message = f"no answer from JetStream for {self._patience_seconds:g} s: {error}"
+                    raise Unavailable(message) from error
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
+            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+
+    async def once(self, verb: str, payload: bytes, answer: type[T], timeout_seconds: float) -> T:
+        """Send a request a single time and return its decoded answer; see :meth:`call`.
+
+        Raises:
+            Ambiguous: it was sent and no answer came.
+
+        """
+        reply = await self._requester.ask(f"$JS.API.{verb}", payload, timeout_seconds)
+        if (error := msgspec.json.decode(reply.payload, type=_Response).error) is None:
+            return msgspec.json.decode(reply.payload, type=answer)
+        if error.err_code in NO_SUCH:
+            message = f"{error.description} ({verb})"
+            raise NoSuchStream(message)
+        if error.err_code in NOT_NOW:
+            message = f"{error.description} ({verb})"
+            raise Unavailable(message)
+        if error.err_code in FULL:
+            message = f"{error.description} ({verb})"
+            raise StorageFull(message)
+        raise ApiError(verb, error.err_code, error.description)

@@ -1,0 +1,115 @@
+"""Looks at a server without changing anything: settings, room, and what stands in a stream.
+
+For `ironflow doctor`. It asks through any connection's plain requests, so that the contract of brokers stays
+free of what nothing else needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from ironflow.broker.nats.provisioner import consumer_config, differences, merge, stream_config
+from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec
+
+A = TypeVar("A", bound=msgspec.Struct)
+Differences = dict[str, tuple[Any, Any]]
+"""Settings that differ, as (is, shall be)."""
+
+TIMEOUT_SECONDS = 2.0
+NOT_FOUND = 404
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """What an account has stored, and may store; *limit_bytes* is None where it has no limit of its own."""
+
+    used_bytes: int
+    limit_bytes: int | None = None
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    error: _Error | None = None
+
+
+class _Limits(msgspec.Struct, frozen=True):
+    max_storage: int = -1
+
+
+class _Account(_Answer, frozen=True):
+    storage: int = 0
+    limits: _Limits = _Limits()
+
+
+class _State(msgspec.Struct, frozen=True):
+    subjects: dict[str, int] | None = None
+
+
+class _Stream(_Answer, frozen=True):
+    config: dict[str, Any] = {}
+    state: _State = _State()
+    total: int = 0
+
+
+class _Consumer(_Answer, frozen=True):
+    config: dict[str, Any] = {}
+
+
+class Inspector:
+    """Reads what JetStream's API says.
+
+    Every method raises :class:`BrokerError` where the server refuses to answer or does not.
+
+    Args:
+        broker: a connection to NATS.
+
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def storage(self) -> Storage:
+        """Return what the account has stored and may store."""
+        account = await self._ask("INFO", b"", _Account)
+        if account.error is not None:
+            raise BrokerError(account.error.description)
+        limit = account.limits.max_storage
+        return Storage(account.storage, limit if limit > 0 else None)
+
+    async def stream_differences(self, spec: StreamSpec) -> Differences | None:
+        """Return how a stream's settings differ from *spec*; None where there is no such stream."""
+        found = await self._ask(f"STREAM.INFO.{spec.name}", b"", _Stream)
+        if _is_missing(found):
+            return None
+        return differences(found.config, merge(found.config, stream_config(spec)))
+
+    async def consumer_differences(self, spec: ConsumerSpec) -> Differences | None:
+        """Return how a consumer's settings differ from *spec*; None where there is no such consumer."""
+        found = await self._ask(f"CONSUMER.INFO.{spec.stream}.{spec.name}", b"", _Consumer)
+        return None if _is_missing(found) else differences(found.config, consumer_config(spec))
+
+    async def subjects(self, stream: str, subject_filter: str) -> list[str]:
+        """Return the subjects of a filter that have a message; none where there is no such stream."""
+        subjects: list[str] = []
+        while True:
+            request = msgspec.json.encode({"subjects_filter": subject_filter, "offset": len(subjects)})
+            found = await self._ask(f"STREAM.INFO.{stream}", request, _Stream)
+            if _is_missing(found) or not found.state.subjects:
+                return subjects
+            subjects.extend(found.state.subjects)
+            if len(subjects) >= found.total:
+                return subjects
+
+    async def _ask(self, verb: str, request: bytes, answer: type[A]) -> A:
+        return msgspec.json.decode(await self._broker.request(f"$JS.API.{verb}", request, TIMEOUT_SECONDS), type=answer)
+
+
+def _is_missing(answer: _Answer) -> bool:
+    if answer.error is not None and answer.error.code != NOT_FOUND:
+        raise BrokerError(answer.error.description)
+    return answer.error is not None

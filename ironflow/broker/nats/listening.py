@@ -1,0 +1,87 @@
+"""Core messages that come in: hints and requests, at most once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from ironflow.broker.nats.wire import Wire
+from ironflow.broker.protocol import Listener
+
+MOST_WAITING = 65_536
+"""Messages that wait for a slow listener; what comes beyond is dropped, as any hint may be."""
+
+log = structlog.get_logger(__name__)
+
+
+class NatsRequest:
+    """See :class:`ironflow.broker.protocol.Request`."""
+
+    __slots__ = ("_reply", "_wire", "payload", "subject")
+
+    def __init__(self, wire: Wire, subject: bytes, reply: bytes, payload: bytes) -> None:
+        self._wire = wire
+        self._reply = reply
+        self.subject = subject.decode()
+        self.payload = payload
+
+    def respond(self, payload: bytes) -> None:
+        """Answer it; no effect where no answer is wanted."""
+        if self._reply:
+            self._wire.send(self._reply.decode(), payload)
+
+
+class Listening:
+    """A running :meth:`ironflow.broker.protocol.Broker.listen`: calls the listener, one message after another.
+
+    Args:
+        wire: the connection.
+        subject: may have wildcards.
+        listener: what to call; its exceptions are logged.
+        group: the queue group, or "".
+
+    """
+
+    def __init__(self, wire: Wire, subject: str, listener: Listener, group: str) -> None:
+        self._wire = wire
+        self._subject = subject
+        self._listener = listener
+        self._waiting: asyncio.Queue[NatsRequest] = asyncio.Queue(MOST_WAITING)
+        self._denied = False
+        self._subscription = wire.attach(subject, self._receive, keep=True, group=group)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def confirm(self, timeout_seconds: float) -> bool:
+        """Wait until the server has taken the subscription; return False if it refused to."""
+        self._wire.on_denied.append(self._take_refusal)
+        try:
+            await self._wire.barrier(timeout_seconds)
+        finally:
+            self._wire.on_denied.remove(self._take_refusal)
+        return not self._denied
+
+    async def stop(self) -> None:
+        """Receive nothing more. Harmless the second time."""
+        self._wire.detach(self._subscription)
+        self._wire.forget(self._subscription)
+        self._task.cancel()
+        # A listener that stops its own subscription runs in that very task.
+        if self._task is not asyncio.current_task():
+            await asyncio.wait({self._task})
+
+    def _take_refusal(self, operation: str, subject: str) -> None:
+        self._denied = self._denied or (operation == "subscription" and subject == self._subject.lower())
+
+    def _receive(self, subject: bytes, reply: bytes, payload: bytes, _headers: bytes) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            self._waiting.put_nowait(NatsRequest(self._wire, subject, reply, payload))
+
+    async def _run(self) -> None:
+        while True:
+            request = await self._waiting.get()
+            try:
+                await self._listener(request)
+            except Exception:
+                log.exception("a listener failed", subject=request.subject)

@@ -1,0 +1,325 @@
+"""Storing messages: how they are encoded, and what JetStream's answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import enum
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ironflow.broker.nats.batch_costs import BatchCosts
+from ironflow.broker.nats.batches import batch_headers, new_batch_id, split
+from ironflow.broker.nats.requester import Answer, Failure, Requester
+from ironflow.broker.protocol import (
+    Ambiguous,
+    BrokerError,
+    MessageTooLarge,
+    Publication,
+    Schedule,
+    StorageFull,
+    Stored,
+    SubjectTaken,
+    Unavailable,
+    WrongRevision,
+)
+from ironflow.names import digest
+
+LONGEST_MESSAGE_ID = 256
+LATEST_SCHEDULE_MS = 9_223_372_036_000
+"""In the year 2262. The server takes what lies beyond for overdue and fires it at once."""
+IN_FLIGHT_PAUSE_SECONDS = 0.001
+NO_RESPONDERS_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.5
+
+SUBJECT_HOLDS_ONE = "maximum messages per subject exceeded"
+
+
+class Again(enum.Enum):
+    """Answers after which it is sure that nothing was stored, and that trying again may help."""
+
+    IN_FLIGHT = "another write to the subject is under way"
+    NO_RESPONDERS = "no stream takes the subject, or its leader is being elected"
+
+
+class _ServerError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Acknowledgement(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _ServerError | None = None
+
+
+_decode = msgspec.json.Decoder(_Acknowledgement).decode
+
+_MEANINGS: dict[int, type[BrokerError] | Again] = {
+    10002: StorageFull,  # resource limits exceeded for account
+    10008: Again.NO_RESPONDERS,  # JetStream system temporarily unavailable
+    10023: StorageFull,  # insufficient resources
+    10028: StorageFull,  # insufficient memory resources available
+    10047: StorageFull,  # insufficient storage resources available
+    10054: MessageTooLarge,  # message size exceeds maximum allowed
+    10071: WrongRevision,  # wrong last sequence: N
+    10077: StorageFull,  # any text but SUBJECT_HOLDS_ONE
+    10097: MessageTooLarge,  # header size exceeds maximum allowed of 64k
+    10122: StorageFull,  # stream max bytes exceeds account limit max stream bytes
+    10158: Again.IN_FLIGHT,  # duplicate message id is in process
+    10163: Again.NO_RESPONDERS,  # expected last sequence per subject temporarily unavailable
+    10164: Again.IN_FLIGHT,  # wrong last sequence (without a number)
+    10167: Again.NO_RESPONDERS,  # too many requests
+    10176: Ambiguous,  # atomic publish batch is incomplete
+    10210: Ambiguous,  # too many atomic publish batches in flight
+}
+
+_REFUSED_BATCHES = (10176, 10210)
+"""What single messages would call ambiguous. A batch that we sent once and whole is not stored."""
+
+
+def judge(answer: Answer, subject: str) -> Stored | BrokerError | Again:
+    """Return what an answer to a publish means."""
+    if isinstance(answer, Failure):
+        return answer.error(subject)
+    if answer.headers and answer.no_responders:
+        return Again.NO_RESPONDERS
+    try:
+        acknowledgement = _decode(answer.payload)
+    except msgspec.DecodeError:
+        return Ambiguous(f"not a JetStream acknowledgement: {answer.payload[:80]!r} ({subject})")
+    if (error := acknowledgement.error) is None:
+        return Stored(acknowledgement.seq, acknowledgement.duplicate)
+    return judge_error(error.code, error.err_code, error.description, subject)
+
+
+def judge_error(code: int, err_code: int, description: str, subject: str) -> BrokerError | Again:
+    """Return what an error that JetStream answered means.
+
+    Args:
+        code: an HTTP-like class of errors.
+        err_code: JetStream's own number of it.
+        description: the text, which decides where one number stands for several errors.
+        subject: for the message.
+
+    """
+    text = f"{description} ({subject}, error {err_code})"
+    if err_code == 10077 and description == SUBJECT_HOLDS_ONE:  # noqa: PLR2004 - see the table
+        return SubjectTaken(text)
+    meaning = _MEANINGS.get(err_code)
+    if isinstance(meaning, Again):
+        return meaning
+    if meaning is not None:
+        return meaning(text)
+    # A refused request changed nothing. After a failure inside of the server nobody knows.
+    return BrokerError(text) if 400 <= code < 500 else Ambiguous(text)  # noqa: PLR2004 - as HTTP has it
+
+
+def is_refused_batch(verdict: Ambiguous) -> bool:
+    """Tell whether the server has refused to take a batch at all, so that surely none of it is stored."""
+    return any(f"error {number})" in str(verdict) for number in _REFUSED_BATCHES)
+
+
+def encode_headers(publication: Publication, more: str = "") -> bytes:
+    """Return a publication's headers as they are sent, with *more* whole lines; nothing where it needs none."""
+    message_id, revision, schedule = (
+        publication.message_id,
+        publication.expected_revision,
+        publication.schedule,
+    )
+    if message_id is None and revision is None and schedule is None and not more:
+        return b""
+    lines = ["NATS/1.0"]
+    if message_id is not None:
+        lines.append(f"Nats-Msg-Id: {header_text(message_id)}")
+    if revision is not None:
+        lines.append(f"Nats-Expected-Last-Subject-Sequence: {revision}")
+    if schedule is not None:
+        lines.append(f"Nats-Schedule: {schedule_text(schedule)}")
+        lines.append(f"Nats-Schedule-Target: {schedule.target}")
+    lines.append(f"{more}\r\n")
+    return "\r\n".join(lines).encode()
+
+
+def header_text(text: str) -> str:
+    """Return a header value for any text; different texts give different values."""
+    # Anything else could end the header, or be trimmed until it equals another.
+    if text.isascii() and text.isprintable() and " " not in text and 0 < len(text) <= LONGEST_MESSAGE_ID:
+        return text
+    # No space can be in a text that stays as it is.
+    return f"sha256 {digest(text.encode('utf-8', 'surrogatepass'))}"
+
+
+def schedule_text(schedule: Schedule) -> str:
+    """Return when a schedule fires, in the server's notation."""
+    seconds, milliseconds = divmod(min(schedule.at_ms, LATEST_SCHEDULE_MS), 1000)
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return f"@at {moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+
+
+class Publisher:
+    """Stores messages through JetStream.
+
+    Args:
+        requester: carries the messages and their answers.
+        max_payload: tells how many bytes the connected server takes, headers included.
+        answer_seconds: how long to wait for the answer to a message that was sent.
+        patience_seconds: how long to keep trying where nothing can be stored for now.
+
+    """
+
+    def __init__(
+        self,
+        requester: Requester,
+        max_payload: Callable[[], int],
+        *,
+        answer_seconds: float,
+        patience_seconds: float,
+    ) -> None:
+        self._requester = requester
+        self._max_payload = max_payload
+        self._answer_seconds = answer_seconds
+        self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
+        self._costs = BatchCosts()
+
+    async def publish(self, publication: Publication) -> Stored:
+        """Store a message; see :meth:`ironflow.broker.protocol.Broker.publish`."""
+        deadline = self._loop.time() + self._patience_seconds
+        await self._requester.connected(self._patience_seconds)
+        verdict = await self._attempt(publication)
+        if isinstance(verdict, Again):
+            verdict = (await self._persist([publication], [verdict], deadline))[0]
+        if isinstance(verdict, Stored):
+            return verdict
+        raise verdict
+
+    async def publish_all(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
+        """Store messages, all in flight at a time; see :meth:`ironflow.broker.protocol.Broker.publish_all`.
+
+        Many messages of one stream go out as an atomic batch. A batch that is refused, because one of its
+        messages is, goes out again message by message.
+        Those on one subject should not depend on their order: one that has to be sent again is sent later.
+        """
+        batches, singles = split(publications, self._costs.next_smallest_batch())
+        if not batches:
+            return await self._singly(publications)
+        try:
+            await self._requester.connected(self._patience_seconds)
+        except Unavailable as error:
+            return [error] * len(publications)
+        verdicts: dict[int, Stored | BrokerError] = {}
+        began = self._loop.time()
+        sent = [(batch, self._send_batch([publications[place] for place in batch.places])) for batch in batches]
+        for batch, future in sent:
+            answer = None if future is None else judge(await future, publications[batch.places[-1]].subject)
+            if isinstance(answer, Stored):
+                self._costs.note_batch((self._loop.time() - began) / len(batches))
+                # The messages of a batch stand one behind the other.
+                first = answer.sequence - len(batch.places) + 1
+                verdicts |= {place: Stored(first + index) for index, place in enumerate(batch.places)}
+            elif isinstance(answer, Ambiguous) and not is_refused_batch(answer):
+                verdicts |= dict.fromkeys(batch.places, answer)
+            else:
+                singles += batch.places
+        singles.sort()
+        answers = await self._singly([publications[place] for place in singles]) if singles else []
+        verdicts |= zip(singles, answers, strict=True)
+        return [verdicts[place] for place in range(len(publications))]
+
+    def _send_batch(self, publications: Sequence[Publication]) -> asyncio.Future[Answer] | None:
+        """Send a batch and return its acknowledgement to come; None where a message is too large for the server."""
+        for publication in publications:
+            check_subject(publication.subject)
+        batch_id, size, limit = new_batch_id(), len(publications), self._max_payload()
+        encoded = [
+            (encode_headers(publication, batch_headers(batch_id, position, size)), publication)
+            for position, publication in enumerate(publications, 1)
+        ]
+        if any(len(headers) + len(publication.payload) > limit for headers, publication in encoded):
+            return None
+        for headers, publication in encoded[:-1]:
+            self._requester.post(publication.subject, publication.payload, headers)
+        headers, last = encoded[-1]
+        return self._requester.send(last.subject, last.payload, self._answer_seconds, headers)
+
+    async def _singly(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
+        deadline = self._loop.time() + self._patience_seconds
+        try:
+            await self._requester.connected(self._patience_seconds)
+        except Unavailable as error:
+            return [error] * len(publications)
+        verdicts = await self._round(publications)
+        return await self._persist(publications, verdicts, deadline)
+
+    async def _persist(
+        self,
+        publications: Sequence[Publication],
+        verdicts: list[Stored | BrokerError | Again],
+        deadline: float,
+    ) -> list[Stored | BrokerError]:
+        """Send those again that may yet be stored, until the deadline; return the final verdicts."""
+        pause = 0.0
+        while again := [index for index, verdict in enumerate(verdicts) if isinstance(verdict, Again)]:
+            pause = next_pause(pause, [verdicts[index] for index in again])
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
+            try:
+                await self._requester.connected(deadline - self._loop.time())
+            except Unavailable:
+                break
+            if self._loop.time() >= deadline:
+                break
+            answers = await self._round([publications[index] for index in again])
+            for index, verdict in zip(again, answers, strict=True):
+                verdicts[index] = verdict
+        return [
+            Unavailable(f"{verdict.value} ({publication.subject})") if isinstance(verdict, Again) else verdict
+            for publication, verdict in zip(publications, verdicts, strict=True)
+        ]
+
+    async def _round(self, publications: Sequence[Publication]) -> list[Stored | BrokerError | Again]:
+        """Send all, then collect all answers."""
+        began = self._loop.time()
+        sent = [self._send(publication) for publication in publications]
+        answers = [
+            future if isinstance(future, BrokerError) else judge(await future, publication.subject)
+            for publication, future in zip(publications, sent, strict=True)
+        ]
+        if all(isinstance(answer, Stored) for answer in answers):
+            self._costs.note_singles(len(answers), self._loop.time() - began)
+        return answers
+
+    async def _attempt(self, publication: Publication) -> Stored | BrokerError | Again:
+        future = self._send(publication)
+        return future if isinstance(future, BrokerError) else judge(await future, publication.subject)
+
+    def _send(self, publication: Publication) -> asyncio.Future[Answer] | BrokerError:
+        subject = publication.subject
+        check_subject(subject)
+        headers = encode_headers(publication)
+        size = len(headers) + len(publication.payload)
+        if size > (limit := self._max_payload()):
+            return MessageTooLarge(f"{size:,} bytes; the server takes at most {limit:,} ({subject})")
+        return self._requester.send(subject, publication.payload, self._answer_seconds, headers)
+
+
+def check_subject(subject: str) -> None:
+    """Refuse what would end the line that carries it.
+
+    Raises:
+        ValueError: it is not a subject; that is a mistake of ours, since ids are escaped long before.
+
+    """
+    if " " in subject or not subject.isprintable():
+        message = f"{subject!r} is not a NATS subject"
+        raise ValueError(message)
+
+
+def next_pause(previous: float, reasons: Sequence[Stored | BrokerError | Again]) -> float:
+    """Return how many seconds to wait before the next attempt: longer each time, while nobody answers."""
+    if Again.NO_RESPONDERS not in reasons:
+        return IN_FLIGHT_PAUSE_SECONDS
+    return min(max(NO_RESPONDERS_PAUSE_SECONDS, previous * 1.5), LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,293 @@
+"""Deliveries of a durable consumer: our own pull loop over the raw pull protocol.
+
+The server sends messages on credit. ``wanted`` is the credit that the caller has asked for and has not been
+served; ``outstanding`` is what the server holds of it, in one or several pulls. Whenever less than half of
+what is wanted is outstanding, the rest is pulled, so that pulls overlap and a busy worker does not send one
+for each message. All runs in callbacks: nothing is polled, and an idle puller costs a heartbeat now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import structlog
+
+from ironflow.broker.nats.delivery import NatsDelivery
+from ironflow.broker.nats.wire import Wire
+from ironflow.broker.protocol import Delivery, Unavailable
+
+EXPIRES_SECONDS = 30.0
+HEARTBEAT_SECONDS = 3.0
+SILENCE_SECONDS = 2 * HEARTBEAT_SECONDS + 1.0
+"""After which the pulls are taken to be lost: a consumer whose leader died takes its pulls with it."""
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+STRAGGLER_SECONDS = 5.0
+BARRIER_SECONDS = 2.0
+NO_RESPONDERS = 503
+PULL = b'{"batch":%%d,"expires":%d,"idle_heartbeat":%d}' % (
+    round(EXPIRES_SECONDS * 1_000_000_000),
+    round(HEARTBEAT_SECONDS * 1_000_000_000),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the server says about a pull.
+
+    Attributes:
+        code: 100 heartbeat, 408 expired, 409 ended early or refused, 503 no such consumer, …
+        text: what the server calls it.
+        pending: how many of its messages it did not deliver; None where the server does not say.
+
+    """
+
+    code: int
+    text: str
+    pending: int | None
+
+    @property
+    def is_heartbeat(self) -> bool:
+        """Whether the pull goes on."""
+        return self.code == 100  # noqa: PLR2004 - the protocol's number
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the next pull should wait a little."""
+        return self.code not in {404, 408}
+
+
+def parse_status(headers: bytes) -> Status | None:
+    """Return the status that a message without payload carries, None for an ordinary message."""
+    if not headers.startswith(b"NATS/1.0 "):
+        return None
+    line, _, rest = headers.partition(b"\r\n")
+    _, code, *text = line.decode(errors="replace").split(" ", 2)
+    _, found, pending = rest.partition(b"Nats-Pending-Messages: ")
+    return Status(
+        code=int(code) if code.isdigit() else 0,
+        text=text[0] if text else "",
+        pending=int(pending.partition(b"\r\n")[0]) if found else None,
+    )
+
+
+class NatsPuller:
+    """The open deliveries of one consumer.
+
+    Args:
+        wire: the connection.
+        inbox: a subject prefix of its own for what the server sends.
+        stream: the stream's name.
+        consumer: the consumer's name.
+
+    """
+
+    def __init__(self, wire: Wire, inbox: str, stream: str, consumer: str) -> None:
+        self._wire = wire
+        self._inbox = inbox
+        self._label = f"{stream}.{consumer}"
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._loop = asyncio.get_running_loop()
+        self._buffer: deque[NatsDelivery] = deque()
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._wanted = 0
+        self._outstanding = 0
+        self._pulls: dict[bytes, tuple[int, float]] = {}
+        """How much each pull asked for and when, by the subject that its status comes on."""
+        self._numbers = itertools.count()
+        self._subscription = 0
+        self._generation = 0
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        self._pause = 0.0
+        self._complained = False
+
+    async def __aenter__(self) -> Self:
+        """Open; nothing is delivered before it is asked for."""
+        self._wire.on_up.append(self._schedule)
+        self._wire.on_down.append(self._went_down)
+        self._wire.on_denied.append(self._denied)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, and give back what was not handed out."""
+        self._closed = True
+        self._wire.on_up.remove(self._schedule)
+        self._wire.on_down.remove(self._went_down)
+        self._wire.on_denied.remove(self._denied)
+        for timer in (self._timer, self._watchdog):
+            if timer is not None:
+                timer.cancel()
+        subscription, self._subscription = self._subscription, 0
+        self._wire.detach(subscription)
+        while self._buffer:
+            self._buffer.popleft().nak()
+        self._arrived.set()
+        # What is on its way arrives before the barrier, and is given back too.
+        await self._wire.barrier(BARRIER_SECONDS)
+        self._wire.forget(subscription)
+
+    def request(self, count: int) -> None:
+        """Ask for *count* more deliveries."""
+        self._wanted += count
+        self._schedule()
+
+    def withdraw(self) -> None:
+        """Ask for nothing more; the server forgets the pulls, and what was on its way is given back."""
+        self._wanted = 0
+        self._abandon_pulls()
+
+    async def batch(self, limit: int) -> Sequence[Delivery]:
+        """Wait for at least one delivery; return up to *limit* that have come.
+
+        Raises:
+            Unavailable: the puller was closed.
+
+        """
+        while not self._buffer:
+            if self._closed:
+                message = f"the deliveries of {self._label} were closed"
+                raise Unavailable(message)
+            self._arrived.clear()
+            await self._arrived.wait()
+        return [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+
+    # Credit
+
+    def _schedule(self) -> None:
+        """Pull what is missing at the end of this turn of the event loop, or after the pause that is due."""
+        if self._timer is not None or self._closed:
+            return
+        if self._pause:
+            pause = self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, hides nothing
+            self._timer = self._loop.call_later(pause, self._pull)
+        else:
+            self._timer = self._loop.call_soon(self._pull)
+
+    def _pull(self) -> None:
+        self._timer = None
+        missing = self._wanted - self._outstanding
+        if missing <= 0 or self._outstanding * 2 > self._wanted or not self._wire.up:
+            return
+        if not self._subscription:
+            self._open_inbox()
+        now = self._loop.time()
+        self._drop_old_pulls(now)
+        reply = f"{self._inbox}.{self._generation}.{next(self._numbers):x}"
+        self._pulls[reply.encode()] = (missing, now)
+        self._outstanding += missing
+        self._wire.send(self._subject, PULL % missing, reply)
+        if self._watchdog is None:
+            self._heard = now
+            self._watchdog = self._loop.call_later(SILENCE_SECONDS, self._watch)
+
+    def _open_inbox(self) -> None:
+        self._generation += 1
+        receive = partial(self._receive, self._generation)
+        self._subscription = self._wire.attach(f"{self._inbox}.{self._generation}.*", receive, keep=False)
+
+    def _abandon_pulls(self) -> None:
+        """Make the server forget all pulls: it drops those on whose subjects nobody listens."""
+        subscription, self._subscription = self._subscription, 0
+        self._forget_pulls()
+        if subscription:
+            self._wire.detach(subscription)
+            self._loop.call_later(STRAGGLER_SECONDS, self._wire.forget, subscription)
+
+    def _forget_pulls(self) -> None:
+        self._outstanding = 0
+        self._pulls.clear()
+
+    def _drop_old_pulls(self, now: float) -> None:
+        """Forget pulls that were served in full, which the server does not mention."""
+        while self._pulls:
+            oldest = next(iter(self._pulls))
+            if self._pulls[oldest][1] + EXPIRES_SECONDS + SILENCE_SECONDS > now:
+                return
+            del self._pulls[oldest]
+
+    # What the server sends
+
+    def _receive(self, generation: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
+        self._heard = self._loop.time()
+        if headers and not payload and (status := parse_status(headers)) is not None:
+            self._take_status(subject, status)
+        elif reply:
+            self._take_message(generation, NatsDelivery(self._wire, subject, reply, payload))
+
+    def _take_message(self, generation: int, delivery: NatsDelivery) -> None:
+        if generation == self._generation and self._outstanding:
+            self._outstanding -= 1
+        self._recovered()
+        if self._closed or not self._wanted:
+            delivery.nak()
+            return
+        self._wanted -= 1
+        self._buffer.append(delivery)
+        self._arrived.set()
+        if self._outstanding * 2 <= self._wanted:
+            self._schedule()
+
+    def _take_status(self, subject: bytes, status: Status) -> None:
+        if status.is_heartbeat:
+            self._recovered()
+            return
+        pull = self._pulls.pop(subject, None)
+        if pull is None:
+            return
+        if status.pending is not None:
+            self._outstanding = max(0, self._outstanding - status.pending)
+        elif status.code == NO_RESPONDERS:
+            self._outstanding = max(0, self._outstanding - pull[0])
+        else:
+            # How much of it was served is not known, and pulling too much would hold up other clients.
+            self._abandon_pulls()
+        if status.is_failure:
+            self._failed(f"{status.code} {status.text}")
+        self._schedule()
+
+    def _denied(self, operation: str, subject: str) -> None:
+        if operation == "publish" and subject == self._subject.lower():
+            self._abandon_pulls()
+            self._failed("the account's permissions do not allow it")
+            self._schedule()
+
+    def _failed(self, reason: str) -> None:
+        self._pause = min(max(FIRST_PAUSE_SECONDS, self._pause * 1.5), LONGEST_PAUSE_SECONDS)
+        if not self._complained:
+            self._complained = True
+            log.warning("cannot pull; keeps trying", consumer=self._label, reason=reason)
+
+    def _recovered(self) -> None:
+        self._pause = 0.0
+        self._complained = False
+
+    def _went_down(self) -> None:
+        self._wire.forget(self._subscription)
+        self._subscription = 0
+        self._forget_pulls()
+
+    def _watch(self) -> None:
+        self._watchdog = None
+        if not self._outstanding:
+            return
+        remaining = self._heard + SILENCE_SECONDS - self._loop.time()
+        if remaining > 0:
+            self._watchdog = self._loop.call_later(remaining, self._watch)
+            return
+        log.warning("the server fell silent; pulls again", consumer=self._label)
+        self._abandon_pulls()
+        self._schedule()

@@ -1,0 +1,225 @@
+"""Reading what is stored: single messages from the leader, whole filters in batches, and the state of things."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from ironflow.broker.nats.api import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Api, ApiError
+from ironflow.broker.nats.requester import Reply, Requester
+from ironflow.broker.protocol import (
+    Ambiguous,
+    BrokerError,
+    ConsumerState,
+    NoSuchStream,
+    StoredMessage,
+    StreamState,
+    Unavailable,
+)
+
+PAGE_MESSAGES = 500
+PAGE_BYTES = 4 * 1024 * 1024
+"""Bounds a page of large messages; the server sends at least one all the same."""
+NO_MESSAGE = 10037
+EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
+MILLISECOND = dt.timedelta(milliseconds=1)
+
+
+class _Message(msgspec.Struct):
+    subject: str
+    seq: int
+    time: str
+    data: bytes = b""
+
+
+class _MessageAnswer(msgspec.Struct):
+    message: _Message
+
+
+class _StreamNumbers(msgspec.Struct):
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class _StreamAnswer(msgspec.Struct):
+    state: _StreamNumbers
+    ts: str = ""
+
+
+class _Position(msgspec.Struct):
+    stream_seq: int = 0
+
+
+class _ConsumerAnswer(msgspec.Struct):
+    ack_floor: _Position
+    num_pending: int = 0
+    num_ack_pending: int = 0
+    num_redelivered: int = 0
+    num_waiting: int = 0
+
+
+class _StreamNames(msgspec.Struct):
+    streams: list[str] | None = None
+
+
+class _Page(msgspec.Struct):
+    messages: list[StoredMessage]
+    remaining: int
+
+
+class Reader:
+    """Reads messages and states.
+
+    Args:
+        requester: carries requests and answers.
+        api: JetStream's API.
+        answer_seconds: how long to wait for one page.
+        patience_seconds: how long to keep asking for one page while there is no answer.
+
+    """
+
+    def __init__(self, requester: Requester, api: Api, *, answer_seconds: float, patience_seconds: float) -> None:
+        self._requester = requester
+        self._api = api
+        self._answer_seconds = answer_seconds
+        self._patience_seconds = patience_seconds
+        self._clock_stream = ""
+
+    async def last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Return the newest message of a subject, as the stream's leader has it."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def at(self, stream: str, sequence: int) -> StoredMessage | None:
+        """Return the message with that sequence, as the stream's leader has it."""
+        return await self._get(stream, {"seq": sequence})
+
+    async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+        """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
+        page = await self._page(stream, subject_filter, after)
+        while page.messages:
+            yield page.messages
+            if not page.remaining:
+                return
+            page = await self._page(stream, subject_filter, page.messages[-1].sequence)
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Return how full a stream is, as its leader has it."""
+        numbers = (await self._stream_info(stream)).state
+        return StreamState(numbers.messages, numbers.first_seq, numbers.last_seq, numbers.bytes)
+
+    async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
+        """Return how far a consumer is."""
+        answer = await self._api.call(f"CONSUMER.INFO.{stream}.{consumer}", None, _ConsumerAnswer)
+        return ConsumerState(
+            pending=answer.num_pending,
+            ack_pending=answer.num_ack_pending,
+            redelivered=answer.num_redelivered,
+            ack_floor=answer.ack_floor.stream_seq,
+            waiting_pulls=answer.num_waiting,
+        )
+
+    async def server_time_ms(self) -> int:
+        """Return what the server's clock says now. The server tells it beside the state of a stream only."""
+        if self._clock_stream:
+            try:
+                return to_ms((await self._stream_info(self._clock_stream)).ts)
+            except NoSuchStream:
+                self._clock_stream = ""
+        names = (await self._api.call("STREAM.NAMES", None, _StreamNames)).streams
+        if not names:
+            message = "there is no stream yet, and NATS tells the time beside a stream's state only"
+            raise NoSuchStream(message)
+        return to_ms((await self._stream_info(names[0])).ts)
+
+    async def _stream_info(self, stream: str) -> _StreamAnswer:
+        answer = await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)
+        self._clock_stream = stream
+        return answer
+
+    async def _get(self, stream: str, which: dict[str, str | int]) -> StoredMessage | None:
+        try:
+            message = (await self._api.call(f"STREAM.MSG.GET.{stream}", which, _MessageAnswer)).message
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise
+        return StoredMessage(message.subject, message.data, message.seq, to_ms(message.time))
+
+    async def _page(self, stream: str, subject_filter: str, after: int) -> _Page:
+        """Ask for one page until it comes; a page that broke off is asked for again as a whole."""
+        request = {
+            "seq": after + 1,
+            "next_by_subj": subject_filter,
+            "batch": PAGE_MESSAGES,
+            "max_bytes": PAGE_BYTES,
+        }
+        subject, payload = f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            seconds = min(self._answer_seconds, deadline - loop.time())
+            try:
+                answers = await self._requester.collect(subject, payload, seconds, has_status)
+            except (Ambiguous, Unavailable) as error:
+                if loop.time() + pause >= deadline:
+                    message = f"cannot read {stream} for {self._patience_seconds:g} s: {error}"
+                    raise Unavailable(message) from error
+            else:
+                return parse_page(answers, stream)
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
+            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+
+
+def has_status(reply: Reply) -> bool:
+    """Tell whether a reply is the server's word on the request, rather than a message."""
+    return reply.headers.startswith(b"NATS/1.0 ")
+
+
+def parse_page(answers: list[Reply], stream: str) -> _Page:
+    """Return the messages of a page, and how many come after it.
+
+    Raises:
+        BrokerError: the server refused the request.
+
+    """
+    status = answers[-1].headers
+    if status.startswith(b"NATS/1.0 404"):
+        return _Page([], 0)
+    if not status.startswith(b"NATS/1.0 204"):
+        reason = status.partition(b"\r\n")[0].decode(errors="replace")
+        message = f"cannot read {stream}: {reason}"
+        raise BrokerError(message)
+    messages = [parse_message(answer) for answer in answers[:-1]]
+    return _Page(messages, int(parse_headers(status).get(b"Nats-Num-Pending", b"0")))
+
+
+def parse_message(reply: Reply) -> StoredMessage:
+    """Return a message from its copy that a direct get sends."""
+    headers = parse_headers(reply.headers)
+    return StoredMessage(
+        headers[b"Nats-Subject"].decode(),
+        reply.payload,
+        int(headers[b"Nats-Sequence"]),
+        to_ms(headers[b"Nats-Time-Stamp"].decode()),
+    )
+
+
+def parse_headers(headers: bytes) -> dict[bytes, bytes]:
+    """Return headers by name; of several with one name the last, as the server appends its own."""
+    return {
+        name: value
+        for name, separator, value in (line.partition(b": ") for line in headers.split(b"\r\n"))
+        if separator
+    }
+
+
+def to_ms(moment: str) -> int:
+    """Return an RFC 3339 time as whole milliseconds since 1970, rounded down."""
+    return (dt.datetime.fromisoformat(moment) - EPOCH) // MILLISECOND

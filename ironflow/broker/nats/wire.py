@@ -1,0 +1,259 @@
+"""The connection itself: nats-py's client, with a plain-call way out and a short way in.
+
+The one module that touches nats-py's insides (its methods with a leading underscore), for reasons that its
+public surface cannot meet: an acknowledgement is sent without awaiting; what was not yet sent when a
+connection broke is dropped, not sent after the reconnect, when somebody has read back that it is not stored;
+no error that a server reports closes the client for good; and half of the time per message is saved.
+``tests/integration/test_nats_connection.py`` fails if a release of nats-py moves one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+import structlog
+from nats.aio.client import Client, Server
+
+FIRST_RECONNECT_SECONDS = 0.03
+RECONNECT_SECONDS = 0.25
+
+Handler = Callable[[bytes, bytes, bytes, bytes], None]
+"""Is given subject, reply subject, payload and encoded headers of each message of a subscription."""
+
+_PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+log = structlog.get_logger(__name__)
+
+
+class Wire(Client):
+    """A connection that sends without awaiting and never gives up.
+
+    Args:
+        introduced: is given each server's INFO; raises :class:`nats.errors.Error` to refuse the server.
+
+    Attributes:
+        up: whether there is a connection now.
+        on_up: called after each reconnect.
+        on_down: called when the connection is lost; what was sent on it may have arrived or not.
+        on_denied: called with "publish" or "subscription" and a subject (in lower case) that was refused.
+
+    """
+
+    def __init__(self, introduced: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self.up = False
+        self.on_up: list[Callable[[], None]] = []
+        self.on_down: list[Callable[[], None]] = []
+        self.on_denied: list[Callable[[str, str], None]] = []
+        self._introduced = introduced
+        self._handlers: dict[int, Handler] = {}
+        self._kept: dict[int, bytes] = {}
+        self._barriers: set[asyncio.Future[bool]] = set()
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What the server said of itself when this connection was made."""
+        return self._server_info
+
+    # Out
+
+    def send(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
+        """Send a message with what else is sent in this turn of the event loop; drop it while disconnected.
+
+        Args:
+            subject: trusted to be a valid subject.
+            payload: the body.
+            reply: where an answer goes.
+            headers: encoded, from ``NATS/1.0`` to the empty line; or nothing.
+
+        """
+        if headers:
+            size = len(headers)
+            line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
+            self._write(b"%b%b%b\r\n" % (line, headers, payload))
+        else:
+            self._write(b"%b%b\r\n" % (f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload))
+
+    async def barrier(self, timeout_seconds: float) -> bool:
+        """Return True once the server has processed all that was sent before, False if it is out of reach.
+
+        nats-py's own ``flush`` writes its PING past the commands that are still buffered.
+        """
+        if not self.up or self._transport is None:
+            return False
+        self._transport.writelines(self._pending[:])
+        self._forget_pending()
+        loop = asyncio.get_running_loop()
+        passed: asyncio.Future[bool] = loop.create_future()
+        # nats-py settles the one that it is given without looking, so that one must not be cancelled.
+        pong: asyncio.Future[bool] = loop.create_future()
+        pong.add_done_callback(lambda _: settle(passed, value=True))
+        self._barriers.add(passed)
+        timer = loop.call_later(timeout_seconds, settle, passed)
+        try:
+            await self._send_ping(pong)  # pyright: ignore[reportUnknownMemberType]
+            return await passed
+        finally:
+            timer.cancel()
+            self._barriers.discard(passed)
+
+    # In
+
+    def attach(self, subject: str, handler: Handler, *, keep: bool, group: str = "") -> int:
+        """Subscribe; return what :meth:`detach` takes.
+
+        Args:
+            subject: may have wildcards.
+            handler: called for each message as it is read from the connection, so it must be quick.
+            keep: subscribe again after each reconnect; else a lost connection ends the subscription.
+            group: the queue group that shares the messages.
+
+        """
+        self._sid += 1
+        self._handlers[self._sid] = handler
+        command = f"SUB {subject} {group} {self._sid}\r\n".encode()
+        if keep:
+            self._kept[self._sid] = command
+        self._write(command)
+        return self._sid
+
+    def detach(self, subscription: int) -> None:
+        """Receive nothing more, but for what is on its way."""
+        self._kept.pop(subscription, None)
+        self._write(f"UNSUB {subscription}\r\n".encode())
+
+    def forget(self, subscription: int) -> None:
+        """Drop what is still on its way after :meth:`detach`."""
+        self._handlers.pop(subscription, None)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        try:
+            handler(subject, reply, data, headers or b"")
+        except Exception:
+            # An exception here would end the loop that reads the connection.
+            log.exception("a NATS message could not be handled", subject=subject.decode(errors="replace"))
+
+    # Life
+
+    async def start(self, servers: list[str], **options: Any) -> None:
+        """Connect, and from then on reconnect for ever.
+
+        Args:
+            servers: URLs.
+            options: as nats-py's ``connect`` takes them.
+
+        """
+        await self.connect(
+            servers,
+            reconnected_cb=self._reconnected,
+            reconnect_to_server_handler=choose_server,
+            max_reconnect_attempts=-1,
+            pending_size=0,
+            **options,
+        )
+        self.up = True
+
+    async def shut(self) -> None:
+        """Disconnect for good, in whatever state the connection is."""
+        self.up = False
+        # Only made while connecting, which bad credentials already prevent.
+        if self._flush_queue is not None:
+            await self.close()
+        # nats-py takes a failed first attempt for closed, with a second one's socket open.
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call] # nats-py has no types there
+
+    async def _reconnected(self) -> None:
+        self.up = True
+        for command in self._kept.values():
+            self._write(command)
+        for callback in self.on_up:
+            callback()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if self.up:
+            self.up = False
+            self._forget_pending()
+            self._abort()
+            for barrier in self._barriers:
+                settle(barrier)
+            for callback in self.on_down:
+                callback()
+        await super()._process_op_err(e)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if found := _PERMISSION.search(err_msg):
+            for callback in self.on_denied:
+                callback(found[1], found[2])
+        else:
+            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
+        if initial_connection:
+            self._introduced(info)
+        await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+            if not self.is_connected:
+                self._cancel_tasks()
+                message = "nats: the server closed the connection during the handshake"
+                raise nats.errors.Error(message)  # noqa: TRY301 - as the other failures of a handshake
+        except (OSError, nats.errors.Error):
+            self._abort()
+            raise
+        except Exception as error:
+            self._abort()
+            # Anything else would end the task that reconnects.
+            message = f"nats: {type(error).__name__}: {error}"
+            raise nats.errors.Error(message) from error
+
+    # Insides
+
+    def _write(self, command: bytes) -> None:
+        if not self.up:
+            return
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        queue = self._flush_queue
+        if queue is not None and queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _abort(self) -> None:
+        """Drop the socket. Closing would wait until what is buffered was sent, if it ever is."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    def _cancel_tasks(self) -> None:
+        for name in ("_reading_task", "_ping_interval_task", "_flusher_task"):
+            task: asyncio.Task[None] | None = getattr(self, name)
+            if task is not None:
+                task.cancel()
+
+    def _forget_pending(self) -> None:
+        self._pending = []
+        self._pending_data_size = 0
+
+
+def settle(future: asyncio.Future[bool], *, value: bool = False) -> None:
+    """Set the result of a future that has none."""
+    if not future.done():
+        future.set_result(value)
+
+
+def choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+    """Take the server that was tried least: nearly at once after a loss, then with a jittered pause."""
+    server = min(servers, key=lambda candidate: candidate.reconnects)
+    pause = RECONNECT_SECONDS if server.reconnects else FIRST_RECONNECT_SECONDS
+    return server, pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads reconnects, hides nothing

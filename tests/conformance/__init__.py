@@ -1,0 +1,1 @@
+"""The broker contract, as tests that every broker has to pass."""

@@ -1,0 +1,91 @@
+"""The pull loop over NATS where the conformance suite does not reach."""
+
+# ruff: noqa: SLF001 - the pulls that it sends are the subject
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import msgspec
+import pytest
+
+from ironflow.broker.embedded import EmbeddedServer
+from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
+from ironflow.broker.nats import puller as puller_module
+from ironflow.broker.nats.delivery import NatsDelivery
+from ironflow.broker.nats.puller import NatsPuller
+from ironflow.broker.protocol import ConsumerSpec, Publication, StreamSpec
+from tests.support import fresh_namespace
+
+
+def consumer_of(stream: str) -> ConsumerSpec:
+    return ConsumerSpec(
+        stream=stream, name="worker", filters=(f"{stream}.>",), ack_wait_seconds=30.0, max_ack_pending=1000
+    )
+
+
+class TestPuller:
+    @pytest.fixture
+    async def names(self, nats_server: EmbeddedServer) -> AsyncGenerator[tuple[NatsBroker, str]]:
+        broker, stream = await connect(ConnectionSettings(urls=(nats_server.url,))), fresh_namespace()
+        await broker.ensure_stream(StreamSpec(name=stream, subjects=(f"{stream}.>",), retention="work_queue"))
+        await broker.ensure_consumer(consumer_of(stream))
+        yield broker, stream
+        await broker.close()
+
+    async def test_pulls_that_the_server_lost_are_made_again(
+        self, names: tuple[NatsBroker, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, stream = names
+        monkeypatch.setattr(puller_module, "SILENCE_SECONDS", 0.2)
+        async with broker.pull(stream, "worker") as puller:
+            assert isinstance(puller, NatsPuller)
+            puller.request(3)
+            await asyncio.sleep(0)
+            # As after the death of the consumer's leader: the pulls are gone, and the connection is not.
+            broker._wire.detach(puller._subscription)
+            await broker.publish(Publication(subject=f"{stream}.1", payload=b""))
+            async with asyncio.timeout(2.0):
+                (delivery,) = await puller.batch(1)
+            delivery.ack()
+
+    async def test_it_outlives_its_consumer(self, names: tuple[NatsBroker, str]) -> None:
+        broker, stream = names
+        async with broker.pull(stream, "worker") as puller:
+            puller.request(3)
+            await broker.publish(Publication(subject=f"{stream}.1", payload=b""))
+            (await puller.batch(1))[0].ack()
+            await broker.api.call(f"CONSUMER.DELETE.{stream}.worker", None, msgspec.Struct)
+            # Time for a few attempts that are in vain.
+            await asyncio.sleep(0.3)
+            await broker.ensure_consumer(consumer_of(stream))
+            await broker.publish_all([Publication(subject=f"{stream}.{n}", payload=b"") for n in range(2, 9)])
+            async with asyncio.timeout(3.0):
+                received = [*await puller.batch(9)]
+                while len(received) < 2:
+                    received += await puller.batch(9)
+            assert len(received) == 2
+            assert (await broker.consumer_state(stream, "worker")).ack_pending == 2
+
+    async def test_a_busy_puller_sends_few_pulls(self, names: tuple[NatsBroker, str]) -> None:
+        broker, stream = names
+        await broker.publish_all([Publication(subject=f"{stream}.{n}", payload=b"") for n in range(1000)])
+        async with broker.pull(stream, "worker") as puller:
+            assert isinstance(puller, NatsPuller)
+            puller.request(100)
+            received = 0
+            while received < 1000:
+                for delivery in await puller.batch(10):
+                    delivery.ack()
+                    received += 1
+                    puller.request(1)
+            assert next(puller._numbers) < 60
+
+    async def test_acknowledgement_subjects_are_read_in_both_forms(self, names: tuple[NatsBroker, str]) -> None:
+        wire = names[0]._wire
+        counts = b"worker.3.17.5.1795292662005712943.9"
+        for lease in (b"$JS.ACK.S." + counts, b"$JS.ACK.hub.AbC9.S." + counts + b".r4nd0m", b"$JS.ACK._.x.S." + counts):
+            delivery = NatsDelivery(wire, b"s.1", lease, b"")
+            assert (delivery.delivered, delivery.sequence, delivery.time_ms) == (3, 17, 1795292662005)
+            assert delivery.lease == lease.decode()
