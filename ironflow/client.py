@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -104,9 +104,7 @@ class Client:
         return await self._store(record)
 
     @overload
-    async def start(
-        self, function: Function[In, Out], data: In, *, id: str | None = None
-    ) -> RunHandle[Out]: ...
+    async def start(self, function: Function[In, Out], data: In, *, id: str | None = None) -> RunHandle[Out]: ...
     @overload
     async def start(self, function: Function[Any, Out], *, id: str | None = None) -> RunHandle[Out]: ...
     @overload
@@ -131,10 +129,7 @@ class Client:
             PublishError: JetStream did not acknowledge it.
 
         """
-        function_id: object = function.id if isinstance(function, Function) else function
-        if not isinstance(function_id, str) or not function_id:
-            msg = f"start takes an ironflow function or its id, got {function!r}"
-            raise DefinitionError(msg)
+        function_id = _function_id(function)
         start_id = uuid.uuid4().hex if id is None else id
         check_event_id(start_id, self._limits)
         record = make_event(
@@ -201,9 +196,7 @@ class Client:
         )
         return list(found.runs), found.matched
 
-    async def events(
-        self, *, name: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[StoredEvent]:
+    async def events(self, *, name: str | None = None, limit: int | None = None) -> AsyncIterator[StoredEvent]:
         """Yield stored events, newest first; *name* may be a pattern like a trigger."""
         before: int | None = None
         left = limit
@@ -265,6 +258,14 @@ class Client:
         raise AssertionError(msg)
 
 
+def _function_id(function: object) -> str:
+    function_id = function.id if isinstance(function, Function) else function
+    if not isinstance(function_id, str) or not function_id:
+        msg = f"start takes an ironflow function or its id, got {function!r}"
+        raise DefinitionError(msg)
+    return function_id
+
+
 @contextlib.asynccontextmanager
 async def connect(
     url: str | None = None,
@@ -272,7 +273,7 @@ async def connect(
     namespace: str | None = None,
     creds: str | None = None,
     context: str | None = None,
-) -> AsyncIterator[Client]:
+) -> AsyncGenerator[Client]:
     """Connect to NATS.
 
     Args:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from ironflow.errors import DefinitionError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now_ms() -> int:
@@ -14,13 +16,13 @@ def now_ms() -> int:
 
 def to_ms(when: datetime) -> int:
     """Return an aware datetime in whole milliseconds, rounded up."""
-    delta = when - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = when - _EPOCH
     return -(-(delta.days * 86_400_000_000 + delta.seconds * 1_000_000 + delta.microseconds) // 1000)
 
 
 def to_iso(milliseconds: int) -> str:
     """Return a time as "2026-11-21T20:03:00.123Z"."""
-    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    when = _EPOCH + timedelta(milliseconds=milliseconds)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -35,16 +37,21 @@ def parse_when(when: str | datetime, what: str = "when") -> int:
         DefinitionError: not a point in time, or without a time zone. It is a ValueError.
 
     """
-    if isinstance(when, str):
-        try:
-            when = datetime.fromisoformat(when)
-        except ValueError as error:
-            msg = f"{what} must be an ISO 8601 time like '2027-01-31T09:00:00+01:00', got {when!r}"
-            raise DefinitionError(msg) from error
-    if not isinstance(when, datetime):
-        msg = f"{what} must be an ISO 8601 text or a datetime, got {when!r}"
-        raise DefinitionError(msg)
+    when = _to_datetime(when, what)
     if when.tzinfo is None or when.utcoffset() is None:
-        msg = f"{what} has no time zone: {when.isoformat()!r}; add one, for example datetime.now(UTC) or a 'Z' at the end"
+        msg = f"{what} has no time zone: {when.isoformat()!r}; add one: datetime.now(UTC), or a 'Z' at the end"
         raise DefinitionError(msg)
     return to_ms(when)
+
+
+def _to_datetime(when: object, what: str) -> datetime:
+    if isinstance(when, datetime):
+        return when
+    if not isinstance(when, str):
+        msg = f"{what} must be an ISO 8601 text or a datetime, got {when!r}"
+        raise DefinitionError(msg)
+    try:
+        return datetime.fromisoformat(when)
+    except ValueError as error:
+        msg = f"{what} must be an ISO 8601 time like '2027-01-31T09:00:00+01:00', got {when!r}"
+        raise DefinitionError(msg) from error

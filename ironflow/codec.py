@@ -17,7 +17,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
-_PATH = re.compile(r" - at `\$?([^`]*)`$")
+_PATH = re.compile(r"(?: - in `([^`]*)`)?(?: - at `\$?([^`]*)`)?$")
+"""Where a value did not fit: within a pydantic model, as _decode_foreign says, and outside of it, as msgspec does."""
 _NESTED_TOO_DEEP = "is nested too deep, or contains itself"
 _DEEPEST = 200
 
@@ -28,7 +29,7 @@ def encode_record(record: msgspec.Struct) -> bytes:
 
 
 @functools.cache
-def _decoder(record_type: type[R]) -> msgspec.json.Decoder[R]:
+def _decoder(record_type: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(record_type)
 
 
@@ -40,7 +41,7 @@ def decode_record(record_type: type[R], payload: bytes) -> R:
 
     """
     try:
-        return _decoder(record_type).decode(payload)
+        return cast("R", _decoder(record_type).decode(payload))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"not a {record_type.__name__}: {error}"
         raise SerializationError(msg) from error
@@ -91,10 +92,10 @@ def decode_value(payload: bytes | msgspec.Raw, value_type: Any, what: str) -> An
         return msgspec.json.decode(payload, type=value_type, dec_hook=_decode_foreign)
     except msgspec.ValidationError as error:
         text = str(error)
-        found = _PATH.search(text)
-        path = found[1] if found else ""
-        raise SerializationError(f"{what}{path}: {_PATH.sub('', text)}", f"{what}{path}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+        found = cast("re.Match[str]", _PATH.search(text))  # it matches every text, if only its end
+        path = f"{what}{found[2] or ''}{found[1] or ''}"
+        raise SerializationError(f"{path}: {text[: found.start()]}", path) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SerializationError(f"{what}: {error}") from error
     except TypeError as error:
         raise SerializationError(f"{what}: cannot decode into {value_type!r}: {error}") from error
@@ -123,11 +124,22 @@ def _decode_foreign(wanted: type, value: object) -> object:
         try:
             return validate(value)
         except ValueError as error:
-            raise msgspec.ValidationError(" ".join(str(error).split())) from error
+            # Of a ValueError msgspec makes its own, with the path; of its own it would leave that out.
+            raise ValueError(_explain_model(error)) from error
     if isinstance(value, wanted):
         return value
     msg = f"cannot make a {wanted.__name__} of a {type(value).__name__}"
-    raise msgspec.ValidationError(msg)
+    raise ValueError(msg)
+
+
+def _explain_model(error: ValueError) -> str:
+    """Return the first thing that a pydantic model complains about, and where."""
+    errors = cast("Callable[[], list[dict[str, Any]]] | None", getattr(error, "errors", None))
+    if errors is None:
+        return " ".join(str(error).split())
+    first = errors()[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return f"{first['msg']} - in `{path}`"
 
 
 def _first_problem(value: object, path: str = "", depth: int = 0) -> tuple[str, str] | None:
@@ -156,12 +168,23 @@ def _children(value: object) -> Iterator[tuple[str, object]]:
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, item in enumerate(cast("list[object]", value)):
             yield f"[{index}]", item
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield f".{name}", getattr(value, name)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield f".{field.name}", getattr(value, field.name)
     else:
-        for attribute in getattr(type(value), "__attrs_attrs__", ()):
-            yield f".{attribute.name}", getattr(value, attribute.name)
+        names = _field_names(value)
+        yield from [(f".{name}", getattr(value, name)) for name in names] if names else _dumped(value)
+
+
+def _field_names(value: object) -> list[str]:
+    """Return the fields of a msgspec struct, a dataclass or an attrs class; none of anything else."""
+    if isinstance(value, msgspec.Struct):
+        return list(value.__struct_fields__)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [field.name for field in dataclasses.fields(value)]
+    return [attribute.name for attribute in getattr(type(value), "__attrs_attrs__", ())]
+
+
+def _dumped(value: object) -> list[tuple[str, object]]:
+    """Return what stands in the place of a pydantic model: it may hold a NaN as well."""
+    try:
+        return [("", _encode_foreign(value))]
+    except Exception:  # noqa: BLE001 - the caller encodes it by itself then, and reports what that raises
+        return []

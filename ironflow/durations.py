@@ -40,10 +40,11 @@ def parse_duration(value: Duration, what: str = "duration") -> int:
     if milliseconds > _LONGEST_MS:
         msg = f"{what} must be at most {LONGEST_DAYS} days, got {value!r}"
         raise LimitError(msg)
-    return math.ceil(milliseconds)
+    # What binary fractions add is no part of what was written: 2.007 s are 2007 ms, and not a bit more.
+    return max(1, math.ceil(round(milliseconds, 6)))
 
 
-def _to_milliseconds(value: Duration, what: str) -> float:
+def _to_milliseconds(value: object, what: str) -> float:
     if isinstance(value, timedelta):
         return value / timedelta(milliseconds=1)
     if isinstance(value, str):
@@ -51,7 +52,10 @@ def _to_milliseconds(value: Duration, what: str) -> float:
         if _WHOLE.fullmatch(text):
             return sum(float(number) * _UNIT_MS[unit] for number, unit in _PART.findall(text))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value * 1000.0
+        try:
+            return value * 1000.0
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
     msg = f"{what} must be {_ALLOWED}; got {value!r}"
     raise DefinitionError(msg)
 

@@ -26,8 +26,8 @@ from ironflow.messages import (
     ListRuns,
     Message,
     QueuesPage,
-    RegisterFunctions,
     Registered,
+    RegisterFunctions,
     Reply,
     RunsOfEvent,
     RunsPage,
@@ -64,9 +64,7 @@ class EngineApi:
 
     """
 
-    def __init__(
-        self, broker: Broker, names: Names, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
-    ) -> None:
+    def __init__(self, broker: Broker, names: Names, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         self._broker = broker
         self._names = names
         self._timeout = timeout_seconds
@@ -179,7 +177,7 @@ class EngineApi:
         """Ask again for a while where nobody listens: an engine that restarts is away for a second."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        patience = deadline - self._timeout * (1 - _PATIENT_SHARE)
+        patience = loop.time() + self._timeout * _PATIENT_SHARE
         while True:
             try:
                 return await self._broker.request(self._names.api(verb), payload, max(0.1, deadline - loop.time()))

@@ -163,7 +163,7 @@ class RunCancelledError(IronflowError):
 
 
 class PublishError(IronflowError):
-    """JetStream did not acknowledge an event; it may or may not be stored. Publishing again with the same id is safe."""
+    """JetStream did not acknowledge an event, which may be stored or not; publishing its id again is safe."""
 
 
 class EngineUnavailableError(IronflowError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar, cast
 
 from ironflow.codec import decode_value, encode_value
-from ironflow.errors import DefinitionError, LimitError
+from ironflow.errors import DefinitionError, LimitError, SerializationError
 from ironflow.limits import DEFAULT_LIMITS, Limits, check_payload
+from ironflow.names import RESERVED_ID_PREFIX
 from ironflow.records import EventRecord
 
 T = TypeVar("T")
@@ -41,17 +42,27 @@ def read_event(record: EventRecord, data_type: Any = Any) -> Event[Any]:
     """Return a stored event with its data decoded into *data_type*.
 
     Raises:
-        SerializationError: the data does not fit; names the place, like ``data.items[0].price``.
+        SerializationError: the data does not fit, or its time is none; names the place, like
+            ``data.items[0].price``.
 
     """
     return Event(
         id=record.id,
         name=record.name,
         data=decode_value(record.data, data_type, "data"),
-        time=datetime.fromisoformat(record.time),
+        time=_read_time(record.time),
         source=record.source,
         metadata=dict(record.metadata),
     )
+
+
+def _read_time(text: str) -> datetime:
+    # Whoever may publish to NATS may write events, and not all of them have read this.
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SerializationError(f"time: {error}", "time") from error
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def make_event(
@@ -68,7 +79,7 @@ def make_event(
     """Return the record of a new event whose *name* has been checked.
 
     Raises:
-        DefinitionError: the id is not a non-empty text, or metadata is not a mapping of texts.
+        DefinitionError: the id is not a non-empty text, the source no text, or metadata not a mapping of texts.
         SerializationError: *data* cannot be carried as JSON.
         LimitError: the id or the data is too large.
 
@@ -82,8 +93,8 @@ def make_event(
         name=name,
         time=time,
         data=payload,
-        source=source,
-        metadata=_check_metadata(metadata or {}, limits),
+        source=check_text(source, "source"),
+        metadata=_check_metadata({} if metadata is None else metadata, limits),
         target=target,
     )
 
@@ -97,26 +108,45 @@ def check_event_id(event_id: object, limits: Limits = DEFAULT_LIMITS) -> None:
 
     """
     # The id travels in a NATS header, where a line break would end it.
-    if (
-        not isinstance(event_id, str)
-        or not event_id
-        or not event_id.isprintable()
-        or event_id != event_id.strip()
-    ):
+    if not isinstance(event_id, str) or not event_id or not event_id.isprintable() or event_id != event_id.strip():
         msg = f"an event id must be a non-empty printable text without spaces around it, got {event_id!r}"
+        raise DefinitionError(msg)
+    if event_id.startswith(RESERVED_ID_PREFIX):
+        msg = f"event id {event_id!r} is reserved: ids that start with {RESERVED_ID_PREFIX!r} are Ironflow's own"
         raise DefinitionError(msg)
     if len(event_id.encode()) > limits.id_bytes:
         msg = f"an event id may have at most {limits.id_bytes} bytes, got {len(event_id.encode())}"
         raise LimitError(msg)
 
 
-def _check_metadata(metadata: Mapping[str, str], limits: Limits) -> dict[str, str]:
-    for key, value in metadata.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            msg = f"metadata must map texts to texts, got {key!r}: {value!r}"
-            raise DefinitionError(msg)
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+def _check_metadata(metadata: object, limits: Limits) -> dict[str, str]:
+    if not isinstance(metadata, Mapping):
+        msg = f"metadata must map texts to texts, got {metadata!r}"
+        raise DefinitionError(msg)
+    checked = {
+        check_text(key, "each key of metadata"): check_text(value, f"metadata {key!r}")
+        for key, value in cast("Mapping[object, object]", metadata).items()
+    }
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in checked.items())
     if size > limits.metadata_bytes:
         msg = f"metadata is {size:,} bytes; at most {limits.metadata_bytes:,} are allowed"
         raise LimitError(msg)
-    return dict(metadata)
+    return checked
+
+
+def check_text(value: object, what: str) -> str:
+    """Refuse what cannot be stored as text.
+
+    Raises:
+        DefinitionError: it is no text, or has characters that UTF-8 has not.
+
+    """
+    if not isinstance(value, str):
+        msg = f"{what} must be a text, got {value!r}"
+        raise DefinitionError(msg)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        msg = f"{what} is not valid text, got {value!r}: {error.reason}"
+        raise DefinitionError(msg) from error
+    return value

@@ -109,16 +109,12 @@ def function(
     _check_pattern(id, _FUNCTION_ID, "id", "_ . -")
     check_queue(queue)
     checked = _check_triggers(id, triggers)
-    if retry is not None and not isinstance(retry, Retry):
-        msg = f"function {id!r}: retry must be ironflow.Retry(…), got {retry!r}"
-        raise DefinitionError(msg)
+    checked_retry = _check_retry(id, retry)
     timeout_ms = _check_timeout(id, timeout)
 
     def decorate(handler: Handler[In, Out]) -> Function[In, Out]:
         _check_handler(id, handler)
-        made = Function(
-            handler, id=id, queue=queue, triggers=checked, retry=retry or Retry(), timeout_ms=timeout_ms
-        )
+        made = Function(handler, id=id, queue=queue, triggers=checked, retry=checked_retry, timeout_ms=timeout_ms)
         _register(made)
         return made
 
@@ -193,6 +189,15 @@ def _check_triggers(function_id: str, triggers: Iterable[str]) -> tuple[str, ...
         raise DefinitionError(msg) from error
 
 
+def _check_retry(function_id: str, retry: object) -> Retry:
+    if retry is None:
+        return Retry()
+    if not isinstance(retry, Retry):
+        msg = f"function {function_id!r}: retry must be ironflow.Retry(…), got {retry!r}"
+        raise DefinitionError(msg)
+    return retry
+
+
 def _check_timeout(function_id: str, timeout: Duration | None) -> int | None:
     if timeout is None:
         return None
@@ -205,7 +210,8 @@ def _check_timeout(function_id: str, timeout: Duration | None) -> int | None:
 
 def _check_handler(function_id: str, handler: object) -> None:
     name = getattr(handler, "__name__", repr(handler))
-    if not callable(handler) or not inspect.iscoroutinefunction(inspect.unwrap(handler)):
+    is_named = hasattr(handler, "__qualname__")  # a partial is not, and two of them could not be told apart
+    if not callable(handler) or not is_named or not inspect.iscoroutinefunction(inspect.unwrap(handler)):
         msg = f"function {function_id!r}: {name} must be declared with 'async def'"
         raise DefinitionError(msg)
     try:

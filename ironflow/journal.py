@@ -86,7 +86,10 @@ class Journal:
         """Record facts of several subjects together; return what stands for each, or why that is not known."""
         payloads = [encode_record(record) for _, record in records]
         answers = await self._broker.publish_all(
-            [Publication(subject=subject, payload=payload) for (subject, _), payload in zip(records, payloads, strict=True)]
+            [
+                Publication(subject=subject, payload=payload)
+                for (subject, _), payload in zip(records, payloads, strict=True)
+            ]
         )
         return [
             Appended(payload, answer.sequence, ours=True)

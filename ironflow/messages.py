@@ -280,9 +280,7 @@ def error_view(error: ErrorRecord | None) -> ErrorView | None:
     """Return an error as it is shown."""
     if error is None:
         return None
-    return ErrorView(
-        type=error.type, message=error.message, step=error.step, attempts=error.attempts, path=error.path
-    )
+    return ErrorView(type=error.type, message=error.message, step=error.step, attempts=error.attempts, path=error.path)
 
 
 def stored_event(event: EventRecord, sequence: int) -> StoredEvent:

@@ -23,6 +23,9 @@ PASS_TOKEN = "=pass"  # noqa: S105 - a subject token, not a secret
 
 ENGINE_CONSUMER = "engine"
 
+RESERVED_ID_PREFIX = "ironflow:"
+"""Event ids that start with it are made by Ironflow, so that no publisher can take the place of a start."""
+
 Scope = tuple[str | int, ...]
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -79,7 +82,7 @@ def run_id(function_id: str, event_id: str) -> str:
 
 def start_event_id(function_id: str, start_id: str) -> str:
     """Return the event id behind ``client.start(function, id=start_id)``; start ids are one space for each function."""
-    return f"start:{function_id}:{start_id}"
+    return f"{RESERVED_ID_PREFIX}start:{function_id}:{start_id}"
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -221,7 +224,7 @@ class Names(msgspec.Struct, frozen=True):
 
     def ended(self, run: str) -> str:
         """The hint that a run has ended."""
-        return f"{self.namespace}.ended.{run}"
+        return f"{self.namespace}.ended.{escape_token(run)}"
 
     @property
     def worker_census(self) -> str:

@@ -8,6 +8,7 @@ from ironflow.durations import Duration, parse_duration
 from ironflow.errors import DefinitionError, LimitError
 
 MOST_ATTEMPTS = 100
+LARGEST_BACKOFF = 100
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,7 +32,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             return None
         plain = self.initial_delay_ms * self.backoff ** min(attempt - 1, 64)
         spread = 1.0 + self.jitter * (2.0 * chance - 1.0)
-        return max(1, round(min(plain, self.max_delay_ms) * spread))
+        return max(1, min(round(min(plain, self.max_delay_ms) * spread), self.max_delay_ms))
 
 
 class Retry:
@@ -59,18 +60,14 @@ class Retry:
         jitter: float = 0.1,
     ) -> None:
         _require(
-            isinstance(max_attempts, int)
-            and not isinstance(max_attempts, bool)
-            and 1 <= max_attempts <= MOST_ATTEMPTS,
+            _is_whole(max_attempts) and 1 <= max_attempts <= MOST_ATTEMPTS,
             f"max_attempts must be a whole number from 1 to {MOST_ATTEMPTS}, got {max_attempts!r}",
         )
         _require(
-            _is_number(backoff) and 1 <= backoff <= 100,
-            f"backoff must be a number from 1 to 100, got {backoff!r}",
+            _is_number(backoff) and 1 <= backoff <= LARGEST_BACKOFF,
+            f"backoff must be a number from 1 to {LARGEST_BACKOFF}, got {backoff!r}",
         )
-        _require(
-            _is_number(jitter) and 0 <= jitter <= 1, f"jitter must be a number from 0 to 1, got {jitter!r}"
-        )
+        _require(_is_number(jitter) and 0 <= jitter <= 1, f"jitter must be a number from 0 to 1, got {jitter!r}")
         try:
             initial_ms = parse_duration(initial_delay, "initial_delay")
             max_ms = parse_duration(max_delay, "max_delay")
@@ -100,6 +97,10 @@ class Retry:
 
     def __hash__(self) -> int:
         return hash(self.policy)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

@@ -17,18 +17,17 @@ T = TypeVar("T")
 class Step(Protocol):
     """The steps of a run. Each is recorded once; a replay gets the recorded result and runs nothing."""
 
-    # ParamSpec cannot stand beside named options, so the call without options is typed to the last argument
-    # and the calls with "timeout" or "retry" check the body's result only. mypy calls the first two
-    # overlapping, since a plain body may return an awaitable; the awaited one comes first, which is meant.
+    # ParamSpec cannot stand beside named options, so the call without options is typed to the last argument,
+    # and the calls with "timeout" or "retry" check the body's result only. mypy thinks that the first two
+    # signatures take all calls; tests/typing shows that they do not. The awaitable body comes first, since a
+    # plain one may return anything, an awaitable too.
 
     @overload
-    async def run(  # type: ignore[overload-overlap]
-        self, name: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+    async def run(self, name: str, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     async def run(self, name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
-    async def run(  # type: ignore[overload-overlap]
+    async def run(  # type: ignore[overload-cannot-match]
         self,
         name: str,
         fn: Callable[..., Awaitable[T]],
@@ -39,7 +38,7 @@ class Step(Protocol):
         **kwargs: Any,
     ) -> T: ...
     @overload
-    async def run(
+    async def run(  # type: ignore[overload-cannot-match]
         self,
         name: str,
         fn: Callable[..., T],
@@ -50,11 +49,13 @@ class Step(Protocol):
         **kwargs: Any,
     ) -> T: ...
     @overload
-    async def run(  # type: ignore[overload-overlap]
+    async def run(  # type: ignore[overload-cannot-match]
         self, name: str, fn: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry, **kwargs: Any
     ) -> T: ...
     @overload
-    async def run(self, name: str, fn: Callable[..., T], /, *args: Any, retry: Retry, **kwargs: Any) -> T: ...
+    async def run(  # type: ignore[overload-cannot-match]
+        self, name: str, fn: Callable[..., T], /, *args: Any, retry: Retry, **kwargs: Any
+    ) -> T: ...
     async def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a body and record its result; on a replay return the recorded result and run nothing.
 

@@ -64,9 +64,7 @@ def matches(pattern: str, name: str) -> bool:
         if len(given) < len(wanted):
             return False
         wanted, given = wanted[:-1], given[: len(wanted) - 1]
-    return len(wanted) == len(given) and all(
-        want in ("*", got) for want, got in zip(wanted, given, strict=True)
-    )
+    return len(wanted) == len(given) and all(want in ("*", got) for want, got in zip(wanted, given, strict=True))
 
 
 def _check_tokens(name: object, what: str, limit: int) -> None:

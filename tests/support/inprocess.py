@@ -10,15 +10,29 @@ from typing import Any
 
 from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.client import Client
+from ironflow.codec import decode_record
 from ironflow.function import Function
-from ironflow.names import Names
+from ironflow.handles import RunHandle
+from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.messages import RunView
+from ironflow.names import Names, bucket_stream, parse_journal
+from ironflow.records import RunState
 from ironflow_engine.engine import Engine
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
 
+PATIENCE = "3h"
+"""How long a run may take by the virtual clock; one that is stuck ends its test then."""
+
 
 class System:
     """A namespace with its processes, all in this loop.
+
+    Args:
+        functions: what its workers can execute, by id.
+        server: the broker's server; default one as it comes.
+        seed: makes chance the same each time.
+        limits: what workers refuse.
 
     Attributes:
         server: the broker's server; restart it as you like.
@@ -26,58 +40,109 @@ class System:
 
     """
 
-    def __init__(self, functions: dict[str, Function[Any, Any]], seed: int = 0) -> None:
+    def __init__(
+        self,
+        functions: dict[str, Function[Any, Any]],
+        *,
+        server: LocalServer | None = None,
+        seed: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self.names = Names("test")
-        self.server = LocalServer()
+        self.server = server or LocalServer()
         self.functions = functions
-        self.brokers: list[LocalBroker] = []
-        self.engines: list[Engine] = []
-        self.workers: list[Worker] = []
-        self._random = random.Random(seed)
+        self.engines: dict[Engine, LocalBroker] = {}
+        self.workers: dict[Worker, LocalBroker] = {}
+        self._limits = limits
+        self._random = random.Random(seed)  # noqa: S311 - repeatable, and nothing secret
         self._numbers = itertools.count()
-        self.client = Client(self._connect(), self.names)
+        self.broker = self.server.connect()
+        self.client = Client(self.broker, self.names)
 
     async def add_engine(self) -> Engine:
         """Start one more engine."""
-        engine = Engine(self._connect(), self.names, make_token=self._token)
-        self.engines.append(engine)
+        broker = self.server.connect()
+        engine = Engine(broker, self.names, make_token=self._token)
+        self.engines[engine] = broker
         await engine.start()
         return engine
 
-    async def add_worker(self, *queues: str, concurrency: int = 100) -> Worker:
-        """Start one more worker; without queues, for all of the functions' queues."""
-        broker = self._connect()
+    async def add_worker(
+        self, *queues: str, concurrency: int = 100, drain_seconds: float = 30.0, functions: tuple[str, ...] = ()
+    ) -> Worker:
+        """Start one more worker; without queues, for all of the functions' queues; without functions, with all."""
+        broker = self.server.connect()
+        known = {key: function for key, function in self.functions.items() if not functions or key in functions}
         worker = Worker(
             broker,
             self.names,
-            self.functions,
+            known,
             WorkerSettings(
-                queues=queues or tuple(sorted({function.queue for function in self.functions.values()})),
+                queues=queues or tuple(sorted({function.queue for function in known.values()})),
                 concurrency=concurrency,
+                threads=4,
+                drain_seconds=drain_seconds,
             ),
             lambda leases: InlineLeaseKeeper(leases, broker),
             make_token=self._token,
             chance=self._random.random,
+            now_ms=self.now_ms,
+            limits=self._limits,
         )
-        self.workers.append(worker)
+        self.workers[worker] = broker
         await worker.start()
         if self.engines:
             await worker.registered.wait()
         return worker
 
+    async def kill(self, process: Engine | Worker) -> None:
+        """End a process as SIGKILL does: nothing that it has not sent by now is ever sent."""
+        broker = self.engines.pop(process) if isinstance(process, Engine) else self.workers.pop(process)
+        broker.drop()
+        await process.stop()
+
     async def stop(self) -> None:
         """Stop all processes."""
-        for worker in self.workers:
+        self.server.interceptor = None
+        self.server.start()
+        for worker, broker in self.workers.items():
             await worker.stop()
-        for engine in self.engines:
-            await engine.stop()
-        for broker in self.brokers:
             await broker.close()
+        for engine, broker in self.engines.items():
+            await engine.stop()
+            await broker.close()
+        await self.broker.close()
 
-    def _connect(self) -> LocalBroker:
-        broker = self.server.connect()
-        self.brokers.append(broker)
-        return broker
+    # What tests ask for
+
+    async def run(self, function: Function[Any, Any] | str, data: object = None) -> RunView:
+        """Run a function to its end and return what is shown of it."""
+        return await (await self.client.start(function, data)).wait(PATIENCE)
+
+    async def output(self, function: Function[Any, Any] | str, data: object = None) -> Any:
+        """Run a function to its end and return its output."""
+        return await (await self.client.start(function, data)).result(PATIENCE)
+
+    async def subjects(self, kind: str = "", run: RunHandle[Any] | None = None) -> list[str]:
+        """Return what is in the journal: of one kind, of one run, or all; without what all subjects begin with."""
+        wanted = self.names.journal_of_run("*", "*" if run is None else run.id)
+        found: list[str] = []
+        async for page in self.broker.read(self.names.journal, wanted):
+            for message in page:
+                address = parse_journal(message.subject)
+                if not kind or address.kind == kind:
+                    found.append(".".join((address.kind, *address.rest)))
+        return found
+
+    async def run_state(self, run: str) -> RunState:
+        """Return the state of a run as it is stored."""
+        message = await self.broker.last(bucket_stream(self.names.runs_bucket), self.names.run_key(run))
+        assert message is not None
+        return decode_record(RunState, message.payload)
+
+    def now_ms(self) -> int:
+        """Return what the server's clock says."""
+        return self.server.clock.now_us() // 1000
 
     def _token(self) -> str:
         return f"token-{next(self._numbers)}"
@@ -85,10 +150,15 @@ class System:
 
 @contextlib.asynccontextmanager
 async def running_system(
-    *functions: Function[Any, Any], engines: int = 1, workers: int = 1, concurrency: int = 100
+    *functions: Function[Any, Any],
+    engines: int = 1,
+    workers: int = 1,
+    concurrency: int = 100,
+    server: LocalServer | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
-    system = System({function.id: function for function in functions})
+    system = System({function.id: function for function in functions}, server=server, limits=limits)
     try:
         for _ in range(engines):
             await system.add_engine()

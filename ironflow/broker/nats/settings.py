@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
-CONNECT_TIMEOUT_SECONDS = 4.0
+CONNECT_TIMEOUT_SECONDS = 3.5
 """Leaves a command time to say so within the five seconds that it may take."""
 
 _SECRET = frozenset({"user", "password", "token", "user_jwt", "user_seed"})

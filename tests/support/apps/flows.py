@@ -31,12 +31,13 @@ async def ten_steps(ctx: Context) -> int:
     return sum([await ctx.step.run(f"step-{number}", count, ctx.run.id, number) for number in range(1, 11)])
 
 
-async def pass_gate(run: str) -> int:
+async def pass_gate(run: str, number: int) -> int:
     """Be seen, then block until the test opens the gate."""
-    witness(f"{run} 7")
-    while not Path(os.environ["GATE"]).exists():
+    witness(f"{run} {number}")
+    gate = Path(os.environ["GATE"])
+    while not await asyncio.to_thread(gate.exists):
         await asyncio.sleep(0.01)
-    return 7
+    return number
 
 
 @ironflow.function(id="gated", queue="orders", triggers=["gated"])
@@ -44,8 +45,8 @@ async def gated(ctx: Context) -> int:
     """Run ten steps, of which the seventh blocks."""
     total = 0
     for number in range(1, 11):
-        body = (pass_gate, ctx.run.id) if number == 7 else (count, ctx.run.id, number)
-        total += await ctx.step.run(f"step-{number}", *body)
+        body = pass_gate if number == 7 else count
+        total += await ctx.step.run(f"step-{number}", body, ctx.run.id, number)
     return total
 
 

@@ -1,0 +1,1 @@
+"""The ``ironflow`` command, and what the commands of all processes share."""

@@ -1,0 +1,131 @@
+"""How texts of the command line become values. What is refused is a ValueError that says where and why."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+import click
+import msgspec
+
+from ironflow.clock import now_ms, parse_when
+from ironflow.durations import parse_duration
+
+T = TypeVar("T")
+
+_BYTE = re.compile(r" \(byte (\d+)\)$")
+_AROUND = 20
+"""How many characters of a malformed text are shown on either side of the place."""
+
+
+class Parsed(click.ParamType[T], Generic[T]):
+    """An option or argument that a function reads.
+
+    Args:
+        name: what the help calls its value.
+        parse: makes the value of the text; a ValueError is a usage error.
+
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Return the value of a text; what is a value already stays as it is."""
+        if not isinstance(value, str):
+            return cast("T", value)
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_milliseconds(text: str) -> int:
+    """Return a duration ("30s", "1h30m", or a number of seconds) in milliseconds."""
+    return parse_duration(float(text) if re.fullmatch(r"\d+(\.\d+)?", text.strip()) else text, "it")
+
+
+def parse_since(text: str, now: int | None = None) -> int:
+    """Return a point in time, in milliseconds: an ISO 8601 time, or how long ago ("1h").
+
+    Args:
+        text: what was written.
+        now: the present, in milliseconds; default what the clock says.
+
+    """
+    try:
+        return (now_ms() if now is None else now) - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return parse_when(text, "it")
+    except ValueError as error:
+        msg = f"{error}; or say how long ago, like '1h'"
+        raise ValueError(msg) from error
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """Return key and value of "KEY=VALUE"; the value may hold further equals signs."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        msg = f"write KEY=VALUE, got {text!r}"
+        raise ValueError(msg)
+    return key, value
+
+
+def parse_data(text: str) -> msgspec.Raw:
+    """Return JSON: the text itself, a file's for "@file", or stdin's for "-".
+
+    Its numbers stay as they are written, and the spaces between its parts go.
+    """
+    where, content = _load(text)
+    try:
+        msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"{where} is not JSON: {locate(content, str(error))}"
+        raise ValueError(msg) from error
+    return msgspec.Raw(msgspec.json.format(content, indent=-1))
+
+
+def _load(text: str) -> tuple[str, bytes]:
+    if text == "-":
+        return "stdin", sys.stdin.buffer.read()
+    if not text.startswith("@"):
+        return "it", text.encode("utf-8", "surrogateescape")
+    try:
+        # Some editors and shells begin a file with a mark that JSON does not know.
+        return text[1:], Path(text[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except (OSError, ValueError) as error:
+        msg = f"cannot read {text[1:]!r}: {getattr(error, 'strerror', None) or error}"
+        raise ValueError(msg) from error
+
+
+def locate(content: bytes, reason: str) -> str:
+    """Return msgspec's complaint about JSON with line, column and what stands there, instead of the byte."""
+    found = _BYTE.search(reason)
+    ends_early = "truncated" in reason
+    if not found and not ends_early:
+        return reason
+    offset = int(found[1]) if found else len(content.rstrip())
+    before = content[:offset].decode("utf-8", "replace")
+    line_start = before.rfind("\n") + 1
+    column = len(before) - line_start
+    line = (before[line_start:] + content[offset:].decode("utf-8", "replace")).split("\n")[0]
+    explained = "it ends too early" if ends_early else _BYTE.sub("", reason).removeprefix("JSON is malformed: ")
+    return f"line {before.count(chr(10)) + 1}, column {column + 1}: {explained}: {_excerpt(line, column)}"
+
+
+def _excerpt(line: str, column: int) -> str:
+    start, end = max(0, column - _AROUND), column + _AROUND
+    shown = line[start:column] + "⟨here⟩" + line[column:end]
+    return f"{'…' if start else ''}{shown.strip()}{'…' if end < len(line) else ''}"
+
+
+DURATION = Parsed("DURATION", parse_milliseconds)
+SINCE = Parsed("TIME", parse_since)
+PAIR = Parsed("KEY=VALUE", parse_pair)
+DATA = Parsed("JSON", parse_data)

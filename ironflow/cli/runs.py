@@ -1,0 +1,97 @@
+"""``ironflow runs``."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+
+from ironflow.cli.common import (
+    ConnectionOptions,
+    ExitCode,
+    connection_options,
+    json_option,
+    limit_option,
+    open_client,
+    run_async,
+)
+from ironflow.cli.follow import LineShow, TextShow, follow_namespace, follow_run, naming_run
+from ironflow.cli.output import format_run, print_json, print_runs, run_document
+from ironflow.cli.params import SINCE
+from ironflow.records import RunStatus
+
+
+@click.group()
+def runs() -> None:
+    """List, show and follow runs."""
+
+
+@runs.command("list")
+@click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs that have it.")
+@click.option("--function", metavar="ID", help="Only runs of that function.")
+@click.option("--since", type=SINCE, default=0, help='Only newer ones: "1h" (ago), or ISO 8601.')
+@limit_option
+@connection_options
+@json_option
+@run_async
+async def list_runs(
+    connection: ConnectionOptions,
+    *,
+    as_json: bool,
+    status: RunStatus | None,
+    function: str | None,
+    since: int,
+    limit: int,
+) -> None:
+    """List runs, newest first.
+
+    Example: ironflow runs list --status failed --since 1h
+    """
+    async with open_client(connection) as client:
+        found = client.engine.runs(status=status, function=function, since_ms=since, limit=limit)
+        views = [view async for view in found]
+    if as_json:
+        print_json([run_document(view) for view in views])
+    else:
+        print_runs(views)
+
+
+@runs.command("get")
+@click.argument("run")
+@connection_options
+@json_option
+@run_async
+async def get_run(connection: ConnectionOptions, *, as_json: bool, run: str) -> None:
+    """Show a run and its steps.
+
+    Example: ironflow runs get 7m2pr5dqh6tvgk3xw4nbyc2soa
+    """
+    async with open_client(connection) as client:
+        with naming_run(run):
+            view = await client.engine.run(run)
+            steps = await client.engine.steps(run)
+    if as_json:
+        print_json(run_document(view, steps))
+    else:
+        click.echo(format_run(view, steps))
+
+
+@runs.command("watch")
+@click.argument("run", required=False)
+@connection_options
+@json_option
+@run_async
+async def watch_runs(connection: ConnectionOptions, *, as_json: bool, run: str | None) -> ExitCode:
+    """Follow a run until it ends, or the newest runs until Ctrl-C.
+
+    Exits with 0 where the run completed, with 1 where it failed or was cancelled.
+
+    Example: ironflow runs watch 7m2pr5dqh6tvgk3xw4nbyc2soa
+    """
+    show = LineShow() if as_json else TextShow()
+    async with open_client(connection) as client:
+        if run is None:
+            await follow_namespace(client, show)
+            return ExitCode.DONE
+        with naming_run(run):
+            return await follow_run(client, run, show)

@@ -1,0 +1,199 @@
+"""Finds out what the checks judge. What cannot be learned is a finding too, and ends nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from ironflow.broker.nats.inspector import Inspector
+from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream, Unavailable
+from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.clock import now_ms, parse_when
+from ironflow.codec import decode_record
+from ironflow.doctor import fleet, monitor, server, stuck, topology
+from ironflow.doctor.finding import Finding
+from ironflow.engine_api import EngineApi
+from ironflow.errors import EngineUnavailableError, IronflowError
+from ironflow.messages import RunView, WorkerCensus, WorkerView
+from ironflow.names import Names, bucket_stream
+from ironflow.records import TERMINAL, FunctionRecord, RunState, RunStatus
+
+MOST_RUNS = 500
+"""How many active runs of each status are looked at; more would make the doctor a load of its own."""
+MOST_TIMERS = 100_000
+"""Up to this many all timers are looked at, which one request can list; else those due in the last day."""
+CENSUS_SECONDS = 0.3
+
+_DAY_BUCKETS = 24 * 60 * 60 // stuck.BUCKET_SECONDS
+_AT_ONCE = 50
+
+Findings = Finding | list[Finding]
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Examination:
+    """Examines one namespace.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        nats_urls: the servers that it may have connected to.
+        monitor_url: the server's monitoring endpoint, where somebody named one.
+
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, *, nats_urls: Iterable[str] = (), monitor_url: str | None = None
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._engine = EngineApi(broker, names, timeout_seconds=2.0)
+        self._inspector = Inspector(broker)
+        self._nats_urls = tuple(nats_urls)
+        self._monitor_url = monitor_url
+
+    async def findings(self) -> list[Finding]:
+        """Make all checks; in an order that leads from causes to consequences."""
+        checks: tuple[tuple[str, Callable[[], Awaitable[Findings]]], ...] = (
+            ("server", self._server),
+            ("clock", self._clock),
+            ("streams", self._streams),
+            ("consumers", self._consumers),
+            ("engine", self._engines),
+            ("workers", self._workers),
+            ("stuck runs", self._runs),
+            ("timers", self._timers),
+        )
+        found = await asyncio.gather(*(_whatever_happens(name, check) for name, check in checks))
+        return [finding for findings in found for finding in findings]
+
+    async def _server(self) -> list[Finding]:
+        connected = self._broker.server
+        monitoring = await monitor.look(self._monitor_url, self._nats_urls, connected.id)
+        try:
+            storage = await self._inspector.storage()
+        except Unavailable:
+            storage = None
+        return [
+            server.check_version(connected.version),
+            server.check_sync(monitoring),
+            server.check_storage(storage, monitoring),
+        ]
+
+    async def _clock(self) -> Finding:
+        before = now_ms()
+        try:
+            there = await self._broker.server_time_ms()
+        except BrokerError as error:
+            text = f"the server's time is not known: {error}"
+            return Finding(check="clock", level="unknown", text=text, advice="start an engine: it makes streams")
+        after = now_ms()
+        return server.check_clock(there - (before + after) / 2, (after - before) / 2)
+
+    async def _streams(self) -> list[Finding]:
+        specs = streams(self._names)
+        found = await asyncio.gather(*(self._inspector.stream_differences(spec) for spec in specs))
+        return topology.check_streams(dict(zip(specs, found, strict=True)))
+
+    async def _consumers(self) -> list[Finding]:
+        queues = sorted({function.queue for function in await self._functions()})
+        specs = (*engine_consumers(self._names), *(queue_consumer(self._names, queue) for queue in queues))
+        found = await asyncio.gather(*(self._inspector.consumer_differences(spec) for spec in specs))
+        return topology.check_consumers(dict(zip(specs, found, strict=True)))
+
+    async def _engines(self) -> Finding:
+        try:
+            return fleet.check_engine(await self._engine.status())
+        except EngineUnavailableError:
+            return fleet.check_engine(None)
+
+    async def _workers(self) -> list[Finding]:
+        return fleet.check_workers(await self._functions(), await self._answering_workers())
+
+    async def _functions(self) -> list[FunctionRecord]:
+        """Return the registered functions; from their bucket, so that no engine is needed."""
+        stream = bucket_stream(self._names.functions_bucket)
+        records: list[FunctionRecord] = []
+        try:
+            await self._broker.stream_state(stream)  # reading would wait for a stream that does not exist
+            async for page in self._broker.read(stream, f"$KV.{self._names.functions_bucket}.>"):
+                records += [decode_record(FunctionRecord, message.payload) for message in page if message.payload]
+        except NoSuchStream:
+            return []
+        return [record for record in records if not record.deleted]
+
+    async def _answering_workers(self) -> list[WorkerView]:
+        answers = await self._broker.survey(self._names.worker_census, b"", CENSUS_SECONDS)
+        return [decode_record(WorkerCensus, answer).worker for answer in answers]
+
+    async def _runs(self) -> Finding:
+        statuses: tuple[RunStatus, ...] = ("queued", "running")
+        try:
+            listed = [await self._active(status) for status in statuses]
+        except EngineUnavailableError:
+            text = "not known, since no engine answers that could list the active runs"
+            return Finding(check="stuck runs", level="unknown", text=text, advice="start an engine")
+        runs = {run.id: run for page in listed for run in page}
+        now = await self._broker.server_time_ms()
+        old = [run for run in runs.values() if parse_when(run.started_at) < now - stuck.STUCK_SECONDS * 1000]
+        stands = await _in_turns(old, lambda run: self._stands_still(run, now))
+        return stuck.check_runs(
+            [run.id for run, still in zip(old, stands, strict=True) if still],
+            len(runs),
+            all_seen=all(len(page) < MOST_RUNS for page in listed),
+        )
+
+    async def _active(self, status: RunStatus) -> list[RunView]:
+        return [run async for run in self._engine.runs(status=status, limit=MOST_RUNS)]
+
+    async def _stands_still(self, run: RunView, now: int) -> bool:
+        """Tell whether a run should have a task, has none, and nothing has changed for a while."""
+        bucket = bucket_stream(self._names.runs_bucket)
+        message = await self._broker.last(bucket, self._names.run_key(run.id))
+        if message is None or message.time_ms > now - stuck.STUCK_SECONDS * 1000:
+            return False
+        state = decode_record(RunState, message.payload)
+        if state.status in TERMINAL or state.status == "waiting":
+            return False
+        task = self._names.task(state.queue, state.id, state.number)
+        return await self._broker.last(self._names.tasks, task) is None
+
+    async def _timers(self) -> Finding:
+        try:
+            stored = (await self._broker.stream_state(self._names.timers)).messages
+        except NoSuchStream:
+            return stuck.check_timers([])
+        now = await self._broker.server_time_ms()
+        filters = self._timer_filters(stored, now)
+        found = await _in_turns(filters, lambda each: self._inspector.subjects(self._names.timers, each))
+        return stuck.check_timers(stuck.overdue_runs([subject for page in found for subject in page], now))
+
+    def _timer_filters(self, stored: int, now: int) -> list[str]:
+        """Return what to list: all timers, or where they are many those that were due in the last day."""
+        prefix = f"{self._names.namespace}.timers"
+        if stored <= MOST_TIMERS:
+            return [f"{prefix}.>"]
+        newest = stuck.newest_overdue_bucket(now)
+        return [f"{prefix}.{bucket}.>" for bucket in range(newest - _DAY_BUCKETS, newest + 1)]
+
+
+async def _whatever_happens(name: str, check: Callable[[], Awaitable[Findings]]) -> list[Finding]:
+    try:
+        found = await check()
+    except (BrokerError, IronflowError, TimeoutError, msgspec.MsgspecError) as error:
+        text = f"could not be checked: {str(error) or type(error).__name__}"
+        advice = "see whether this account may use JetStream's API, then run it again"
+        return [Finding(check=name, level="unknown", text=text, advice=advice)]
+    return found if isinstance(found, list) else [found]
+
+
+async def _in_turns(items: Sequence[Item], ask: Callable[[Item], Awaitable[Answer]]) -> list[Answer]:
+    """Return what *ask* returns for each item, so many at a time that a server does not notice."""
+    answers: list[Answer] = []
+    for start in range(0, len(items), _AT_ONCE):
+        answers += await asyncio.gather(*(ask(item) for item in items[start : start + _AT_ONCE]))
+    return answers

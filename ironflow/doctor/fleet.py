@@ -1,0 +1,63 @@
+"""Checks of engines and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ironflow.doctor.finding import Finding
+from ironflow.messages import EngineView, WorkerView
+from ironflow.records import FunctionRecord
+
+
+def check_engine(engine: EngineView | None) -> Finding:
+    """Say whether an engine answers."""
+    if engine is None:
+        return Finding(
+            check="engine",
+            level="error",
+            text="no engine answers: events are stored, and nothing starts or goes on",
+            advice="start one with 'ironflow-engine' (or 'ironflow dev')",
+        )
+    text = f"engine {engine.id} on {engine.host} (version {engine.version}) answers"
+    return Finding(check="engine", level="ok", text=text)
+
+
+def check_workers(functions: Sequence[FunctionRecord], workers: Sequence[WorkerView]) -> list[Finding]:
+    """Say of each queue that has functions whether workers pull from it and know them."""
+    if not functions:
+        text = f"no function is registered; {_count(len(workers), 'worker')} answered"
+        advice = "start a worker with 'ironflow-worker --queue QUEUE APP'; it registers its functions"
+        return [Finding(check="workers", level="ok", text=text, advice=advice)]
+    queues = sorted({function.queue for function in functions})
+    return [
+        _check_queue(
+            queue,
+            [function.id for function in functions if function.queue == queue],
+            [worker for worker in workers if queue in worker.queues and not worker.draining],
+        )
+        for queue in queues
+    ]
+
+
+def _check_queue(queue: str, functions: Sequence[str], workers: Sequence[WorkerView]) -> Finding:
+    if not workers:
+        return Finding(
+            check="workers",
+            level="warning",
+            text=f"queue {queue}: {_count(len(functions), 'function')} and no worker",
+            advice=f"start one with 'ironflow-worker --queue {queue} APP'",
+        )
+    known = {function for worker in workers for function in worker.functions}
+    unknown = sorted(set(functions) - known)
+    if unknown:
+        return Finding(
+            check="workers",
+            level="warning",
+            text=f"queue {queue}: no worker has the code of {', '.join(unknown)}",
+            advice="start a worker that has it, or end the function with 'ironflow functions delete ID'",
+        )
+    return Finding(check="workers", level="ok", text=f"queue {queue}: {_count(len(workers), 'worker')}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

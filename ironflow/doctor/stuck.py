@@ -1,0 +1,82 @@
+"""Checks for what should have gone on and did not: runs without a task, timers that are overdue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ironflow.doctor.finding import Finding
+
+STUCK_SECONDS = 60
+"""The engine's reconciler acts within 35 s, so what stands for this long is not merely slow."""
+BUCKET_SECONDS = 30
+"""The due time in a schedule's subject is in units of this."""
+
+_SHOWN = 3
+
+
+def check_runs(stuck: Sequence[str], looked_at: int, *, all_seen: bool) -> Finding:
+    """Say whether runs have stood still.
+
+    Args:
+        stuck: the runs that should have a task and have none.
+        looked_at: how many runs were looked at.
+        all_seen: whether that was all of them.
+
+    """
+    seen = f"{looked_at} active runs" if all_seen else f"the newest {looked_at} active runs"
+    if not stuck:
+        return Finding(check="stuck runs", level="ok", text=f"none among {seen}")
+    return Finding(
+        check="stuck runs",
+        level="error",
+        text=f"{len(stuck)} of {seen} have had no task for over {STUCK_SECONDS} s: {_some(stuck)}",
+        advice="look into the engine's log, and restart the engine: it dispatches such runs within 35 s",
+    )
+
+
+def check_timers(overdue: Sequence[str]) -> Finding:
+    """Say whether schedules stand that should have fired.
+
+    Args:
+        overdue: the runs of the schedules that are overdue.
+
+    """
+    if not overdue:
+        return Finding(check="timers", level="ok", text="none is overdue")
+    return Finding(
+        check="timers",
+        level="error",
+        text=f"{len(overdue)} are overdue by over {STUCK_SECONDS} s, of runs {_some(sorted(set(overdue)))}",
+        advice=(
+            "make sure that JetStream has room left and that an engine runs: it wakes such runs within 35 s; "
+            "a server that had run out of room fires what is stuck only after a restart"
+        ),
+    )
+
+
+def newest_overdue_bucket(now_ms: int) -> int:
+    """Return the latest due bucket in which no schedule should stand any more.
+
+    Args:
+        now_ms: the server's time.
+
+    """
+    return (now_ms - STUCK_SECONDS * 1000) // (BUCKET_SECONDS * 1000) - 1
+
+
+def overdue_runs(subjects: Sequence[str], now_ms: int) -> list[str]:
+    """Return the runs of the schedules that are overdue, one for each such schedule.
+
+    Args:
+        subjects: where the schedules stand: ``<namespace>.timers.<bucket>.<run>.<timer>``.
+        now_ms: the server's time.
+
+    """
+    newest = newest_overdue_bucket(now_ms)
+    tokens = (subject.split(".") for subject in subjects)
+    return [run for _, _, bucket, run, *_ in tokens if bucket.isdecimal() and int(bucket) <= newest]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

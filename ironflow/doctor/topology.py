@@ -1,0 +1,65 @@
+"""Checks of streams, buckets and consumers against what they shall be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ironflow.broker.nats.inspector import Differences
+from ironflow.broker.protocol import ConsumerSpec, StreamSpec
+from ironflow.doctor.finding import Finding
+
+TUNABLE = frozenset({"ack_wait", "duplicate_window", "max_ack_pending", "max_age", "max_waiting", "num_replicas"})
+"""Settings that an operator may have reasons to change; the guarantees rest on the others."""
+
+_PROVISION = "start an engine: it makes what is missing"
+_REPAIR = "restart an engine: it sets what NATS lets it change, and names what must be made anew"
+
+
+def check_streams(found: Mapping[StreamSpec, Differences | None]) -> list[Finding]:
+    """Say of each stream whether it exists and is as it shall be; buckets are streams.
+
+    Args:
+        found: how each differs; None where it does not exist.
+
+    """
+    if all(differences is None for differences in found.values()):
+        text = "the namespace has no streams: no engine has run here yet, or the namespace is another one"
+        return [Finding(check="streams", level="error", text=text, advice=_PROVISION)]
+    wrong = [
+        _wrong("streams", f"stream {spec.name}", differences)
+        for spec, differences in found.items()
+        if differences is None or differences
+    ]
+    text = f"{len(found)} streams and buckets exist, with the right settings"
+    return wrong or [Finding(check="streams", level="ok", text=text)]
+
+
+def check_consumers(found: Mapping[ConsumerSpec, Differences | None]) -> list[Finding]:
+    """Say of each consumer of the engine and of the queues whether it exists and is as it shall be.
+
+    Args:
+        found: how each differs; None where it does not exist.
+
+    """
+    if all(differences is None for differences in found.values()):
+        text = f"none of the {len(found)} consumers exists"
+        return [Finding(check="consumers", level="error", text=text, advice=_PROVISION)]
+    wrong = [
+        _wrong("consumers", f"consumer {spec.name} of {spec.stream}", differences)
+        for spec, differences in found.items()
+        if differences is None or differences
+    ]
+    text = f"{len(found)} consumers exist, with the right settings"
+    return wrong or [Finding(check="consumers", level="ok", text=text)]
+
+
+def _wrong(check: str, what: str, differences: Differences | None) -> Finding:
+    if differences is None:
+        return Finding(check=check, level="error", text=f"{what} does not exist", advice=_PROVISION)
+    listed = "; ".join(f"{key} is {found}, not {wanted}" for key, (found, wanted) in differences.items())
+    return Finding(
+        check=check,
+        level="warning" if differences.keys() <= TUNABLE else "error",
+        text=f"{what}: {listed}",
+        advice=_REPAIR,
+    )

@@ -1,0 +1,207 @@
+"""Who sends what where: the one part of the wire contract that no record can say."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from ironflow import messages
+from ironflow.engine_api import Empty
+from ironflow.names import Names, bucket_stream
+from ironflow.records import (
+    DueRecord,
+    EventRecord,
+    FunctionRecord,
+    InputRecord,
+    OutcomeRecord,
+    RunState,
+    StepRecord,
+    Task,
+    TimerRecord,
+    TryRecord,
+    WaitRecord,
+)
+
+Role = Literal["client", "engine", "worker"]
+
+# Names builds addresses from values; these stand where a parameter will, and survive its escaping.
+_TEXT = "PARAMETER-"
+_NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket"}
+_MARK = re.compile(rf"{_TEXT}([a-z]+)|({'|'.join(map(str, _NUMBER))})")
+_PASS, _ATTEMPT, _BUCKET = _NUMBER
+_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION = (
+    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function")
+)
+
+PARAMETERS = {
+    "attempt": "which attempt of the step failed, from 1",
+    "bucket": "the due time in units of 30 seconds since 1970",
+    "event": "the event's name, escaped token by token; its dots stay",
+    "function": "the function's id, escaped",
+    "number": "the pass; 0 is the first",
+    "queue": "the queue of the run's function",
+    "run": "the run's id, a hash of the function's and the event's id",
+    "step": "the step's scope and name, escaped, or hashed where that is long",
+    "timer": "which timer of the run it is",
+}
+"""What each parameter of an address stands for."""
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of subject.
+
+    Attributes:
+        name: its key in the document.
+        address: the subject, with ``{parameters}``.
+        text: what it is for.
+        message: what it carries; None for an empty body.
+        senders: who publishes on it.
+        receivers: who consumes or reads it.
+        stream: where its messages are stored; None for core NATS, where nothing is.
+        answer: what a request on it is answered with; None where it is no request.
+
+    """
+
+    name: str
+    address: str
+    text: str
+    message: type[msgspec.Struct] | None
+    senders: tuple[Role, ...]
+    receivers: tuple[Role, ...]
+    stream: str | None = None
+    answer: type[msgspec.Struct] | None = None
+
+
+VERBS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
+    "engine.status": (Empty, messages.EngineView),
+    "events.list": (messages.ListEvents, messages.EventsPage),
+    "functions.delete": (messages.DeleteFunction, messages.Done),
+    "functions.list": (Empty, messages.FunctionsPage),
+    "functions.register": (messages.RegisterFunctions, messages.Done),
+    "queues.list": (Empty, messages.QueuesPage),
+    "runs.get": (messages.GetRun, messages.RunView),
+    "runs.list": (messages.ListRuns, messages.RunsPage),
+    "runs.of_event": (messages.RunsOfEvent, messages.EventRuns),
+    "runs.part": (messages.GetRunPart, None),
+    "runs.steps": (messages.GetSteps, messages.StepsPage),
+    "workers.list": (Empty, messages.WorkersPage),
+}
+"""The engine's verbs: what is asked with, and what the result of the answer is (None: any JSON)."""
+
+
+def stored_channels(names: Names) -> tuple[Channel, ...]:
+    """Return the channels whose messages are kept in a stream or bucket."""
+    return (
+        Channel(
+            name="events",
+            address=_address(names.event(_EVENT)),
+            text="Published events. The message id is the event's id: publishing one again is harmless.",
+            message=EventRecord,
+            senders=("client", "engine", "worker"),
+            receivers=("engine",),
+            stream=names.events,
+        ),
+        Channel(
+            name="tasks",
+            address=_address(names.task(_QUEUE, _RUN, _PASS)),
+            text="Passes to be executed. A run has at most one at a time.",
+            message=Task,
+            senders=("engine",),
+            receivers=("worker",),
+            stream=names.tasks,
+        ),
+        *_journal_channels(names),
+        Channel(
+            name="timers",
+            address=_address(names.timer(_BUCKET * 30_000, _RUN, _TIMER)),
+            text="Schedules: the server moves each to `fired` when it is due.",
+            message=TimerRecord,
+            senders=("engine",),
+            receivers=(),
+            stream=names.timers,
+        ),
+        Channel(
+            name="fired",
+            address=_address(names.fired(_RUN, _TIMER)),
+            text="Schedules that were due, put here by the server. A hint: one can come late, or twice.",
+            message=TimerRecord,
+            senders=(),
+            receivers=("engine",),
+            stream=names.timers,
+        ),
+        *_bucket_channels(names),
+    )
+
+
+def core_channels(names: Names) -> tuple[Channel, ...]:
+    """Return the channels over core NATS: requests and hints, of which nothing is stored."""
+    return (
+        Channel(
+            name="ended",
+            address=_address(names.ended(_RUN)),
+            text="The hint that a run has ended; ask the engine for the rest.",
+            message=None,
+            senders=("engine",),
+            receivers=("client",),
+        ),
+        Channel(
+            name="census",
+            address=_address(names.worker_census),
+            text="Every worker answers what it is and does.",
+            message=None,
+            senders=("engine",),
+            receivers=("worker",),
+            answer=messages.WorkerView,
+        ),
+    )
+
+
+def _journal_channels(names: Names) -> tuple[Channel, ...]:
+    both: tuple[Role, ...] = ("engine", "worker")
+    worker: tuple[Role, ...] = ("worker",)
+    engine: tuple[Role, ...] = ("engine",)
+    rows: tuple[tuple[str, str, type[msgspec.Struct], tuple[Role, ...], tuple[Role, ...]], ...] = (
+        ("input", names.journal_input(_QUEUE, _RUN), InputRecord, worker, worker),
+        ("step", names.journal_step(_QUEUE, _RUN, _STEP), StepRecord, both, worker),
+        ("wait", names.journal_wait(_QUEUE, _RUN, _STEP), WaitRecord, worker, both),
+        ("try", names.journal_try(_QUEUE, _RUN, _STEP, _ATTEMPT), TryRecord, worker, both),
+        ("due", names.journal_due(_QUEUE, _RUN, _STEP, _ATTEMPT), DueRecord, engine, worker),
+        ("outcome", names.journal_outcome(_QUEUE, _RUN, _PASS), OutcomeRecord, both, both),
+    )
+    return tuple(
+        Channel(
+            name=f"journal.{kind}",
+            address=_address(subject),
+            text="A fact about a run, written once: the server refuses a second message on the subject.",
+            message=record,
+            senders=senders,
+            receivers=receivers,
+            stream=names.journal,
+        )
+        for kind, subject, record, senders, receivers in rows
+    )
+
+
+def _bucket_channels(names: Names) -> tuple[Channel, ...]:
+    rows: tuple[tuple[str, str, str, type[msgspec.Struct]], ...] = (
+        (names.runs_bucket, names.run_key(_RUN), "Where each run stands.", RunState),
+        (names.functions_bucket, names.function_key(_FUNCTION), "The registered functions.", FunctionRecord),
+    )
+    return tuple(
+        Channel(
+            name=bucket,
+            address=_address(subject),
+            text=f"{text} A key-value bucket, written by compare-and-set.",
+            message=record,
+            senders=("engine",),
+            receivers=("engine",),
+            stream=bucket_stream(bucket),
+        )
+        for bucket, subject, text, record in rows
+    )
+
+
+def _address(subject: str) -> str:
+    return _MARK.sub(lambda found: f"{{{found[1] or _NUMBER[int(found[2])]}}}", subject)

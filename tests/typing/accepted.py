@@ -1,0 +1,68 @@
+"""Code that type checkers must accept. It is checked and never run."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+import msgspec
+
+import ironflow
+from ironflow import Context, Event, Function, Retry, RunHandle
+
+
+class OrderPlaced(msgspec.Struct):
+    order_id: str
+
+
+@dataclasses.dataclass
+class Receipt:
+    total: int
+
+
+async def fetch(order_id: str, *, fast: bool = False) -> Receipt:
+    return Receipt(len(order_id) + fast)
+
+
+def plain(number: int) -> str:
+    return str(number)
+
+
+@ironflow.function(id="process", queue="orders", triggers=["order.placed", "order.*"], retry=Retry(max_attempts=5))
+async def process(ctx: Context[OrderPlaced]) -> Receipt:
+    assert_type(ctx.event, Event[OrderPlaced])
+    assert_type(ctx.event.data.order_id, str)
+    assert_type(ctx.run.attempt, int)
+    assert_type(await ctx.step.run("fetch", fetch, "o-1", fast=True), Receipt)
+    assert_type(await ctx.step.run("plain", plain, 3), str)
+    assert_type(await ctx.step.run("slow", fetch, "o-1", timeout="5s"), Receipt)
+    assert_type(await ctx.step.run("again", plain, 3, retry=Retry()), str)
+    assert_type(await ctx.step.run("both", plain, 3, timeout=timedelta(seconds=1), retry=Retry()), str)
+    assert_type(await ctx.step.run("lambda", lambda: fetch("o-1")), Receipt)
+    assert_type(await ctx.step.sleep("nap", "1h30m"), None)
+    await ctx.step.sleep("short", 0.5)
+    await ctx.step.sleep_until("later", datetime.now(UTC) + timedelta(days=1))
+    assert_type(await ctx.step.publish("order.done", {"id": 1}, id="x"), Event[Any])
+    assert_type(ctx.step.idempotency_key("charge"), str)
+    ctx.log.info("done", total=3)
+    return Receipt(3)
+
+
+assert_type(process, Function[OrderPlaced, Receipt])
+
+
+@ironflow.function(id="bare")
+async def bare(ctx: Context) -> None:
+    assert_type(ctx.event.data, Any)
+
+
+async def client() -> None:
+    async with ironflow.connect() as connected:
+        run = await connected.start(process, OrderPlaced("o-1"), id="o-1")
+        assert_type(run, RunHandle[Receipt])
+        assert_type(await run.result(timeout="5m"), Receipt)
+        assert_type(await connected.start("process", {"order_id": "o-1"}), RunHandle[Any])
+        await connected.publish("order.placed", {"orderId": "o-1"}, id="o-1", metadata={"tenant": "a"})
+        async for each in connected.runs(status="failed", function="process"):
+            assert_type(each.id, str)

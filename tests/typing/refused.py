@@ -1,0 +1,53 @@
+"""Code that type checkers must refuse: each line marked "refused" gets an error, and no other. Never run."""
+
+from __future__ import annotations
+
+import msgspec
+
+import ironflow
+from ironflow import Context, Retry
+
+
+class OrderPlaced(msgspec.Struct):
+    order_id: str
+
+
+async def fetch(order_id: str) -> int:
+    return len(order_id)
+
+
+@ironflow.function(id="process")
+async def process(ctx: Context[OrderPlaced]) -> int:
+    ctx.event.data.orderid  # refused
+    await ctx.step.run("fetch", fetch, 3)  # refused
+    await ctx.step.run("fetch", fetch, "a", "b")  # refused
+    await ctx.step.run("fetch", fetch, timeout="5s", retry=3)  # refused
+    await ctx.step.run(fetch, "a")  # refused
+    text: str = await ctx.step.run("fetch", fetch, "a")  # refused
+    await ctx.step.sleep("nap", None)  # refused
+    ctx.event.id = text  # refused
+    return "no number"  # refused
+
+
+@ironflow.function(id=3)  # refused
+async def wrong_id(ctx: Context) -> None: ...
+
+
+@ironflow.function(id="plain")  # refused
+def plain(ctx: Context) -> None: ...
+
+
+@ironflow.function(id="retry", retry=3)  # refused
+async def wrong_retry(ctx: Context) -> None: ...
+
+
+Retry(attempts=3)  # refused
+
+
+async def client() -> None:
+    async with ironflow.connect() as connected:
+        await connected.start(process, {"order_id": "o-1"})  # refused
+        run = await connected.start(process, OrderPlaced("o-1"))
+        wrong: str = await run.result()  # refused
+        connected.runs(status="done")  # refused
+        print(wrong)

@@ -1,0 +1,516 @@
+"""The doctor's checks, and what it makes of an installation that a test has put together in process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.local.virtual_time import run_virtual
+from ironflow.broker.nats.inspector import Storage
+from ironflow.broker.nats.provisioner import consumer_config, stream_config
+from ironflow.broker.protocol import Publication, Request
+from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.cli.doctor import doctor, print_findings
+from ironflow.client import Client
+from ironflow.clock import to_iso
+from ironflow.codec import encode_record
+from ironflow.doctor import Examination, Finding, monitor
+from ironflow.doctor.fleet import check_engine, check_workers
+from ironflow.doctor.monitor import JetStreamConfig, JetStreamStats, JetStreamVarz, Monitoring, Varz
+from ironflow.doctor.server import check_clock, check_storage, check_sync, check_version
+from ironflow.doctor.stuck import check_runs, check_timers, overdue_runs
+from ironflow.doctor.topology import check_consumers, check_streams
+from ironflow.errors import EngineUnavailableError
+from ironflow.messages import EngineView, Reply, RunsPage, WorkerCensus, WorkerView
+from ironflow.names import Names
+from ironflow.records import FunctionRecord, RunState
+from tests.unit.fake_engine import run_view
+
+NAMES = Names("test")
+GIB = 1024**3
+
+
+# Server
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("2.14.2", "error"),
+        ("2.9.30", "error"),
+        ("2.14.3", "warning"),
+        ("2.15.0", "ok"),
+        ("2.15.1", "ok"),
+        ("3.0.0-RC.1", "ok"),
+        ("mine", "unknown"),
+    ],
+)
+def test_the_server_version_decides(version: str, level: str) -> None:
+    finding = check_version(version)
+    assert finding.level == level
+    assert bool(finding.advice) == (level != "ok")
+
+
+def test_a_server_that_syncs_always_is_fine() -> None:
+    assert check_sync(monitored(sync_always=True, sync_interval=120_000_000_000)).level == "ok"
+
+
+def test_a_server_that_syncs_now_and_then_is_warned_about_with_how_often_it_does() -> None:
+    finding = check_sync(monitored(sync_interval=120_000_000_000))
+    assert finding.level == "warning"
+    assert "every 120 s" in finding.text
+    assert "sync_interval: always" in finding.advice
+
+
+def test_a_sync_setting_that_nobody_tells_is_unknown_and_never_fine() -> None:
+    finding = check_sync(Monitoring(("http://h:8222",), None, "http://h:8222: no answer"))
+    assert finding.level == "unknown"
+    assert "no answer" in finding.text
+    assert "--monitor-url" in finding.advice
+
+
+@pytest.mark.parametrize(("left", "level"), [(50, "ok"), (19, "warning"), (4, "error")])
+def test_storage_that_runs_out_is_reported_in_time(left: int, level: str) -> None:
+    finding = check_storage(Storage(used_bytes=(100 - left) * GIB, limit_bytes=100 * GIB), Monitoring(()))
+    assert finding.level == level
+    assert f"{left}.0 GiB of 100.0 GiB left" in finding.text
+
+
+def test_the_tighter_of_the_accounts_and_the_servers_storage_counts() -> None:
+    finding = check_storage(Storage(1 * GIB, 100 * GIB), monitored(max_storage=10 * GIB, stored=9 * GIB))
+    assert (finding.level, finding.text) == ("warning", "1.0 GiB of 10.0 GiB left")
+
+
+def test_storage_without_a_known_limit_is_unknown() -> None:
+    assert check_storage(Storage(used_bytes=1), Monitoring(())).level == "unknown"
+
+
+def test_a_server_without_jetstream_is_an_error() -> None:
+    assert check_storage(None, Monitoring(())).level == "error"
+
+
+@pytest.mark.parametrize(
+    ("offset", "uncertainty", "level"),
+    [(3, 2, "ok"), (-990, 2, "ok"), (1500, 2, "warning"), (-1500, 2, "warning"), (1500, 800, "ok")],
+)
+def test_a_clock_that_is_surely_off_by_over_a_second_is_warned_about(
+    offset: float, uncertainty: float, level: str
+) -> None:
+    assert check_clock(offset, uncertainty).level == level
+
+
+def test_the_clock_finding_says_which_way_it_is_off() -> None:
+    assert "1500 ms behind" in check_clock(-1500, 2).text
+
+
+# Monitoring
+
+
+def test_a_guessed_endpoint_counts_only_if_it_is_the_same_server() -> None:
+    theirs = Varz(server_id="OTHER")
+    assert monitor.choose(["http://a"], [theirs], "OURS").server is None
+    assert monitor.choose(["http://a"], [theirs], "OTHER").server is theirs
+    assert monitor.choose(["http://a"], [theirs]).server is theirs
+
+
+def test_every_endpoint_that_was_asked_in_vain_is_named() -> None:
+    found = monitor.choose(["http://a", "http://b"], ["no answer", Varz(server_id="OTHER")], "OURS")
+    assert found.reason == "http://a: no answer; http://b: belongs to another server"
+
+
+def test_the_monitoring_of_a_server_is_guessed_from_where_clients_connect() -> None:
+    urls = ["nats://user:secret@one:4222", "two", "tls://[::1]:4222", "nats://one:4223"]
+    assert monitor.guesses(urls) == ("http://one:8222", "http://two:8222", "http://[::1]:8222")
+
+
+def test_the_monitoring_of_an_ironflow_dev_in_this_folder_is_found(tmp_path: Path) -> None:
+    ports = {"nats": ["nats://127.0.0.1:4222"], "monitoring": ["http://127.0.0.1:45678"]}
+    (tmp_path / "nats-server_1.ports").write_bytes(msgspec.json.encode(ports))
+    (tmp_path / "nats-server_2.ports").touch()
+    assert monitor.embedded_guesses(tmp_path) == ("http://127.0.0.1:45678",)
+
+
+def test_varz_says_how_the_server_syncs(web: Callable[[bytes], str]) -> None:
+    url = web(b'{"server_id":"A","jetstream":{"config":{"sync_always":true,"max_storage":5},"stats":{"storage":2}}}')
+    config = JetStreamConfig(max_storage=5, sync_always=True)
+    assert monitor.read_varz(url) == Varz("A", "", JetStreamVarz(config, JetStreamStats(2)))
+
+
+def test_what_is_no_monitoring_endpoint_is_said_to_be_none(web: Callable[[bytes], str]) -> None:
+    assert monitor.read_varz(web(b"<html>")) == "is no NATS monitoring endpoint"
+    assert monitor.read_varz("ftp://127.0.0.1") == "not an http:// or https:// address"
+    assert str(monitor.read_varz("http://127.0.0.1:1")).startswith("no answer")
+
+
+# Streams and consumers
+
+
+def test_streams_as_they_shall_be_are_one_finding() -> None:
+    [finding] = check_streams({spec: {} for spec in streams(NAMES)})
+    assert finding.level == "ok"
+
+
+def test_a_namespace_without_streams_is_one_finding() -> None:
+    [finding] = check_streams(dict.fromkeys(streams(NAMES)))
+    assert finding.level == "error"
+    assert "start an engine" in finding.advice
+
+
+def test_a_missing_stream_and_a_changed_one_are_named() -> None:
+    first, second, *rest = streams(NAMES)
+    found = {first: None, second: {"discard": ("old", "new")}, **{spec: {} for spec in rest}}
+    missing, changed = check_streams(found)
+    assert (missing.level, missing.text) == ("error", "stream TEST_EVENTS does not exist")
+    assert (changed.level, changed.text) == ("error", "stream TEST_TASKS: discard is old, not new")
+
+
+def test_a_setting_that_an_operator_may_tune_is_only_warned_about() -> None:
+    [finding] = check_consumers(
+        {queue_consumer(NAMES, "orders"): {"ack_wait": (1, 2)}, **{spec: {} for spec in engine_consumers(NAMES)}}
+    )
+    assert finding.level == "warning"
+    assert "consumer orders of TEST_TASKS" in finding.text
+
+
+# Engines and workers
+
+
+def test_no_engine_is_an_error_and_says_how_to_start_one() -> None:
+    finding = check_engine(None)
+    assert finding.level == "error"
+    assert "ironflow-engine" in finding.advice
+
+
+def test_a_queue_with_functions_and_no_worker_is_warned_about() -> None:
+    functions = [FunctionRecord(id="pay", queue="orders"), FunctionRecord(id="mail", queue="mails")]
+    mails, orders = check_workers(functions, [worker(queues=("mails",), functions=("mail",))])
+    assert mails.level == "ok"
+    assert (orders.level, orders.text) == ("warning", "queue orders: 1 function and no worker")
+    assert "--queue orders" in orders.advice
+
+
+def test_a_worker_that_drains_counts_no_more() -> None:
+    [finding] = check_workers([FunctionRecord(id="pay", queue="orders")], [worker(draining=True)])
+    assert finding.level == "warning"
+
+
+def test_a_function_that_no_worker_has_the_code_of_is_warned_about() -> None:
+    functions = [FunctionRecord(id="pay", queue="orders"), FunctionRecord(id="gone", queue="orders")]
+    [finding] = check_workers(functions, [worker()])
+    assert finding.level == "warning"
+    assert "gone" in finding.text
+
+
+# What stands still
+
+
+def test_stuck_runs_are_named_but_not_all_of_many() -> None:
+    finding = check_runs(["r1", "r2", "r3", "r4", "r5"], 9, all_seen=True)
+    assert finding.level == "error"
+    assert finding.text == "5 of 9 active runs have had no task for over 60 s: r1, r2, r3 and 2 more"
+
+
+def test_a_bounded_look_at_the_runs_is_said_to_be_one() -> None:
+    assert "the newest 9 active runs" in check_runs([], 9, all_seen=False).text
+
+
+def test_timers_of_buckets_long_past_are_overdue_and_later_ones_are_not() -> None:
+    now = 10_000_000
+    subjects = [
+        NAMES.timer(due, run, "w") for due, run in [(now - 91_000, "late"), (now - 59_000, "soon"), (now, "due")]
+    ]
+    assert overdue_runs(subjects, now) == ["late"]
+    assert check_timers(["late"]).level == "error"
+    assert check_timers([]).level == "ok"
+
+
+# The whole
+
+
+def test_a_healthy_installation_has_nothing_wrong() -> None:
+    async def examine_healthy() -> None:
+        house = await Installation.make()
+        await house.engine()
+        await house.register(FunctionRecord(id="pay", queue="orders"))
+        await house.worker(worker())
+        found = await house.examine()
+        assert {finding.check for finding in found if finding.level == "error"} == set()
+        assert levels(found)["streams"] == levels(found)["consumers"] == levels(found)["engine"] == "ok"
+        assert levels(found)["workers"] == levels(found)["stuck runs"] == levels(found)["timers"] == "ok"
+
+    run_virtual(examine_healthy())
+
+
+def test_without_an_engine_the_rest_is_examined_all_the_same() -> None:
+    async def examine_without() -> None:
+        house = await Installation.make()
+        await house.register(FunctionRecord(id="pay", queue="orders"))
+        found = levels(await house.examine())
+        assert (found["engine"], found["workers"], found["streams"]) == ("error", "warning", "ok")
+        assert found["stuck runs"] == "unknown"
+
+    run_virtual(examine_without())
+
+
+def test_a_stream_that_somebody_changed_is_found() -> None:
+    async def examine_changed() -> None:
+        house = await Installation.make()
+        house.configs[NAMES.journal]["discard_new_per_subject"] = False
+        found = await house.examine()
+        assert "stream TEST_JOURNAL: discard_new_per_subject is False, not True" in texts(found)
+
+    run_virtual(examine_changed())
+
+
+def test_a_missing_consumer_is_found() -> None:
+    async def examine_missing() -> None:
+        house = await Installation.make()
+        await house.register(FunctionRecord(id="pay", queue="elsewhere"))
+        assert "consumer elsewhere of TEST_TASKS does not exist" in texts(await house.examine())
+
+    run_virtual(examine_missing())
+
+
+def test_a_queued_run_without_a_task_is_stuck_after_a_minute_and_not_before() -> None:
+    async def examine_stuck() -> None:
+        house = await Installation.make()
+        await house.engine(await house.queued_run("lost"), await house.queued_run("alive"))
+        await house.broker.publish(Publication(subject=NAMES.task("orders", "alive", 0), payload=b"{}"))
+        await asyncio.sleep(50)
+        assert levels(await house.examine())["stuck runs"] == "ok"
+        await asyncio.sleep(20)
+        found = await house.examine()
+        assert levels(found)["stuck runs"] == "error"
+        assert "1 of 2 active runs have had no task for over 60 s: lost" in texts(found)
+
+    run_virtual(examine_stuck())
+
+
+def test_a_timer_that_did_not_fire_is_found() -> None:
+    async def examine_overdue() -> None:
+        house = await Installation.make()
+        now = await house.broker.server_time_ms()
+        house.subjects[NAMES.timers] = [NAMES.timer(now - 120_000, "late", "w"), NAMES.timer(now + 1, "resting", "w")]
+        found = await house.examine()
+        assert levels(found)["timers"] == "error"
+        assert "of runs late" in " ".join(texts(found))
+
+    run_virtual(examine_overdue())
+
+
+def test_what_the_account_may_not_ask_is_unknown() -> None:
+    async def examine_denied() -> None:
+        house = await Installation.make()
+        house.error = {"code": 403, "description": "not allowed"}
+        found = await house.examine()
+        assert levels(found)["streams"] == "unknown"
+        assert "could not be checked: not allowed" in texts(found)
+
+    run_virtual(examine_denied())
+
+
+# The command
+
+
+def test_findings_are_printed_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings(
+        [
+            Finding(check="clock", level="ok", text="right"),
+            Finding(check="engine", level="error", text="none", advice="start one"),
+        ]
+    )
+    assert capsys.readouterr().out == "ok       clock: right\nerror    engine: none\n         → start one\n"
+
+
+@pytest.mark.parametrize(("level", "code"), [("ok", 0), ("warning", 0), ("unknown", 0), ("error", 1)])
+def test_only_an_error_makes_the_command_fail(monkeypatch: pytest.MonkeyPatch, level: Any, code: int) -> None:
+    async def findings(_: Examination) -> list[Finding]:
+        return [Finding(check="clock", level=level, text="so it is")]
+
+    monkeypatch.setattr("ironflow.client.connect", local_client)
+    monkeypatch.setattr(Examination, "findings", findings)
+    done = CliRunner().invoke(doctor, ["--json"])
+    assert done.exit_code == code
+    assert msgspec.json.decode(done.stdout) == [{"check": "clock", "level": level, "text": "so it is", "advice": ""}]
+
+
+def test_a_server_that_cannot_be_reached_is_one_line_and_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineUnavailableError("cannot reach NATS")
+
+    monkeypatch.setattr("ironflow.client.connect", refuse)
+    done = CliRunner().invoke(doctor)
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "", "cannot reach NATS\n")
+
+
+# Helpers
+
+
+@pytest.fixture
+def web() -> Iterator[Callable[[bytes], str]]:
+    """Serve some bytes on a port of its own, and return the address."""
+    servers: list[http.server.HTTPServer] = []
+
+    def serve(body: bytes) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.path == "/varz" else 404)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.asynccontextmanager
+async def local_client(*_: object, **__: object) -> AsyncGenerator[Client]:
+    broker = LocalServer().connect()
+    yield Client(broker, NAMES)
+    await broker.close()
+
+
+class Installation:
+    """A namespace on the in-process broker, with a JetStream API that says what a test wants.
+
+    Attributes:
+        configs: the settings of the streams, by name.
+        subjects: what stands in a stream, by its name.
+        error: what every question to the API is answered with instead, where set.
+
+    """
+
+    def __init__(self, broker: LocalBroker) -> None:
+        self.broker = broker
+        self.configs = {spec.name: stream_config(spec) for spec in streams(NAMES)}
+        self.subjects: dict[str, list[str]] = {}
+        self.error: dict[str, Any] | None = None
+        self._consumers = {
+            f"{spec.stream}.{spec.name}": consumer_config(spec)
+            for spec in (*engine_consumers(NAMES), queue_consumer(NAMES, "orders"))
+        }
+
+    @classmethod
+    async def make(cls) -> Installation:
+        """Provision a namespace."""
+        broker = LocalServer().connect()
+        for spec in streams(NAMES):
+            await broker.ensure_stream(spec)
+        made = cls(broker)
+        await broker.listen("$JS.API.>", made._answer)
+        return made
+
+    async def examine(self) -> list[Finding]:
+        """Return what the doctor finds."""
+        return await Examination(self.broker, NAMES, monitor_url="http://127.0.0.1:1").findings()
+
+    async def engine(self, *runs: Any) -> None:
+        """Let an engine answer, which lists these runs as queued."""
+        view = EngineView(id="e", host="h", pid=1, version="1", namespace="test", started_at="")
+        await self._answer_always(NAMES.api("engine.status"), reply(view))
+
+        async def list_runs(request: Request) -> None:
+            queued = b'"queued"' in request.payload
+            request.respond(reply(RunsPage(runs=tuple(runs) if queued else (), next=None)))
+
+        await self.broker.listen(NAMES.api("runs.list"), list_runs)
+
+    async def worker(self, view: WorkerView) -> None:
+        """Let a worker answer the census."""
+        await self._answer_always(NAMES.worker_census, encode_record(WorkerCensus(worker=view, runs=())))
+
+    async def register(self, function: FunctionRecord) -> None:
+        """Store a function's definition."""
+        await self.broker.publish(Publication(subject=NAMES.function_key(function.id), payload=encode_record(function)))
+
+    async def queued_run(self, run: str) -> Any:
+        """Store the state of a run that waits for a worker, and return what is shown of it."""
+        started = await self.broker.server_time_ms()
+        state = RunState(
+            id=run,
+            function="pay",
+            queue="orders",
+            status="queued",
+            started_at=started,
+            event_id="e",
+            event_name="n",
+            event_sequence=1,
+        )
+        await self.broker.publish(Publication(subject=NAMES.run_key(run), payload=encode_record(state)))
+        return run_view(run, status="queued", started_at=to_iso(started))
+
+    async def _answer_always(self, subject: str, payload: bytes) -> None:
+        async def answer(request: Request) -> None:
+            request.respond(payload)
+
+        await self.broker.listen(subject, answer)
+
+    async def _answer(self, request: Request) -> None:
+        request.respond(msgspec.json.encode({"error": self.error} if self.error else self._api(request.subject)))
+
+    def _api(self, subject: str) -> dict[str, Any]:
+        verb = subject.removeprefix("$JS.API.")
+        missing = {"error": {"code": 404, "description": "not found"}}
+        if verb.startswith("STREAM.INFO."):
+            name = verb.removeprefix("STREAM.INFO.")
+            found = dict.fromkeys(self.subjects.get(name, ()), 1)
+            answer = {"config": self.configs.get(name), "state": {"subjects": found}, "total": len(found)}
+            return answer if name in self.configs else missing
+        if verb.startswith("CONSUMER.INFO."):
+            config = self._consumers.get(verb.removeprefix("CONSUMER.INFO."))
+            return {"config": config} if config else missing
+        return {"storage": 1, "limits": {"max_storage": GIB}}
+
+
+def reply(answer: msgspec.Struct) -> bytes:
+    return encode_record(Reply(result=msgspec.Raw(encode_record(answer))))
+
+
+def worker(**changes: Any) -> WorkerView:
+    fields: dict[str, Any] = {
+        "id": "w",
+        "host": "h",
+        "pid": 1,
+        "queues": ("orders",),
+        "functions": ("pay",),
+        "concurrency": 1,
+        "running": 0,
+        "draining": False,
+        "started_at": "",
+        "version": "1",
+    }
+    return WorkerView(**{**fields, **changes})
+
+
+def monitored(
+    *, max_storage: int = 0, stored: int = 0, sync_interval: int = 0, sync_always: bool = False
+) -> Monitoring:
+    config = JetStreamConfig(max_storage, sync_interval, sync_always)
+    return Monitoring(("http://h:8222",), Varz("A", "", JetStreamVarz(config, JetStreamStats(stored))))
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.check: finding.level for finding in findings}
+
+
+def texts(findings: list[Finding]) -> list[str]:
+    return [finding.text for finding in findings]
