@@ -227,6 +227,11 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.namespace}.ended.{escape_token(run)}"
 
     @property
+    def every_end(self) -> str:
+        """The filter of the hints that any run has ended."""
+        return f"{self.namespace}.ended.*"
+
+    @property
     def worker_census(self) -> str:
         """The request that every worker answers with what it is and does."""
         return f"{self.namespace}.workers"

@@ -138,7 +138,7 @@ async def follow_namespace(client: Client, show: Show) -> None:
     """
     seen: dict[str, RunView] = {}
     newest = await _newest(client)
-    async with _pace(client.broker, client.names.ended("*")) as pace:
+    async with _pace(client.broker, client.names.every_end) as pace:
         while True:
             for view in reversed(newest):
                 if seen.get(view.id) != view:

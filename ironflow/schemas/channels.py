@@ -79,7 +79,7 @@ VERBS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     "events.list": (messages.ListEvents, messages.EventsPage),
     "functions.delete": (messages.DeleteFunction, messages.Done),
     "functions.list": (Empty, messages.FunctionsPage),
-    "functions.register": (messages.RegisterFunctions, messages.Done),
+    "functions.register": (messages.RegisterFunctions, messages.Registered),
     "queues.list": (Empty, messages.QueuesPage),
     "runs.get": (messages.GetRun, messages.RunView),
     "runs.list": (messages.ListRuns, messages.RunsPage),
@@ -153,7 +153,7 @@ def core_channels(names: Names) -> tuple[Channel, ...]:
             message=None,
             senders=("engine",),
             receivers=("worker",),
-            answer=messages.WorkerView,
+            answer=messages.WorkerCensus,
         ),
     )
 

@@ -182,7 +182,7 @@ def test_a_journal_subject_reads_back(subject: str, kind: str, rest: tuple[str, 
     [
         (NAMES.tasks_of_queue("q"), NAMES.task("q", "r1", 0)),
         (NAMES.timers_of_run("r1"), NAMES.timer(5, "r1", "t")),
-        (NAMES.ended("*"), NAMES.ended("r1")),
+        (NAMES.every_end, NAMES.ended("r1")),
     ],
 )
 def test_a_filter_covers_what_it_is_for(pattern: str, subject: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -160,9 +161,23 @@ def test_an_answer_as_it_is_written_fits_the_api_schema() -> None:
     assert not validator.is_valid(msgspec.json.decode(encode_record(Reply())))
 
 
-def test_every_verb_that_the_client_asks_is_described() -> None:
-    asked = set(re.findall(r'"([a-z]+\.[a-z_]+)"', inspect.getsource(engine_api)))
-    assert asked == set(VERBS)
+def test_every_verb_that_is_asked_is_described_with_what_it_is_asked_with_and_answered() -> None:
+    asked: dict[str, tuple[str, str]] = {}
+    for call in ast.walk(ast.parse(inspect.getsource(engine_api))):
+        match call:
+            case ast.Call(
+                func=ast.Attribute(attr="_ask"), args=[ast.Constant(str(verb)), request, ast.Name(answer), *_]
+            ):
+                asked[verb] = (ast.unparse(request), answer)
+            case ast.Call(func=ast.Attribute(attr="_ask_raw"), args=[ast.Constant(str(verb)), request]):
+                asked[verb] = (ast.unparse(request), "None")
+            case _:
+                pass
+    assert asked.keys() == VERBS.keys()
+    for verb, (asked_with, answered) in asked.items():
+        request_type, answer_type = VERBS[verb]
+        assert asked_with == "request" or asked_with.startswith(f"{request_type.__name__}(")
+        assert answered == (answer_type.__name__ if answer_type else "None")
 
 
 def test_every_stored_record_travels_on_a_channel_or_inside_of_another_record() -> None:
