@@ -117,17 +117,23 @@ class Session:
         """Replace the workers whenever code has changed that can be imported."""
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 # pyright: ignore[reportUnknownVariableType]
 
-        apps = self._plan.apps
-        async for changes in awatch(*folders_of(apps, Path.cwd()), watch_filter=PythonFilter()):
-            self._say("dev", f"{changed_files(path for _, path in changes)} changed")
-            try:
-                functions = await describe(apps, environment)
-            except AppError as error:
-                self._say("dev", f"not reloaded, the code from before goes on: {error}")
-                continue
-            programs = self._worker_programs(functions, environment)
-            await asyncio.gather(*(worker.replace(program) for worker, program in zip(workers, programs, strict=True)))
-            self._say("dev", f"reloaded {', '.join(function.id for function in functions)}")
+        try:
+            async for changes in awatch(*folders_of(self._plan.apps, Path.cwd()), watch_filter=PythonFilter()):
+                self._say("dev", f"{changed_files(path for _, path in changes)} changed")
+                await self._replace(workers, environment)
+        except (OSError, RuntimeError) as error:  # a system has only so many watches
+            self._say("dev", f"cannot watch for changes, start again to have them: {error}")
+
+    async def _replace(self, workers: Sequence[Service], environment: Mapping[str, str]) -> None:
+        """Have the workers run the code as it is now, if it can be imported."""
+        try:
+            functions = await describe(self._plan.apps, environment)
+        except AppError as error:
+            self._say("dev", f"not reloaded, the code from before goes on: {error}")
+            return
+        programs = self._worker_programs(functions, environment)
+        await asyncio.gather(*(worker.replace(program) for worker, program in zip(workers, programs, strict=True)))
+        self._say("dev", f"reloaded {', '.join(function.id for function in functions)}")
 
 
 async def stop(tasks: Sequence[asyncio.Task[None]], signals: StopSignals, services: Iterable[Service]) -> None:

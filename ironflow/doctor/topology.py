@@ -8,7 +8,9 @@ from ironflow.broker.nats.inspector import Differences
 from ironflow.broker.protocol import ConsumerSpec, StreamSpec
 from ironflow.doctor.finding import Finding
 
-TUNABLE = frozenset({"ack_wait", "duplicate_window", "max_ack_pending", "max_age", "max_waiting", "num_replicas"})
+OPTIONS = frozenset({"ack_wait", "num_replicas"})
+"""Settings that an engine's options decide (``--lease``, ``--replicas``), which the doctor does not know."""
+TUNABLE = frozenset({"duplicate_window", "max_ack_pending", "max_age", "max_waiting"})
 """Settings that an operator may have reasons to change; the guarantees rest on the others."""
 
 _PROVISION = "start an engine: it makes what is missing"
@@ -28,7 +30,7 @@ def check_streams(found: Mapping[StreamSpec, Differences | None]) -> list[Findin
     wrong = [
         _wrong("streams", f"stream {spec.name}", differences)
         for spec, differences in found.items()
-        if differences is None or differences
+        if _is_wrong(differences)
     ]
     text = f"{len(found)} streams and buckets exist, with the right settings"
     return wrong or [Finding(check="streams", level="ok", text=text)]
@@ -47,19 +49,25 @@ def check_consumers(found: Mapping[ConsumerSpec, Differences | None]) -> list[Fi
     wrong = [
         _wrong("consumers", f"consumer {spec.name} of {spec.stream}", differences)
         for spec, differences in found.items()
-        if differences is None or differences
+        if _is_wrong(differences)
     ]
     text = f"{len(found)} consumers exist, with the right settings"
     return wrong or [Finding(check="consumers", level="ok", text=text)]
 
 
+def _is_wrong(differences: Differences | None) -> bool:
+    return differences is None or not differences.keys() <= OPTIONS
+
+
 def _wrong(check: str, what: str, differences: Differences | None) -> Finding:
     if differences is None:
         return Finding(check=check, level="error", text=f"{what} does not exist", advice=_PROVISION)
-    listed = "; ".join(f"{key} is {found}, not {wanted}" for key, (found, wanted) in differences.items())
+    listed = "; ".join(
+        f"{key} is {found}, not {wanted}" for key, (found, wanted) in differences.items() if key not in OPTIONS
+    )
     return Finding(
         check=check,
-        level="warning" if differences.keys() <= TUNABLE else "error",
+        level="warning" if differences.keys() <= TUNABLE | OPTIONS else "error",
         text=f"{what}: {listed}",
         advice=_REPAIR,
     )

@@ -1,0 +1,76 @@
+"""What the doctor reads of a real server is what was set there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ironflow.broker.embedded import EmbeddedServer
+from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
+from ironflow.broker.nats.inspector import Inspector
+from ironflow.broker.protocol import Publication
+from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.doctor import monitor
+from ironflow.names import Names
+
+
+@pytest.fixture
+async def broker(nats_server: EmbeddedServer) -> AsyncIterator[NatsBroker]:
+    made = await connect(ConnectionSettings(urls=(nats_server.url,)))
+    yield made
+    await made.close()
+
+
+async def test_what_was_provisioned_does_not_differ_from_what_shall_be(broker: NatsBroker, namespace: str) -> None:
+    names, inspector = Names(namespace), Inspector(broker)
+    consumers = (*engine_consumers(names), queue_consumer(names, "orders"))
+    assert [await inspector.stream_differences(spec) for spec in streams(names)] == [None] * 7
+    for spec in streams(names):
+        await broker.ensure_stream(spec)
+    assert [await inspector.stream_differences(spec) for spec in streams(names)] == [{}] * 7
+    assert [await inspector.consumer_differences(spec) for spec in consumers] == [None] * 4
+    for consumer in consumers:
+        await broker.ensure_consumer(consumer)
+    assert [await inspector.consumer_differences(spec) for spec in consumers] == [{}] * 4
+
+
+async def test_a_setting_that_was_changed_is_named_with_what_it_is_and_shall_be(
+    broker: NatsBroker, namespace: str
+) -> None:
+    spec = streams(Names(namespace))[0]
+    await broker.ensure_stream(msgspec.structs.replace(spec, max_age_seconds=3600))
+    hour, week = 3600 * 10**9, 7 * 24 * 3600 * 10**9
+    assert await Inspector(broker).stream_differences(spec) == {"max_age": (hour, week)}
+
+
+async def test_the_subjects_of_a_filter_are_listed(broker: NatsBroker, namespace: str) -> None:
+    names, inspector = Names(namespace), Inspector(broker)
+    assert await inspector.subjects(names.timers, f"{namespace}.timers.>") == []
+    for spec in streams(names):
+        await broker.ensure_stream(spec)
+    for run in ("r1", "r2"):
+        await broker.publish(Publication(subject=names.timer(30_000, run, "w"), payload=b"{}"))
+    await broker.publish(Publication(subject=names.fired("r1", "w"), payload=b"{}"))
+    found = await inspector.subjects(names.timers, f"{namespace}.timers.1.>")
+    assert sorted(found) == [names.timer(30_000, "r1", "w"), names.timer(30_000, "r2", "w")]
+
+
+async def test_the_account_of_a_plain_server_has_no_limit_of_its_own(broker: NatsBroker) -> None:
+    assert (await Inspector(broker).storage()).limit_bytes is None
+
+
+async def test_monitoring_says_whether_the_server_syncs_always(nats_server: EmbeddedServer, tmp_path: Path) -> None:
+    synced = await asyncio.to_thread(monitor.read_varz, nats_server.monitor_url)
+    assert isinstance(synced, monitor.Varz)
+    assert synced.jetstream.config is not None
+    assert synced.jetstream.config.sync_always
+    async with EmbeddedServer(tmp_path, sync_interval="2m") as lazy:
+        unsynced = await asyncio.to_thread(monitor.read_varz, lazy.monitor_url)
+    assert isinstance(unsynced, monitor.Varz)
+    assert unsynced.jetstream.config is not None
+    assert not unsynced.jetstream.config.sync_always
+    assert unsynced.jetstream.config.sync_interval == 120 * 10**9

@@ -1,0 +1,223 @@
+"""What the doctor makes of an installation that a test has put together in process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.local.virtual_time import run_virtual
+from ironflow.broker.nats.provisioner import consumer_config, stream_config
+from ironflow.broker.protocol import Publication, Request
+from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.clock import to_iso
+from ironflow.codec import encode_record
+from ironflow.doctor import Examination, Finding
+from ironflow.messages import EngineView, Reply, RunsPage, WorkerCensus, WorkerView
+from ironflow.names import Names
+from ironflow.records import FunctionRecord, RunState
+from tests.unit.fake_engine import run_view
+from tests.unit.test_doctor import worker
+
+NAMES = Names("test")
+
+
+def test_a_healthy_installation_has_nothing_wrong() -> None:
+    async def examine_healthy() -> None:
+        house = await Installation.make()
+        await house.engine()
+        await house.register(FunctionRecord(id="pay", queue="orders"))
+        await house.worker(worker())
+        found = await house.examine()
+        assert {finding.check for finding in found if finding.level == "error"} == set()
+        assert levels(found)["streams"] == levels(found)["consumers"] == levels(found)["engine"] == "ok"
+        assert levels(found)["workers"] == levels(found)["stuck runs"] == levels(found)["timers"] == "ok"
+
+    run_virtual(examine_healthy())
+
+
+def test_without_an_engine_the_rest_is_examined_all_the_same() -> None:
+    async def examine_without() -> None:
+        house = await Installation.make()
+        await house.register(FunctionRecord(id="pay", queue="orders"))
+        found = levels(await house.examine())
+        assert (found["engine"], found["workers"], found["streams"]) == ("error", "warning", "ok")
+        assert found["stuck runs"] == "unknown"
+
+    run_virtual(examine_without())
+
+
+def test_a_stream_that_somebody_changed_is_found() -> None:
+    async def examine_changed() -> None:
+        house = await Installation.make()
+        house.configs[NAMES.journal]["discard_new_per_subject"] = False
+        found = await house.examine()
+        assert "stream TEST_JOURNAL: discard_new_per_subject is False, not True" in texts(found)
+
+    run_virtual(examine_changed())
+
+
+def test_a_missing_consumer_is_found() -> None:
+    async def examine_missing() -> None:
+        house = await Installation.make()
+        await house.register(FunctionRecord(id="pay", queue="elsewhere"))
+        assert "consumer elsewhere of TEST_TASKS does not exist" in texts(await house.examine())
+
+    run_virtual(examine_missing())
+
+
+def test_a_queued_run_without_a_task_is_stuck_after_a_minute_and_not_before() -> None:
+    async def examine_stuck() -> None:
+        house = await Installation.make()
+        await house.engine(await house.queued_run("lost"), await house.queued_run("alive"))
+        await house.broker.publish(Publication(subject=NAMES.task("orders", "alive", 0), payload=b"{}"))
+        await asyncio.sleep(50)
+        assert levels(await house.examine())["stuck runs"] == "ok"
+        await asyncio.sleep(20)
+        found = await house.examine()
+        assert levels(found)["stuck runs"] == "error"
+        assert "1 of 2 active runs have had no task for over 60 s: lost" in texts(found)
+
+    run_virtual(examine_stuck())
+
+
+def test_an_old_run_that_has_just_changed_is_not_stuck() -> None:
+    async def examine_changed() -> None:
+        house = await Installation.make()
+        run = await house.queued_run("busy")
+        await house.engine(run)
+        await asyncio.sleep(300)
+        await house.queued_run("busy")
+        await asyncio.sleep(50)
+        assert levels(await house.examine())["stuck runs"] == "ok"
+
+    run_virtual(examine_changed())
+
+
+def test_a_timer_that_did_not_fire_is_found() -> None:
+    async def examine_overdue() -> None:
+        house = await Installation.make()
+        now = await house.broker.server_time_ms()
+        house.subjects[NAMES.timers] = [NAMES.timer(now - 120_000, "late", "w"), NAMES.timer(now + 1, "resting", "w")]
+        found = await house.examine()
+        assert levels(found)["timers"] == "error"
+        assert "of runs late" in " ".join(texts(found))
+
+    run_virtual(examine_overdue())
+
+
+def test_what_the_account_may_not_ask_is_unknown() -> None:
+    async def examine_denied() -> None:
+        house = await Installation.make()
+        house.error = {"code": 403, "description": "not allowed"}
+        found = await house.examine()
+        assert levels(found)["streams"] == "unknown"
+        assert "could not be checked: not allowed" in texts(found)
+
+    run_virtual(examine_denied())
+
+
+class Installation:
+    """A namespace on the in-process broker, with a JetStream API that says what a test wants.
+
+    Attributes:
+        configs: the settings of the streams, by name.
+        subjects: what stands in a stream, by its name.
+        error: what every question to the API is answered with instead, where set.
+
+    """
+
+    def __init__(self, broker: LocalBroker) -> None:
+        self.broker = broker
+        self.configs = {spec.name: stream_config(spec) for spec in streams(NAMES)}
+        self.subjects: dict[str, list[str]] = {}
+        self.error: dict[str, Any] | None = None
+        self._consumers = {
+            f"{spec.stream}.{spec.name}": consumer_config(spec)
+            for spec in (*engine_consumers(NAMES), queue_consumer(NAMES, "orders"))
+        }
+
+    @classmethod
+    async def make(cls) -> Installation:
+        """Provision a namespace."""
+        broker = LocalServer().connect()
+        for spec in streams(NAMES):
+            await broker.ensure_stream(spec)
+        made = cls(broker)
+        await broker.listen("$JS.API.>", made._answer)
+        return made
+
+    async def examine(self) -> list[Finding]:
+        """Return what the doctor finds."""
+        return await Examination(self.broker, NAMES, monitor_url="http://127.0.0.1:1").findings()
+
+    async def engine(self, *runs: Any) -> None:
+        """Let an engine answer, which lists these runs as queued."""
+        view = EngineView(id="e", host="h", pid=1, version="1", namespace="test", started_at="")
+        await self._answer_always(NAMES.api("engine.status"), reply(view))
+
+        async def list_runs(request: Request) -> None:
+            queued = b'"queued"' in request.payload
+            request.respond(reply(RunsPage(runs=tuple(runs) if queued else (), next=None)))
+
+        await self.broker.listen(NAMES.api("runs.list"), list_runs)
+
+    async def worker(self, view: WorkerView) -> None:
+        """Let a worker answer the census."""
+        await self._answer_always(NAMES.worker_census, encode_record(WorkerCensus(worker=view, runs=())))
+
+    async def register(self, function: FunctionRecord) -> None:
+        """Store a function's definition."""
+        await self.broker.publish(Publication(subject=NAMES.function_key(function.id), payload=encode_record(function)))
+
+    async def queued_run(self, run: str) -> Any:
+        """Store the state of a run that waits for a worker, and return what is shown of it."""
+        started = await self.broker.server_time_ms()
+        state = RunState(
+            id=run,
+            function="pay",
+            queue="orders",
+            status="queued",
+            started_at=started,
+            event_id="e",
+            event_name="n",
+            event_sequence=1,
+        )
+        await self.broker.publish(Publication(subject=NAMES.run_key(run), payload=encode_record(state)))
+        return run_view(run, status="queued", started_at=to_iso(started))
+
+    async def _answer_always(self, subject: str, payload: bytes) -> None:
+        async def answer(request: Request) -> None:
+            request.respond(payload)
+
+        await self.broker.listen(subject, answer)
+
+    async def _answer(self, request: Request) -> None:
+        request.respond(msgspec.json.encode({"error": self.error} if self.error else self._api(request.subject)))
+
+    def _api(self, subject: str) -> dict[str, Any]:
+        verb = subject.removeprefix("$JS.API.")
+        missing = {"error": {"code": 404, "description": "not found"}}
+        if verb.startswith("STREAM.INFO."):
+            name = verb.removeprefix("STREAM.INFO.")
+            found = dict.fromkeys(self.subjects.get(name, ()), 1)
+            answer = {"config": self.configs.get(name), "state": {"subjects": found}, "total": len(found)}
+            return answer if name in self.configs else missing
+        if verb.startswith("CONSUMER.INFO."):
+            config = self._consumers.get(verb.removeprefix("CONSUMER.INFO."))
+            return {"config": config} if config else missing
+        return {"storage": 1, "limits": {"max_storage": 1 << 30}}
+
+
+def reply(answer: msgspec.Struct) -> bytes:
+    return encode_record(Reply(result=msgspec.Raw(encode_record(answer))))
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.check: finding.level for finding in findings}
+
+
+def texts(findings: list[Finding]) -> list[str]:
+    return [finding.text for finding in findings]
