@@ -126,7 +126,7 @@ class StoredMessage(msgspec.Struct, frozen=True):
     payload: bytes
     sequence: int
     time_ms: int
-    """When the server stored it, by the server's clock."""
+    """When the server stored it, by the server's clock, rounded down."""
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -177,7 +177,10 @@ class Delivery(Protocol):
         ...
 
     def nak(self, delay_seconds: float = 0.0) -> None:
-        """Hand it back: to be delivered again, *delay_seconds* from now."""
+        """Hand it back: to be delivered again, *delay_seconds* from now.
+
+        A crash of the server may cut the delay short by up to a second, or make it the consumer's ack wait.
+        """
         ...
 
 
@@ -286,7 +289,7 @@ class Broker(Protocol):
         ...
 
     async def server_time_ms(self) -> int:
-        """Return what the server's clock says now."""
+        """Return what the server's clock says now, rounded down."""
         ...
 
     # Consuming

@@ -23,7 +23,7 @@ from ironflow.broker.protocol import (
 DELIVERY_SECONDS = 5.0
 """How long a delivery that must come may take."""
 PATIENCE_SECONDS = 15.0
-QUIET_SECONDS = 0.2
+QUIET_SECONDS = 0.15
 """How long is watched for what must not happen."""
 
 
@@ -42,8 +42,8 @@ class Server(Protocol):
         """Come back with what was stored."""
         ...
 
-    async def restart(self) -> None:
-        """Crash and come back."""
+    async def restart(self, *, orderly: bool = False) -> None:
+        """Crash (or, *orderly*, end after everything is written) and come back."""
         ...
 
     async def close(self) -> None:
@@ -68,8 +68,8 @@ class LocalBench:
     async def start(self) -> None:
         self.server.start()
 
-    async def restart(self) -> None:
-        self.server.restart()
+    async def restart(self, *, orderly: bool = False) -> None:
+        self.server.restart(keep_delivery_counts=orderly)
 
     async def close(self) -> None:
         self.server.start()
@@ -95,8 +95,9 @@ class NatsBench:
     async def start(self) -> None:
         await asyncio.to_thread(self.server.restart)
 
-    async def restart(self) -> None:
-        await self.stop()
+    async def restart(self, *, orderly: bool = False) -> None:
+        if not orderly:
+            await self.stop()
         await self.start()
 
     async def close(self) -> None:

@@ -18,13 +18,12 @@ async def is_back(arena: Arena) -> None:
 
 async def test_the_server_id_changes_with_every_restart(arena: Arena) -> None:
     await arena.log()
-    ids = {arena.broker.server.id}
-    for _ in range(2):
-        await arena.server.restart()
-        await is_back(arena)
-        ids.add(arena.broker.server.id)
-    assert len(ids) == 3
-    assert "" not in ids
+    before = arena.broker.server.id
+    await arena.server.restart()
+    await is_back(arena)
+    assert before != arena.broker.server.id
+    assert before
+    assert arena.broker.server.id
 
 
 async def test_connections_to_one_server_see_one_id(arena: Arena) -> None:
@@ -84,9 +83,8 @@ async def test_a_consumer_goes_on_where_it_was(arena: Arena) -> None:
             assert (await arena.broker.consumer_state(log.name, worker)).ack_floor == 2
 
         await eventually(both_are_done_with)
-    # An acknowledgement may be lost in a crash, so what was acknowledged just before it may come again.
-    await asyncio.sleep(0.3)
-    await arena.server.restart()
+    # In a crash the acknowledgements might get lost.
+    await arena.server.restart(orderly=True)
     async with arena.broker.pull(log.name, worker) as puller:
         puller.request(1)
         assert subjects_of(await receive(puller, 1)) == ["c"]
@@ -94,7 +92,7 @@ async def test_a_consumer_goes_on_where_it_was(arena: Arena) -> None:
 
 async def test_what_was_out_when_the_server_crashed_comes_again(arena: Arena) -> None:
     queue = await arena.queue()
-    worker = await queue.consumer(ack_wait_seconds=1.0)
+    worker = await queue.consumer(ack_wait_seconds=0.5)
     await queue.put_many(["a", "b", "c"])
     async with arena.broker.pull(queue.name, worker) as puller:
         puller.request(3)
@@ -142,7 +140,7 @@ async def test_a_message_handed_back_with_a_delay_comes_again_after_a_crash(aren
 async def test_a_timer_outlives_a_restart(arena: Arena) -> None:
     timers = await arena.timers()
     engine = await timers.consumer("engine", "fired.>")
-    at_ms = await arena.broker.server_time_ms() + 1_000
+    at_ms = await arena.broker.server_time_ms() + 700
     await arena.broker.publish(timers.message("timers.t", schedule=Schedule(at_ms, timers.subject("fired.t"))))
     await arena.server.restart()
     async with arena.broker.pull(timers.name, engine) as puller:

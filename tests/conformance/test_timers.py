@@ -30,7 +30,7 @@ async def test_a_timer_fires_at_its_target_with_its_payload_and_not_early(arena:
     payload = bytes(range(256))
     async with arena.broker.pull(timers.name, engine) as puller:
         puller.request(2)
-        at_ms = await set_timer(timers, "run.sleep", 300, payload)
+        at_ms = await set_timer(timers, "run.sleep", 200, payload)
         [fired] = await receive(puller, 1)
         assert await arena.broker.server_time_ms() >= at_ms
         assert subjects_of([fired]) == ["fired.run.sleep"]
@@ -112,7 +112,7 @@ async def test_a_purged_timer_does_not_fire(arena: Arena) -> None:
         [fired] = await receive(puller, 1)
         assert subjects_of([fired]) == ["fired.r2.a"]
         fired.ack()
-        await receive_nothing(puller, 0.6)
+        await receive_nothing(puller, 0.5)
     assert (await arena.broker.stream_state(timers.name)).messages == 0
 
 
@@ -147,7 +147,7 @@ async def test_a_far_timer_is_held(arena: Arena) -> None:
     engine = await timers.consumer("engine", "fired.>")
     async with arena.broker.pull(timers.name, engine) as puller:
         puller.request(1)
-        await receive_nothing(puller, 0.6)
+        await receive_nothing(puller, 0.5)
     assert (await arena.broker.stream_state(timers.name)).messages == 2
 
 
@@ -157,7 +157,7 @@ async def test_a_timer_that_was_due_while_the_server_was_down_fires_when_it_is_b
     async with arena.broker.pull(timers.name, engine) as puller:
         puller.request(2)
         at_ms = await set_timer(timers, "t", 150)
-        later_ms = await set_timer(timers, "later", 1_500)
+        later_ms = await set_timer(timers, "later", 900)
         await arena.server.stop()
         await asyncio.sleep(0.3)
         await arena.server.start()
@@ -198,5 +198,5 @@ async def test_a_plain_message_on_its_subject_ends_a_timer(arena: Arena) -> None
     await timers.put("timers.t", b"plain")
     async with arena.broker.pull(timers.name, engine) as puller:
         puller.request(1)
-        await receive_nothing(puller, 0.6)
+        await receive_nothing(puller, 0.5)
     assert [message.payload for message in await timers.contents()] == [b"timer", b"plain"]

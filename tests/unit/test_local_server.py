@@ -84,21 +84,21 @@ async def test_the_server_time_is_the_epoch_plus_the_time_of_the_loop() -> None:
 
 
 @virtually
-async def test_a_stored_time_is_rounded_up_and_a_timer_is_never_early() -> None:
+async def test_a_stored_time_is_rounded_down_and_a_timer_is_never_early() -> None:
     broker = await a_queue(LocalServer(epoch_ms=0))
     await asyncio.sleep(0.0101)
     await broker.publish(Publication(subject="q.task.1", payload=b""))
     stored = await broker.at("Q", 1)
     assert stored is not None
-    assert stored.time_ms == 11
-    schedule = Schedule(stored.time_ms + 100, "q.task.2")
+    assert stored.time_ms == 10
+    schedule = Schedule(110, "q.task.2")
     await broker.publish(Publication(subject="q.timer", payload=b"", schedule=schedule))
     async with broker.pull("Q", "worker") as puller:
         puller.request(2)
         await puller.batch(1)
         [fired] = await puller.batch(1)
     assert fired.subject == "q.task.2"
-    assert asyncio.get_running_loop().time() == pytest.approx(0.111)
+    assert asyncio.get_running_loop().time() == 0.110
 
 
 @virtually
@@ -252,6 +252,18 @@ def test_a_restart_may_keep_how_often_a_message_was_delivered(*, keep: bool, del
             assert asyncio.get_running_loop().time() == 0.0
 
     run_virtual(main())
+
+
+@virtually
+async def test_a_restart_cuts_a_delay_to_whole_seconds() -> None:
+    server = LocalServer(epoch_ms=0)
+    async with a_delivery(server) as (_, puller, delivery):
+        delivery.nak(2.7)
+        await asyncio.sleep(1)
+        server.restart()
+        [again] = await puller.batch(1)
+        assert asyncio.get_running_loop().time() == 2.0
+        assert again.subject == delivery.subject
 
 
 @virtually

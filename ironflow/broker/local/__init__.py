@@ -7,7 +7,8 @@ Run it with :func:`run_virtual`, and the hours that a workflow sleeps take no ti
 """
 
 from ironflow.broker.local.connection import LocalBroker
-from ironflow.broker.local.server import Interceptor, LocalServer, Stage
+from ironflow.broker.local.local_server import LocalServer
+from ironflow.broker.local.server import Interceptor, Stage
 from ironflow.broker.local.virtual_time import StuckError, VirtualTimeLoop, run_virtual
 
 __all__ = [

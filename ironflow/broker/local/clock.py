@@ -1,7 +1,7 @@
 """The server's time, which is the running loop's: on a virtual-time loop all of it is virtual.
 
-Inside the server a time is a whole number of microseconds since 1970. What is shown to clients is in
-milliseconds, rounded so that nothing computed from it comes early: a stored time up, the time now down.
+Inside the server a time is a whole number of microseconds since 1970. What is shown to clients is rounded down
+to milliseconds, so that what they take for past is past.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class Clock:
         """Return the time in microseconds since 1970."""
         # Rounded to the nearest: the loop's floats are off by far less than a microsecond, to either side.
         return self._epoch_us + round(self.loop.time() * US_PER_SECOND)
+
+    def now_ms(self) -> int:
+        """Return the time in milliseconds since 1970, rounded down."""
+        return self.now_us() // US_PER_MS
 
     def call_at(self, at_us: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call back at a time of this clock, in microseconds; a loop may do it a hair's breadth early."""
@@ -82,11 +86,6 @@ class Alarm:
             self.set(self._at_us)
         else:
             self._ring()
-
-
-def up_to_ms(us: int) -> int:
-    """Return microseconds as milliseconds, rounded up."""
-    return -(-us // US_PER_MS)
 
 
 def seconds_to_us(seconds: float) -> int:

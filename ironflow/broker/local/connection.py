@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from ironflow.broker.local.clock import US_PER_MS
 from ironflow.broker.local.consumer import Consumer
-from ironflow.broker.local.core import Answer, LocalSubscription
+from ironflow.broker.local.core import Answer, LocalSubscription, NoStreamTakesIt
 from ironflow.broker.local.puller import LocalPuller
+from ironflow.broker.local.server import ServerProcess
 from ironflow.broker.protocol import (
     Ambiguous,
     BrokerError,
@@ -28,21 +28,13 @@ from ironflow.broker.protocol import (
     Unavailable,
 )
 
-if TYPE_CHECKING:
-    from ironflow.broker.local.server import LocalServer
-
 T = TypeVar("T")
 
 PAGE = 500
 """Messages in a page of :meth:`LocalBroker.read`."""
 
-
 RETRY_SECONDS = 0.1
 """Between two attempts to use a stream that does not exist."""
-
-
-class NoStreamTakesIt(Unavailable):
-    """No stream has the subject of a message."""
 
 
 class NoResponder(Unavailable):
@@ -50,7 +42,7 @@ class NoResponder(Unavailable):
 
 
 class LocalBroker:
-    """A client of a :class:`LocalServer`; keeps :class:`ironflow.broker.protocol.Broker`.
+    """A client of an in-process server; keeps :class:`ironflow.broker.protocol.Broker`.
 
     Each call takes a turn of the event loop to get to the server and one back, so that the calls of several
     tasks interleave. A server that restarts before it has answered a publish makes that Ambiguous; what else it
@@ -62,7 +54,7 @@ class LocalBroker:
 
     """
 
-    def __init__(self, server: LocalServer, patience_seconds: float) -> None:
+    def __init__(self, server: ServerProcess, patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
         self._server = server
         self._closed = False
@@ -176,7 +168,7 @@ class LocalBroker:
 
     async def server_time_ms(self) -> int:
         """Return what the server's clock says now."""
-        return await self._call("server_time_ms", "", lambda: self._server.clock.now_us() // US_PER_MS)
+        return await self._call("server_time_ms", "", self._server.clock.now_ms)
 
     # Consuming
 

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from ironflow.broker.local.clock import Alarm, Clock, seconds_to_us
+from ironflow.broker.local.clock import US_PER_SECOND, Alarm, Clock, seconds_to_us
 from ironflow.broker.local.subjects import matcher_of_any
-from ironflow.broker.protocol import ConsumerSpec, ConsumerState, StoredMessage
+from ironflow.broker.protocol import ConsumerSpec, ConsumerState, StoredMessage, StreamState
 
-if TYPE_CHECKING:
-    from ironflow.broker.local.stream import Stream
+
+class Source(Protocol):
+    """A stream, as its consumers see it."""
+
+    def message(self, sequence: int) -> StoredMessage:
+        """Return a message that is known to be there."""
+        ...
+
+    def select(self, subject_filter: str, after: int = 0) -> list[int]:
+        """Return the sequences over *after* of the messages of a filter, in order."""
+        ...
+
+    def state(self) -> StreamState:
+        """Return how full it is."""
+        ...
+
+    def acknowledged(self, sequence: int) -> None:
+        """Learn that a consumer is done with a message."""
+        ...
 
 
 class Taker(Protocol):
@@ -53,7 +70,7 @@ class Consumer:
 
     """
 
-    def __init__(self, stream: Stream, spec: ConsumerSpec, clock: Clock) -> None:
+    def __init__(self, stream: Source, spec: ConsumerSpec, clock: Clock) -> None:
         self.spec = spec
         self._stream = stream
         self._clock = clock
@@ -240,11 +257,17 @@ class Consumer:
         self._alarm.clear()
 
     def start(self, *, keep_delivery_counts: bool) -> None:
-        """Go on after a crash: what was out comes back at once, but what waits out a nak goes on waiting."""
+        """Go on after a crash: what was out comes back at once, and what waits out a nak up to a second early."""
         self._running = True
         for sequence, pending in self._pending.items():
             if not keep_delivery_counts:
                 pending.delivered = 0
-            if pending.until_us is not None and not pending.put_off:
+            if pending.until_us is None:
+                continue
+            if pending.put_off:
+                # That is how it is written to disk: in whole seconds.
+                pending.until_us -= pending.until_us % US_PER_SECOND
+                heapq.heappush(self._leases, (pending.until_us, sequence))
+            else:
                 self._return(sequence, pending)
         self._rearm()

@@ -8,11 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from ironflow.broker.local.subjects import is_literal, matcher
-from ironflow.broker.protocol import Listener
+from ironflow.broker.protocol import Listener, Unavailable
 
 logger = logging.getLogger(__name__)
 
 Answer = Callable[[bytes], None]
+
+
+class NoStreamTakesIt(Unavailable):
+    """No stream has the subject of a message."""
 
 
 class LocalRequest:

@@ -5,12 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ironflow.broker.protocol import Delivery, StoredMessage, Unavailable
 
-if TYPE_CHECKING:
-    from ironflow.broker.local.connection import LocalBroker
+
+class Client(Protocol):
+    """A connection, as its pullers and deliveries see it."""
+
+    def ack(self, lease: str) -> None:
+        """Send a delivery's acknowledgement."""
+        ...
+
+    def nak(self, lease: str, delay_seconds: float) -> None:
+        """Send that a delivery is handed back."""
+        ...
+
+    def enlist(self, puller: LocalPuller) -> None:
+        """Send that a puller has credits."""
+        ...
+
+    def dismiss(self, puller: LocalPuller) -> None:
+        """Take back what a puller asked for."""
+        ...
 
 
 class LocalDelivery:
@@ -26,9 +43,7 @@ class LocalDelivery:
 
     __slots__ = ("_connection", "delivered", "lease", "payload", "sequence", "subject", "time_ms")
 
-    def __init__(
-        self, connection: LocalBroker, consumer: tuple[str, str], message: StoredMessage, delivered: int
-    ) -> None:
+    def __init__(self, connection: Client, consumer: tuple[str, str], message: StoredMessage, delivered: int) -> None:
         self._connection = connection
         self.subject = message.subject
         self.payload = message.payload
@@ -56,7 +71,7 @@ class LocalPuller:
 
     """
 
-    def __init__(self, connection: LocalBroker, stream: str, consumer: str) -> None:
+    def __init__(self, connection: Client, stream: str, consumer: str) -> None:
         self.credits = 0
         self.stream = stream
         self.consumer = consumer

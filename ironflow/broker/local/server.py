@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ironflow.broker.local.clock import EPOCH_MS, Clock
-from ironflow.broker.local.connection import LocalBroker, NoStreamTakesIt
-from ironflow.broker.local.core import Exchange
+from ironflow.broker.local.core import Exchange, NoStreamTakesIt
 from ironflow.broker.local.schedules import Lateness
 from ironflow.broker.local.stream import Stream
 from ironflow.broker.local.subjects import is_valid, overlap
@@ -23,13 +22,10 @@ from ironflow.broker.protocol import (
     StorageFull,
     Stored,
     StreamSpec,
-    Unavailable,
 )
 
 VERSION = "in-process"
 MAX_PAYLOAD = 1024 * 1024
-PATIENCE_SECONDS = 15.0
-"""A leader change takes up to 9 s, so the NATS adapter waits this long too."""
 
 Stage: TypeAlias = Literal["before", "after"]
 Interceptor: TypeAlias = Callable[[Stage, str, str], BrokerError | None]
@@ -42,7 +38,15 @@ answer. What is sent and not awaited ("ack", "nak", "renew", "notify") is lost "
 _processes = count(1)
 
 
-class LocalServer:
+class Client(Protocol):
+    """A connection, as the server sees it."""
+
+    def resume(self) -> None:
+        """Listen and pull again, on a server that is up again."""
+        ...
+
+
+class ServerProcess:
     """Streams, consumers and core subjects in memory, with the behaviour of a JetStream server.
 
     It belongs to the event loop that first uses it, and no thread but that loop's may use it.
@@ -77,7 +81,7 @@ class LocalServer:
         self._max_payload = max_payload
         self._max_stored_bytes = max_stored_bytes
         self._streams: dict[str, Stream] = {}
-        self._connections: dict[LocalBroker, None] = {}
+        self._connections: dict[Client, None] = {}
         self._info = self._new_process()
 
     @property
@@ -99,27 +103,11 @@ class LocalServer:
         """Whether the server is up."""
         return self._up.is_set()
 
-    def connect(self, *, patience_seconds: float = PATIENCE_SECONDS) -> LocalBroker:
-        """Return a new connection.
-
-        Args:
-            patience_seconds: how long its calls wait for a server that is down, in seconds; default 15.
-
-        Raises:
-            Unavailable: the server is stopped.
-
-        """
-        if not self.running:
-            raise Unavailable("the server is stopped")
-        connection = LocalBroker(self, patience_seconds)
-        self._connections[connection] = None
-        return connection
-
     async def wait_until_up(self) -> None:
         """Return once the server runs."""
         await self._up.wait()
 
-    def disconnected(self, connection: LocalBroker) -> None:
+    def disconnected(self, connection: Client) -> None:
         """Learn that a connection is gone."""
         self._connections.pop(connection, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ironflow.broker.local.clock import US_PER_MS, US_PER_SECOND, Clock, up_to_ms
+from ironflow.broker.local.clock import US_PER_MS, US_PER_SECOND, Clock
 from ironflow.broker.local.consumer import Consumer
 from ironflow.broker.local.index import SubjectIndex
 from ironflow.broker.local.recent import RecentIds
@@ -133,7 +133,7 @@ class Stream:
 
     def _store(self, subject: str, payload: bytes) -> int:
         self._last_sequence = sequence = self._last_sequence + 1
-        message = StoredMessage(subject, payload, sequence, up_to_ms(self._clock.now_us()))
+        message = StoredMessage(subject, payload, sequence, self._clock.now_ms())
         self._messages[sequence] = message
         self._order.append(sequence)
         self._index.add(subject, sequence)
@@ -151,8 +151,8 @@ class Stream:
         if not self.spec.max_age_seconds:
             return
         # No timer does this: it would keep a virtual clock going when nothing else has anything to do.
-        oldest = self._clock.now_us() - self.spec.max_age_seconds * US_PER_SECOND
-        while self._order and self._messages[self._order[0]].time_ms * US_PER_MS <= oldest:
+        oldest_ms = (self._clock.now_us() - self.spec.max_age_seconds * US_PER_SECOND) // US_PER_MS
+        while self._order and self._messages[self._order[0]].time_ms < oldest_ms:
             self.remove(self._order[0])
 
     # Reading

@@ -87,6 +87,8 @@ class Api:
             try:
                 return await self.once(verb, payload, answer, min(self._answer_seconds, remaining))
             except (Ambiguous, Unavailable) as error:
+                if self._requester.closed:
+                    raise Unavailable(str(error)) from error
                 if self._loop.time() + pause >= deadline:
                     message = f"no answer from JetStream for {self._patience_seconds:g} s: {error}"
                     raise Unavailable(message) from error

@@ -168,6 +168,8 @@ class Reader:
             try:
                 answers = await self._requester.collect(subject, payload, seconds, has_status)
             except (Ambiguous, Unavailable) as error:
+                if self._requester.closed:
+                    raise Unavailable(str(error)) from error
                 if loop.time() + pause >= deadline:
                     message = f"cannot read {stream} for {self._patience_seconds:g} s: {error}"
                     raise Unavailable(message) from error

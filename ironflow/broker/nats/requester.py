@@ -92,6 +92,11 @@ class Requester:
         wire.on_up.append(self._came_up)
         wire.on_down.append(self._went_down)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, so that asking again is of no use."""
+        return self._closed
+
     def close(self) -> None:
         """Fail all requests, now and later."""
         self._closed = True
