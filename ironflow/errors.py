@@ -163,7 +163,16 @@ class RunCancelledError(IronflowError):
 
 
 class PublishError(IronflowError):
-    """JetStream did not acknowledge an event, which may be stored or not; publishing its id again is safe."""
+    """JetStream did not acknowledge an event, which may be stored or not; publishing its id again is safe.
+
+    Attributes:
+        retryable: whether publishing again may help. Not so where the server refuses the event for good.
+
+    """
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class EngineUnavailableError(IronflowError):

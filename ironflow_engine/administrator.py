@@ -14,8 +14,8 @@ from ironflow.messages import (
     FunctionsPage,
     QueuesPage,
     QueueView,
-    RegisterFunctions,
     Registered,
+    RegisterFunctions,
     WorkersPage,
 )
 from ironflow.names import Names

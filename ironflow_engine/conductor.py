@@ -91,9 +91,7 @@ class Conductor:
         failures.update({plan.run: WrongRevision("other engines kept writing") for plan in left})
         return decided
 
-    async def _write(
-        self, plans: list[_Plan], decided: list[_Plan], failures: dict[str, BrokerError]
-    ) -> list[_Plan]:
+    async def _write(self, plans: list[_Plan], decided: list[_Plan], failures: dict[str, BrokerError]) -> list[_Plan]:
         """Store the plans' states; return the plans that someone else's write has overtaken."""
         writes = [(plan.after.state, plan.version.revision) for plan in plans if plan.after.state is not None]
         overtaken: list[_Plan] = []

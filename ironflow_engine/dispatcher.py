@@ -74,9 +74,7 @@ class Dispatcher:
             check_journal=again or command.again,
             journal_sequence=state.woken_by,
         )
-        return Publication(
-            subject=self._names.task(state.queue, state.id, state.number), payload=encode_record(task)
-        )
+        return Publication(subject=self._names.task(state.queue, state.id, state.number), payload=encode_record(task))
 
     def _timer(self, command: SetTimer) -> Publication:
         timer = command.record

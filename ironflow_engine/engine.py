@@ -166,8 +166,4 @@ class Engine:
 
 
 def _file(setting: str) -> Path | str:
-    if setting == ":memory:":
-        return setting
-    path = Path(setting)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return setting if setting == ":memory:" else Path(setting)

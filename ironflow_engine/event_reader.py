@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ironflow.broker.protocol import Broker, StoredMessage
+from ironflow.broker.protocol import Broker, BrokerError, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.messages import EventRuns, EventsPage, ListEvents, RunsOfEvent, StoredEvent, stored_event
@@ -18,7 +18,7 @@ from ironflow.triggers import check_trigger
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.run_reader import ANSWER_BYTES
-from ironflow_engine.run_store import RunStore
+from ironflow_engine.run_store import RunStore, UnreadableState, Version
 
 MOST_EVENTS = 500
 _LOOK_AGAIN_SECONDS = 0.05
@@ -67,9 +67,7 @@ class EventReader:
             before, window = start + 1, window * 2
         chosen = found[-request.limit :]
         more = before > state.first_sequence or len(found) > len(chosen)
-        return EventsPage(
-            events=tuple(_views(reversed(chosen))), next=chosen[0].sequence if more and chosen else None
-        )
+        return EventsPage(events=tuple(_views(reversed(chosen))), next=chosen[0].sequence if more and chosen else None)
 
     async def runs_of(self, request: RunsOfEvent) -> EventRuns:
         """Return the runs that an event started; wait until it has been matched, at most as long as asked for."""
@@ -94,7 +92,12 @@ class EventReader:
         matcher = await self._functions.current()
         candidates = [start.run for start in matcher.starts(event, request.sequence, 0)]
         versions = await self._store.load_all(candidates)
-        return [run for run, version in zip(candidates, versions, strict=True) if version.state is not None]
+        # A state that cannot be read now is there all the same.
+        return [
+            run
+            for run, version in zip(candidates, versions, strict=True)
+            if isinstance(version, UnreadableState) or _version(version).state is not None
+        ]
 
     async def _window(self, subject_filter: str, after: int, before: int) -> list[StoredMessage]:
         found: list[StoredMessage] = []
@@ -103,6 +106,12 @@ class EventReader:
             if page[-1].sequence >= before:
                 break
         return found
+
+
+def _version(version: Version | BrokerError) -> Version:
+    if isinstance(version, BrokerError):
+        raise version
+    return version
 
 
 def _subject_filter(names: Names, name: str | None) -> str:

@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
+import structlog
 
-from ironflow.broker.protocol import Ambiguous, Broker, Publication
+from ironflow.broker.protocol import Ambiguous, Broker, Publication, StoredMessage
 from ironflow.codec import decode_record, encode_record
+from ironflow.errors import SerializationError
 from ironflow.names import Names, bucket_stream
 from ironflow.records import FunctionRecord
 from ironflow_engine.matcher import Matcher
+
+_log = structlog.get_logger("ironflow.engine")
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.05
@@ -69,12 +73,24 @@ class FunctionStore:
         return True
 
     async def _read_changes(self) -> None:
-        async for page in self._broker.read(self._stream, f"$KV.{self._names.functions_bucket}.>", self._read_up_to):
-            for message in page:
-                function = decode_record(FunctionRecord, message.payload)
-                self._known[function.id] = function
-                self._read_up_to = max(self._read_up_to, message.sequence)
-        self._matcher = Matcher(self._known.values())
+        try:
+            async for page in self._broker.read(
+                self._stream, f"$KV.{self._names.functions_bucket}.>", self._read_up_to
+            ):
+                for message in page:
+                    self._read(message)
+                    self._read_up_to = max(self._read_up_to, message.sequence)
+        finally:  # what was read is not read again
+            self._matcher = Matcher(self._known.values())
+
+    def _read(self, message: StoredMessage) -> None:
+        try:
+            function = decode_record(FunctionRecord, message.payload)
+        except SerializationError as error:
+            # Of a newer engine, or of someone who should not write here. The other functions go on.
+            _log.error("unreadable function left out", subject=message.subject, reason=str(error))
+        else:
+            self._known[function.id] = function
 
     async def _write(self, function: FunctionRecord) -> None:
         """Store a definition; a write whose answer was lost is written again, which changes nothing."""

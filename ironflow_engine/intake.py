@@ -17,6 +17,7 @@ _log = structlog.get_logger("ironflow.engine")
 
 BATCH = 500
 TRY_AGAIN_SECONDS = 1.0
+_MISTAKE_SECONDS = 10.0
 
 
 class Intake(ABC):
@@ -54,13 +55,26 @@ class Intake(ABC):
 
     async def _process(self, batch: Sequence[Delivery]) -> None:
         try:
-            facts = await self.facts_of(batch)
-            failures = await self._conductor.apply([fact for _, found in facts for fact in found])
+            await self._apply(batch)
+        except asyncio.CancelledError:
+            # Other engines need not wait until our lease ends.
+            _hand_back(batch, 0.0)
+            raise
         except BrokerError as error:
             _log.warning("batch not processed, it will come again", stream=self._stream, reason=str(error))
-            for delivery in batch:
-                delivery.nak(TRY_AGAIN_SECONDS)
-            return
+            _hand_back(batch, TRY_AGAIN_SECONDS)
+        except Exception:
+            _log.exception("batch not processed, its messages come again", stream=self._stream, messages=len(batch))
+            # A message that we fail on, which is a mistake of ours, must not hold up the others.
+            if len(batch) > 1:
+                for delivery in batch:
+                    await self._process([delivery])
+            else:
+                _hand_back(batch, _MISTAKE_SECONDS)
+
+    async def _apply(self, batch: Sequence[Delivery]) -> None:
+        facts = await self.facts_of(batch)
+        failures = await self._conductor.apply([fact for _, found in facts for fact in found])
         for delivery, found in facts:
             if any(fact.run in failures for fact in found):
                 delivery.nak(TRY_AGAIN_SECONDS)
@@ -73,4 +87,11 @@ class Intake(ABC):
 
     def unreadable(self, delivery: Delivery, error: SerializationError) -> None:
         """Say that a message cannot be read. It is acknowledged, since it never will be."""
-        _log.error("unreadable message dropped", subject=delivery.subject, sequence=delivery.sequence, reason=str(error))
+        _log.error(
+            "unreadable message dropped", subject=delivery.subject, sequence=delivery.sequence, reason=str(error)
+        )
+
+
+def _hand_back(batch: Sequence[Delivery], delay_seconds: float) -> None:
+    for delivery in batch:
+        delivery.nak(delay_seconds)

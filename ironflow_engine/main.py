@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import click
+import asyncio
 
+import click
+import structlog
+
+from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
 from ironflow.cli.logs import logging_options
 from ironflow.cli.process import StopSignals, connector, first_of, names_of, opened
+from ironflow.doctor.monitor import look
+from ironflow.doctor.server import check_sync
+from ironflow.settings import connection_settings
 from ironflow.version import __version__
 from ironflow_engine.engine import Engine, EngineSettings
+
+_log = structlog.get_logger("ironflow.engine")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,10 +50,19 @@ from ironflow_engine.engine import Engine, EngineSettings
     show_envvar=True,
     help="Seconds that a worker keeps a task without renewing it.",
 )
+@click.option(
+    "--monitor-url",
+    metavar="URL",
+    envvar="IRONFLOW_MONITOR_URL",
+    show_envvar=True,
+    help="The server's monitoring endpoint; default port 8222 of the NATS host. Tells whether it syncs.",
+)
 @logging_options
 @click.version_option(__version__, prog_name="ironflow-engine")
 @run_async
-async def engine(connection: ConnectionOptions, *, read_model: str, replicas: int, lease: float) -> ExitCode:
+async def engine(
+    connection: ConnectionOptions, *, read_model: str, replicas: int, lease: float, monitor_url: str | None
+) -> ExitCode:
     """Run an engine: it decides what runs, and needs nothing but NATS.
 
     Any number may run at once; losing all but one changes nothing.
@@ -57,11 +75,23 @@ async def engine(connection: ConnectionOptions, *, read_model: str, replicas: in
         signals = StopSignals()
         running = Engine(broker, names, settings)
         await running.start()
+        checking = asyncio.create_task(_warn_of_weak_sync(connection, broker, monitor_url))
         try:
             await first_of(signals.first.wait(), running.wait())
         finally:
+            checking.cancel()
             await first_of(signals.second.wait(), running.stop())
     return ExitCode.DONE
+
+
+async def _warn_of_weak_sync(connection: ConnectionOptions, broker: Broker, monitor_url: str | None) -> None:
+    """Say in the log where the server acknowledges before it has written to disk."""
+    urls = connection_settings(connection.nats_url, connection.creds, connection.context).urls
+    finding = check_sync(await look(monitor_url, urls, broker.server.id))
+    if finding.level == "warning":
+        _log.warning(finding.text, advice=finding.advice)
+    elif finding.level == "unknown":
+        _log.info(finding.text, advice=finding.advice)
 
 
 def main() -> None:

@@ -11,12 +11,17 @@ import sqlite3
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from ironflow.broker.protocol import Broker, StoredMessage
 from ironflow.codec import decode_record
+from ironflow.errors import DefinitionError, SerializationError
 from ironflow.names import Names, bucket_stream
 from ironflow.records import RunState
 
+_log = structlog.get_logger("ironflow.engine")
+
+_MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, function TEXT NOT NULL, status TEXT NOT NULL, started_at INTEGER NOT NULL,
@@ -75,9 +80,7 @@ class ReadModel:
         self._broker = broker
         self._stream = bucket_stream(names.runs_bucket)
         self._filter = f"$KV.{names.runs_bucket}.>"
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # A crash may lose or spoil the file; it is made anew then.
-        self._database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
+        self._database = _open(path)
         self._lock = asyncio.Lock()
 
     def close(self) -> None:
@@ -115,12 +118,59 @@ class ReadModel:
     def _take_in(self, page: list[StoredMessage]) -> None:
         rows: list[tuple[str, str, str, int, bytes]] = []
         for message in page:
-            state = decode_record(RunState, message.payload)
+            try:
+                state = decode_record(RunState, message.payload)
+            except SerializationError as error:
+                # Of a newer engine, or of someone who should not write here. The other runs are shown.
+                _log.error("unreadable run left out", subject=message.subject, reason=str(error))
+                continue
             rows.append((state.id, state.function, state.status, state.started_at, message.payload))
         self._database.execute("BEGIN")
-        self._database.executemany(_UPSERT, rows)
-        self._database.execute("UPDATE position SET sequence = ?", (page[-1].sequence,))
+        try:
+            self._database.executemany(_UPSERT, rows)
+            self._database.execute("UPDATE position SET sequence = ?", (page[-1].sequence,))
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
         self._database.execute("COMMIT")
+
+
+def _open(path: Path | str) -> sqlite3.Connection:
+    """Open the file; one that is spoilt is made anew.
+
+    Raises:
+        DefinitionError: there can be no such file, or it is something else, which is left alone.
+
+    """
+    if isinstance(path, Path):
+        _check_file(path)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        # With a write-ahead log the death of the process cannot spoil it. That of the machine can.
+        database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;" + _SCHEMA)
+    except sqlite3.DatabaseError as error:
+        database.close()
+        if isinstance(error, sqlite3.OperationalError) or not isinstance(path, Path):
+            raise
+        _log.warning("the file of lists is spoilt and made anew", file=str(path), reason=str(error))
+        path.unlink()
+        return _open(path)
+    return database
+
+
+def _check_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(0)
+            begin = file.read(len(_MAGIC))
+    except OSError as error:
+        msg = f"cannot keep lists in {path}: {error.strerror or error}"
+        raise DefinitionError(msg) from error
+    # A crash of the machine may leave nothing but zeros.
+    if begin != _MAGIC and begin.strip(b"\0"):
+        msg = f"{path} holds something else than lists of runs; name another file"
+        raise DefinitionError(msg)
 
 
 def _conditions(query: RunQuery) -> tuple[list[str], list[object]]:

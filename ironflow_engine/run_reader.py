@@ -11,7 +11,7 @@ from ironflow.broker.protocol import Broker
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, RunNotFoundError, SerializationError
 from ironflow.messages import GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
-from ironflow.names import Names
+from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
 from ironflow_engine.census import Census
 from ironflow_engine.read_model import Place, ReadModel, RunQuery
@@ -36,9 +36,7 @@ class RunReader:
 
     """
 
-    def __init__(
-        self, broker: Broker, names: Names, store: RunStore, census: Census, read_model: ReadModel
-    ) -> None:
+    def __init__(self, broker: Broker, names: Names, store: RunStore, census: Census, read_model: ReadModel) -> None:
         self._broker = broker
         self._names = names
         self._store = store
@@ -100,9 +98,7 @@ class RunReader:
         """
         state = await self._state(request.id)
         history = StepHistory()
-        async for page in self._broker.read(
-            self._names.journal, self._names.journal_of_run(state.queue, state.id)
-        ):
+        async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
             history.read(page)
         steps: list[StepView] = []
         room = ANSWER_BYTES
@@ -123,7 +119,7 @@ class RunReader:
         # Any text may be asked for, and only what can be a run's id may become part of a subject.
         version = await self._store.load(run) if run.isascii() and run.isalnum() else None
         if version is None or version.state is None:
-            msg = f"no run {run}"
+            msg = f"no run {readable(run)}"
             raise RunNotFoundError(msg)
         return version.state
 

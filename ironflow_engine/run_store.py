@@ -10,10 +10,15 @@ import msgspec
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, WrongRevision
 from ironflow.codec import decode_record, encode_record
+from ironflow.errors import SerializationError
 from ironflow.names import Names, bucket_stream
 from ironflow.records import RunState
 
 _REMEMBERED_RUNS = 50_000
+
+
+class UnreadableState(BrokerError):
+    """A run's state does not decode; all that is done about the run is to try again later."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -54,19 +59,32 @@ class RunStore:
         return version
 
     async def load(self, run: str) -> Version:
-        """Return the version that stands at the stream's leader."""
+        """Return the version that stands at the stream's leader.
+
+        Raises:
+            BrokerError: it cannot be asked.
+            UnreadableState: a newer engine has written it, or someone who should not.
+
+        """
         message = await self._broker.last(self._stream, self._names.run_key(run))
         if message is None:
             self._recent.pop(run, None)
             return ABSENT
-        return self._remember(run, Version(decode_record(RunState, message.payload), message.sequence))
+        try:
+            state = decode_record(RunState, message.payload)
+        except SerializationError as error:
+            raise UnreadableState(f"the state of run {run} is {error}") from error
+        return self._remember(run, Version(state, message.sequence))
 
-    async def load_all(self, runs: Sequence[str]) -> list[Version]:
+    async def load_all(self, runs: Sequence[str]) -> list[Version | BrokerError]:
         """Return the versions of several runs, asking for those that are not remembered, all at a time."""
         return list(await asyncio.gather(*map(self._remembered_or_loaded, runs)))
 
-    async def _remembered_or_loaded(self, run: str) -> Version:
-        return self.remembered(run) or await self.load(run)
+    async def _remembered_or_loaded(self, run: str) -> Version | BrokerError:
+        try:
+            return self.remembered(run) or await self.load(run)
+        except BrokerError as error:
+            return error
 
     async def write_all(self, writes: Sequence[tuple[RunState, int]]) -> list[Version | BrokerError]:
         """Write states that follow the given revisions.
@@ -85,9 +103,7 @@ class RunStore:
                 for state, revision in marked
             ]
         )
-        return [
-            await self._settle(state, answer) for (state, _), answer in zip(marked, answers, strict=True)
-        ]
+        return [await self._settle(state, answer) for (state, _), answer in zip(marked, answers, strict=True)]
 
     async def _settle(self, state: RunState, answer: Stored | BrokerError) -> Version | BrokerError:
         if isinstance(answer, Stored):

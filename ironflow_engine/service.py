@@ -80,8 +80,7 @@ class Service:
             return _refuse("BadRequest", str(error))
         except BrokerError as error:
             return _refuse("Unavailable", f"the engine cannot reach its data: {error}")
-        except Exception as error:
-            # The engine must outlive a mistake in one answer, and the asker must learn that there was one.
+        except Exception as error:  # noqa: BLE001 - the engine outlives it, and its asker is told
             _log.exception("request failed", verb=name)
             return _refuse("Internal", f"the engine failed to answer {name!r}: {type(error).__name__}")
         return Reply(result=result if isinstance(result, msgspec.Raw) else msgspec.Raw(encode_record(result)))

@@ -50,21 +50,18 @@ class TimerIntake(Intake):
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Record the end of each wait that is due; all of a batch together."""
-        facts: dict[str, list[Fact]] = {delivery.lease: [] for delivery in batch}
-        timers = [(delivery, timer) for delivery in batch if (timer := self._read(delivery)) is not None]
+        timers, facts = self._read_all(batch)
         due, early = await self._by_time(timers)
         for delivery, remaining_ms in early:
-            del facts[delivery.lease]
             delivery.nak(remaining_ms / 1000)
-        due = await self._still_open(due)
-        ends = await self._journal.append_all([self._end(timer) for _, timer in due])
-        for (delivery, timer), end in zip(due, ends, strict=True):
+        still_open = await self._still_open(due, facts)
+        ends = await self._journal.append_all([self._end(timer) for _, timer in still_open])
+        for (delivery, timer), end in zip(still_open, ends, strict=True):
             if isinstance(end, BrokerError):
-                del facts[delivery.lease]
                 delivery.nak(TRY_AGAIN_SECONDS)
             else:
-                facts[delivery.lease].append(Woken(run=timer.run, queue=timer.queue, sequence=end.sequence))
-        return [(delivery, facts[delivery.lease]) for delivery in batch if delivery.lease in facts]
+                facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
+        return facts
 
     async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
         """Return the timers that are due, and the early ones with the milliseconds that remain."""
@@ -88,20 +85,30 @@ class TimerIntake(Intake):
         ]
         return due, early
 
-    async def _still_open(self, timers: list[_Timer]) -> list[_Timer]:
+    async def _still_open(self, timers: list[_Timer], done: list[tuple[Delivery, list[Fact]]]) -> list[_Timer]:
+        """Return the timers whose runs go on; those of runs that have ended are *done*."""
         versions = await self._store.load_all([timer.run for _, timer in timers])
-        return [
-            (delivery, timer)
-            for (delivery, timer), version in zip(timers, versions, strict=True)
-            if _is_open(version.state, timer)
-        ]
+        still_open: list[_Timer] = []
+        for (delivery, timer), version in zip(timers, versions, strict=True):
+            if isinstance(version, BrokerError):
+                delivery.nak(TRY_AGAIN_SECONDS)
+            elif _is_open(version.state, timer):
+                still_open.append((delivery, timer))
+            else:
+                done.append((delivery, []))
+        return still_open
 
-    def _read(self, delivery: Delivery) -> TimerRecord | None:
-        try:
-            return decode_record(TimerRecord, delivery.payload)
-        except SerializationError as error:
-            self.unreadable(delivery, error)
-            return None
+    def _read_all(self, batch: Sequence[Delivery]) -> tuple[list[_Timer], list[tuple[Delivery, list[Fact]]]]:
+        """Return the timers, and the deliveries that are none, which are done with."""
+        timers: list[_Timer] = []
+        done: list[tuple[Delivery, list[Fact]]] = []
+        for delivery in batch:
+            try:
+                timers.append((delivery, decode_record(TimerRecord, delivery.payload)))
+            except SerializationError as error:
+                self.unreadable(delivery, error)
+                done.append((delivery, []))
+        return timers, done
 
     def _end(self, timer: TimerRecord) -> tuple[str, DueRecord | StepRecord]:
         """Return the record that ends what a timer was set for, and where it goes."""

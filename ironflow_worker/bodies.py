@@ -8,6 +8,7 @@ import functools
 import inspect
 import types
 import typing
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -69,7 +70,7 @@ def is_async_body(fn: Callable[..., Any]) -> bool:
     plain = fn
     while isinstance(plain, functools.partial):
         plain = plain.func
-    return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None))
+    return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
 
 
 def result_type(fn: Callable[..., Any]) -> Any:
@@ -77,10 +78,19 @@ def result_type(fn: Callable[..., Any]) -> Any:
     if isinstance(fn, functools.partial) or not isinstance(fn, (types.FunctionType, types.MethodType)):
         return Any
     plain = fn.__func__ if isinstance(fn, types.MethodType) else fn
-    return _annotated_result(cast("types.FunctionType", plain)) if "return" in plain.__annotations__ else Any
+    if "return" not in plain.__annotations__:
+        return Any
+    known = cast("types.FunctionType", plain)
+    try:
+        return _result_types[known]
+    except KeyError:
+        return _result_types.setdefault(known, _annotated_result(known))
 
 
-@functools.lru_cache(maxsize=4096)
+_result_types: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
+"""A body that is defined in a handler holds on to all that the handler has, so it must not outlive its pass."""
+
+
 def _annotated_result(fn: types.FunctionType) -> Any:
     try:
         annotation = typing.get_type_hints(fn)["return"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
 from ironflow.limits import Limits
@@ -13,9 +13,12 @@ from ironflow.records import StepKind
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded
 
-_QUIET_ROUNDS = 3
+_QUIET_ROUNDS = 32
 """How many rounds of the event loop must pass without a step at work. A step that returns hands over to the
-code behind it within one round, and a gather or a task that it starts needs one more for each level."""
+code behind it within one round, and a gather or a task that it starts needs one more for each level. A round
+with nothing else to do costs a few microseconds."""
+_FIRST_REFUSAL_SECONDS = 0.001
+_LONGEST_REFUSAL_SECONDS = 1.0
 
 
 class CurrentPass:
@@ -26,22 +29,33 @@ class CurrentPass:
         limits: bounds the number of steps and their names.
 
     Attributes:
-        quiet: set when at least one step waits and none is at work; then the pass can end.
+        over: set when the pass has ended, for whichever reason.
+        idle: set while no step is at work.
+        ended_early: whether the pass ended before its handler did.
+        failure: why the pass has to be done again, where something keeps it from going on.
 
     """
 
     def __init__(self, memo: Memo, limits: Limits) -> None:
         self.memo = memo
         self.limits = limits
-        self.quiet = asyncio.Event()
+        self.over = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        self.ended = False
+        self.ended_early = False
+        self.failure: Exception | None = None
+        self._quiet_since = 0
+        self._refusal_seconds = _FIRST_REFUSAL_SECONDS
         self._asked: dict[str, str] = {}
         self._unasked = set(memo.recorded_tokens())
         self._at_work = 0
         self._waiting: set[asyncio.Future[None]] = set()
         self._executed = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the pass has ended."""
+        return self.over.is_set()
 
     @property
     def is_replaying(self) -> bool:
@@ -56,15 +70,13 @@ class CurrentPass:
         """Take a step's name for this pass and return its token.
 
         Raises:
-            PassEnded: the pass has ended.
             DefinitionError: the name is not a non-empty text.
             LimitError: the name is too long, or the run has too many steps.
             DuplicateStepError: the name was taken before in this pass.
             NondeterminismError: it is recorded as another kind of step.
 
         """
-        self.check_running()
-        self._check_name(name)
+        self.check_name(name)
         token = step_token(scope, name)
         if token in self._asked:
             msg = (
@@ -86,7 +98,7 @@ class CurrentPass:
         self._unasked.discard(token)
         return token
 
-    def check_running(self) -> None:
+    async def check_running(self) -> None:
         """Raise the signal again where the pass has ended: nothing new is started then.
 
         Raises:
@@ -94,10 +106,13 @@ class CurrentPass:
 
         """
         if self.ended:
+            # A handler that catches the signal in a loop must not keep the worker from everything else.
+            pause, self._refusal_seconds = self._refusal_seconds, self._refusal_seconds * 2
+            await asyncio.sleep(min(pause, _LONGEST_REFUSAL_SECONDS))
             raise PassEnded
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self) -> Generator[None]:
         """Keep the pass from ending while the block runs."""
         self._begin_work()
         try:
@@ -112,6 +127,8 @@ class CurrentPass:
             PassEnded: always.
 
         """
+        if self.ended:  # nobody would end the wait
+            raise PassEnded
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         self._end_work()
@@ -124,12 +141,25 @@ class CurrentPass:
 
     def end(self) -> None:
         """End the pass: the steps that wait, and every step asked for from now on, raise the signal."""
-        self.ended = True
+        self.over.set()
         for future in self._waiting:
             if not future.done():
                 future.set_exception(PassEnded())
 
-    def _check_name(self, name: object) -> None:
+    def fail(self, failure: Exception) -> None:
+        """End the pass because something cannot be recorded: it is done again, as if it had never begun."""
+        if self.failure is None:
+            self.failure = failure
+        self._end_early()
+
+    def check_name(self, name: object) -> None:
+        """Refuse what cannot be the name of a step.
+
+        Raises:
+            DefinitionError: it is not a non-empty text.
+            LimitError: it is too long.
+
+        """
         if not isinstance(name, str) or not name:
             msg = f"a step's name must be a non-empty text, got {name!r}"
             raise DefinitionError(msg)
@@ -145,18 +175,24 @@ class CurrentPass:
     def _begin_work(self) -> None:
         self._at_work += 1
         self.idle.clear()
-        self.quiet.clear()
 
     def _end_work(self) -> None:
         self._at_work -= 1
         if not self._at_work:
             self.idle.set()
-            asyncio.get_running_loop().call_soon(self._settle, _QUIET_ROUNDS)
+            self._quiet_since += 1
+            self._settle(self._quiet_since, _QUIET_ROUNDS)
 
-    def _settle(self, rounds: int) -> None:
-        if self._at_work or self.ended or not self._waiting:
+    def _settle(self, quiet_since: int, rounds: int) -> None:
+        """End the pass where no step was at work for so many rounds, and something waits."""
+        # A step that was at work in between begins the count anew.
+        if self._at_work or self.ended or not self._waiting or quiet_since != self._quiet_since:
             return
         if rounds:
-            asyncio.get_running_loop().call_soon(self._settle, rounds - 1)
+            asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)
         else:
-            self.quiet.set()
+            self._end_early()
+
+    def _end_early(self) -> None:
+        self.ended_early = self.ended_early or not self.ended
+        self.end()

@@ -7,15 +7,16 @@ from typing import Any
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
 from ironflow.codec import decode_record
-from ironflow.errors import SerializationError
+from ironflow.errors import PayloadTooLargeError, SerializationError
 from ironflow.function import Function
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
 from ironflow_worker.bodies import Bodies
+from ironflow_worker.failures import error_record
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
@@ -24,7 +25,7 @@ from ironflow_worker.replay import Replay
 
 _log = structlog.get_logger("ironflow.worker")
 
-_UNKNOWN_FUNCTION_SECONDS = 5.0
+_NOT_FOR_US_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 1.0
 
 
@@ -40,11 +41,12 @@ class Executor:
         metrics: counts.
         make_token: returns a new random mark.
         chance: returns a random number in [0, 1).
+        now_ms: returns what this machine's clock says.
         limits: what is refused before it is stored.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is made in one place, of everything that a pass needs
         self,
         broker: Broker,
         names: Names,
@@ -55,6 +57,7 @@ class Executor:
         *,
         make_token: Callable[[], str],
         chance: Callable[[], float],
+        now_ms: Callable[[], int],
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._broker = broker
@@ -65,6 +68,7 @@ class Executor:
         self._metrics = metrics
         self._make_token = make_token
         self._chance = chance
+        self._now_ms = now_ms
         self._limits = limits
         self._journal = Journal(broker, names)
         self.running: set[str] = set()
@@ -79,21 +83,25 @@ class Executor:
         try:
             task = decode_record(Task, delivery.payload)
         except SerializationError as error:
-            _log.error("unreadable task dropped", subject=delivery.subject, reason=str(error))
-            delivery.ack()
+            # Only engines write tasks, so this one's is newer than this worker.
+            _log.error("task handed back: this worker cannot read it", subject=delivery.subject, reason=str(error))
+            delivery.nak(_NOT_FOR_US_SECONDS)
             return
         function = self._functions.get(task.function)
         if function is None:
-            _log.warning("task of a function that this worker does not have, handed back", function=task.function, run=task.run)
-            delivery.nak(_UNKNOWN_FUNCTION_SECONDS)
+            _log.warning("task handed back: this worker lacks its function", function=task.function, run=task.run)
+            delivery.nak(_NOT_FOR_US_SECONDS)
             return
         self.running.add(task.run)
         try:
-            with self._leases.hold(delivery.lease):
+            with self._leases.hold(delivery.lease), self._metrics.running.track_inprogress():
                 await self._execute(queue, task, function, delivery)
         except (BrokerError, SerializationError) as error:
             _log.warning("pass given up, it will be done again", run=task.run, reason=str(error))
             delivery.nak(_TRY_AGAIN_SECONDS)
+        except Exception:
+            delivery.nak(_TRY_AGAIN_SECONDS)
+            raise
         except BaseException:
             delivery.nak()
             raise
@@ -111,9 +119,13 @@ class Executor:
             raise SerializationError(msg)
         tools = self._tools(queue, task)
         outcome = await Replay(function, task, event, memo, tools).run()
-        if outcome.status == "suspended" and memo.event is None:
-            await self._record_input(queue, task, event, tools)
-        await self._record_outcome(queue, task, outcome, tools)
+        try:
+            if outcome.status == "suspended" and memo.event is None:
+                await self._record_input(queue, task, event, tools)
+            await self._record_outcome(queue, task, outcome, tools)
+        except MessageTooLarge as error:
+            outcome = _too_large(outcome, error)
+            await self._record_outcome(queue, task, outcome, tools)
         delivery.ack()
         self._metrics.passes.labels(function.id, outcome.status).inc()
 
@@ -129,6 +141,7 @@ class Executor:
     def _tools(self, queue: str, task: Task) -> PassTools:
         return PassTools(
             run=task.run,
+            function=task.function,
             queue=queue,
             token=self._make_token(),
             names=self._names,
@@ -138,6 +151,7 @@ class Executor:
             bodies=self._bodies,
             metrics=self._metrics,
             chance=self._chance,
+            now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),
         )
 
@@ -148,6 +162,19 @@ class Executor:
     async def _record_outcome(self, queue: str, task: Task, outcome: OutcomeRecord, tools: PassTools) -> None:
         subject = self._names.journal_outcome(queue, task.run, task.number)
         await tools.append(subject, outcome)
+
+
+def _too_large(outcome: OutcomeRecord, error: MessageTooLarge) -> OutcomeRecord:
+    """Return the outcome of a run whose output, or whose event, the server does not take."""
+    what = "output" if outcome.status == "completed" else "the triggering event"
+    too_large = PayloadTooLargeError(f"{what} is larger than the server takes: {error}")
+    return OutcomeRecord(
+        number=outcome.number,
+        status="failed",
+        token=outcome.token,
+        seen=outcome.seen,
+        error=outcome.error or error_record(too_large),
+    )
 
 
 def _nothing_can_be_recorded(task: Task, delivery: Delivery, server: str) -> bool:

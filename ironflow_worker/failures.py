@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from ironflow.durations import parse_duration
 from ironflow.errors import (
+    EngineUnavailableError,
     IronflowError,
     NonRetryableError,
     PayloadTooLargeError,
+    PublishError,
     RetryAfter,
     SerializationError,
     StepError,
@@ -28,10 +30,7 @@ _RAISED_AS_THEMSELVES: dict[str, type[IronflowError]] = {
 
 def error_record(error: BaseException, *, step: str | None = None, attempts: int | None = None) -> ErrorRecord:
     """Return an exception as data. Exceptions whose text cannot be made, or is huge, are recorded all the same."""
-    try:
-        message = str(error)
-    except Exception as unprintable:  # noqa: BLE001 - an exception of a user may fail in its own __str__
-        message = f"(its text cannot be shown: {type(unprintable).__name__})"
+    message = _text(error)
     # Lone surrogates have no UTF-8 form.
     message = message.encode("utf-8", "backslashreplace").decode()
     if len(message) > _LONGEST_MESSAGE:
@@ -42,7 +41,18 @@ def error_record(error: BaseException, *, step: str | None = None, attempts: int
     return ErrorRecord(type=type(error).__name__, message=message, step=step, attempts=attempts, path=path)
 
 
-def delay_after(error: Exception, policy: RetryPolicy, attempt: int, chance: float) -> int | None:
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as unprintable:  # noqa: BLE001 - an exception of a user may fail in its own __str__
+        text = f"(its text cannot be shown: {type(unprintable).__name__})"
+    if isinstance(error, BaseExceptionGroup):
+        parts = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        text += ": " + "; ".join(f"{type(part).__name__}: {_text(part)}" for part in parts)
+    return text
+
+
+def delay_after(error: BaseException, policy: RetryPolicy, attempt: int, chance: float) -> int | None:
     """Return after how many milliseconds a failed attempt is made again; None where it is final.
 
     Args:
@@ -63,9 +73,17 @@ def delay_after(error: Exception, policy: RetryPolicy, attempt: int, chance: flo
     return planned
 
 
-def is_final(error: Exception) -> bool:
-    """Tell whether trying again is pointless: the user said so, or our own API refused what it was given."""
-    if isinstance(error, (RetryAfter, StepTimeoutError)):
+def is_final(error: BaseException) -> bool:
+    """Tell whether trying again is pointless: the user said so, or our own API refused what it was given.
+
+    A group, as a TaskGroup raises it, is final where a part of it is.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_final, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+    # Not reaching NATS or an engine is no refusal, and may be over soon.
+    if isinstance(error, PublishError):
+        return not error.retryable
+    if isinstance(error, (RetryAfter, StepTimeoutError, EngineUnavailableError)):
         return False
     return isinstance(error, (NonRetryableError, IronflowError))
 

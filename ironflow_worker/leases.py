@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Protocol
 
 import structlog
@@ -33,9 +34,10 @@ class Leases:
     def __init__(self, seconds: float = TASK_LEASE_SECONDS) -> None:
         self.seconds = seconds
         self._held: dict[str, None] = {}
+        self._wake: Callable[[], object] = bool
 
     @contextlib.contextmanager
-    def hold(self, lease: str) -> Iterator[None]:
+    def hold(self, lease: str) -> Generator[None]:
         """Have a lease renewed while the block runs."""
         self._held[lease] = None
         try:
@@ -43,10 +45,21 @@ class Leases:
         finally:
             self._held.pop(lease, None)
 
+    def change(self, seconds: float) -> None:
+        """Have leases last for so long from now on; those that are held are renewed at once."""
+        self.seconds = seconds
+        with contextlib.suppress(RuntimeError):  # the loop that renews them has closed
+            self._wake()
+
     async def renew_for_ever(self, broker: Broker) -> None:
         """Renew all held leases every third of their time."""
+        changed = asyncio.Event()
+        self._wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
         while True:
-            await asyncio.sleep(self.seconds / 3)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.seconds / 3):
+                    await changed.wait()
+            changed.clear()
             for lease in list(self._held):
                 broker.renew(lease)
 
@@ -139,9 +152,9 @@ class ThreadLeaseKeeper:
         try:
             broker = await self._connect()
         except Exception as error:  # noqa: BLE001 - it is raised again where start() waits
-            caller.call_soon_threadsafe(ready.set_exception, error)
+            caller.call_soon_threadsafe(_settle, ready, error)
             return
-        caller.call_soon_threadsafe(ready.set_result, None)
+        caller.call_soon_threadsafe(_settle, ready, None)
         try:
             await self._leases.renew_for_ever(broker)
         except asyncio.CancelledError:
@@ -151,3 +164,12 @@ class ThreadLeaseKeeper:
             raise
         finally:
             await broker.close()
+
+
+def _settle(ready: asyncio.Future[None], error: Exception | None) -> None:
+    if ready.done():  # whoever started us was cancelled meanwhile
+        return
+    if error is None:
+        ready.set_result(None)
+    else:
+        ready.set_exception(error)

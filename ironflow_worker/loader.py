@@ -6,13 +6,20 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ironflow
 from ironflow.errors import DefinitionError
-from ironflow.function import Function, registered_functions
+from ironflow.function import Function, one_import, registered_functions
+
+_OURS = tuple(str(folder) for folder in (Path(ironflow.__file__).parent, Path(__file__).parent))
+_PYTHONS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<")
+_INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 
 
 def load_functions(apps: Iterable[str]) -> dict[str, Function[Any, Any]]:
@@ -42,25 +49,56 @@ def load_app(app: str) -> ModuleType:
         DefinitionError: it does not exist, or importing it fails.
 
     """
+    load = _loader_of(app)
     try:
-        return _load_file(Path(app)) if _is_file(app) else _load_module(app)
-    except DefinitionError:
+        with one_import():
+            return load()
+    except _NotFoundError:
         raise
-    except Exception as error:
-        place = _place_of(error)
-        msg = f"cannot import {app}: {type(error).__name__}: {error}{place}"
-        raise DefinitionError(msg) from error
+    # An app that is a script ends the process; silently, where nobody says so.
+    except (Exception, SystemExit) as error:
+        raise DefinitionError(_explain(app, error)) from error
 
 
-def _is_file(app: str) -> bool:
-    return app.endswith(".py") or "/" in app or "\\" in app
+class _NotFoundError(DefinitionError):
+    """There is no such app; no place in a file is to blame for it."""
+
+
+def _loader_of(app: str) -> Callable[[], ModuleType]:
+    """Return what imports an app.
+
+    Raises:
+        DefinitionError: it is neither a file nor what a module may be called.
+
+    """
+    path = Path(app)
+    if app.endswith(".py") or "/" in app or "\\" in app or (app and set(app) == {"."}):
+        _check_file(app, path)
+        return lambda: _load_file(path.resolve())
+    if not _is_module_name(app):
+        module, _, attribute = app.partition(":")
+        hint = f"; leave out ':{attribute}'" if attribute and _is_module_name(module) else ""
+        msg = f"{app!r} is neither the name of a module nor a .py file{hint}"
+        raise DefinitionError(msg)
+    return lambda: _load_module(app)
+
+
+def _is_module_name(app: str) -> bool:
+    # A name like "data.json" is one, as far as Python is concerned; what it is meant as is plain to see.
+    return all(part.isidentifier() for part in app.split(".")) and not ("." in app and Path(app).is_file())
+
+
+def _check_file(app: str, path: Path) -> None:
+    if path.is_dir():
+        msg = f"{app!r} is a folder; name the file in it that holds functions"
+        raise DefinitionError(msg)
+    if not path.is_file():
+        hint = f"; did you mean {app}.py?" if Path(f"{app}.py").is_file() else ""
+        msg = f"no such file: {app}{hint}"
+        raise DefinitionError(msg)
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        msg = f"no such file: {path}"
-        raise DefinitionError(msg)
-    path = path.resolve()
     # A file is imported the way "python file.py" does it: what lies beside it can be imported.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
@@ -69,7 +107,7 @@ def _load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         msg = f"{path} is not a Python file"
-        raise DefinitionError(msg)
+        raise _NotFoundError(msg)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -89,16 +127,30 @@ def _load_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             msg = f"no module named {name!r}; give a module name or a file (./{name.replace('.', '/')}.py)"
-            raise DefinitionError(msg) from error
+            raise _NotFoundError(msg) from error
         raise
 
 
+def _explain(app: str, error: BaseException) -> str:
+    """Return why importing an app failed, and where."""
+    place = _place_of(error)
+    if isinstance(error, DefinitionError):
+        return f"{error}{place}"
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else repr(error.code)
+        return f"cannot import {app}: it ends the process with sys.exit({code}){place}"
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"cannot import {app}: {said}{place}"
+
+
 def _place_of(error: BaseException) -> str:
+    """Return the last place in the user's own code; nothing where the error's text names one."""
     if isinstance(error, SyntaxError):
-        return ""  # its text names the place already
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
         return ""
-    return f" ({traceback.tb_frame.f_code.co_filename}, line {traceback.tb_lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    users = [frame for frame in frames if not frame.filename.startswith(_PYTHONS)]
+    # An app may be an installed package itself; where it is not, what is installed is not to blame.
+    own = [frame for frame in users if not frame.filename.startswith(_INSTALLED)] or users
+    if not own or f"{own[-1].filename}, line {own[-1].lineno}" in str(error):
+        return ""
+    return f" ({own[-1].filename}, line {own[-1].lineno})"

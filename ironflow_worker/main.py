@@ -101,7 +101,7 @@ async def worker(
             broker, names_of(connection), functions, settings, lambda leases: ThreadLeaseKeeper(leases, connect)
         )
         if metrics_port is not None:
-            prometheus_client.start_http_server(metrics_port, registry=running.metrics.registry)
+            _serve_metrics(metrics_port, running)
         await running.start()
         try:
             await first_of(signals.first.wait(), running.wait())
@@ -130,6 +130,13 @@ def _queues(given: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(check_queue(queue) for queue in given))
     except (DefinitionError, LimitError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def _serve_metrics(port: int, running: Worker) -> None:
+    try:
+        prometheus_client.start_http_server(port, registry=running.metrics.registry)
+    except OSError as error:
+        raise click.ClickException(f"cannot serve metrics on port {port}: {error.strerror or error}") from error
 
 
 def _description(function: Function[Any, Any]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Ambiguous, Broker, StorageFull, Unavailable
 from ironflow.journal import Appended, Journal
 from ironflow.limits import Limits
 from ironflow.names import Names
@@ -15,18 +17,27 @@ from ironflow_worker.bodies import Bodies
 from ironflow_worker.metrics import Metrics
 
 
+T = TypeVar("T")
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
 class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     """One pass's means of doing and recording things.
 
     Attributes:
         run: the run's id.
+        function: the id of its function.
         queue: the queue whose workers may write to the run's journal.
         token: the random mark of this pass's records.
         chance: returns a random number in [0, 1).
+        now_ms: returns what this machine's clock says.
 
     """
 
     run: str
+    function: str
     queue: str
     token: str
     names: Names
@@ -36,11 +47,35 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     bodies: Bodies
     metrics: Metrics
     chance: Callable[[], float]
+    now_ms: Callable[[], int]
     log: structlog.stdlib.BoundLogger
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
-        """Record a fact, or learn which one was recorded before."""
-        appended = await self.journal.append(subject, record)
+        """Record a fact, or learn which one was recorded before.
+
+        Raises:
+            BrokerError: it cannot be recorded, and waiting would not help.
+
+        """
+        appended = await self.patiently(lambda: self.journal.append(subject, record))
         if not appended.ours:
             self.metrics.refused_records.inc()
         return appended
+
+    async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice, until the broker has room and answers.
+
+        What was done is not recorded yet, so giving the pass up would only have it done again.
+
+        Raises:
+            BrokerError: it is refused for good.
+
+        """
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await send()
+            except (Ambiguous, StorageFull, Unavailable) as error:
+                self.log.warning("cannot record, will be tried again", reason=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(pause * (0.75 + 0.5 * self.chance()))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -33,7 +34,7 @@ class QueueRunner:
         self._queue = queue
         self._slots = slots
         self._execute = execute
-        self._passes: set[asyncio.Task[None]] = set()
+        self._passes: dict[asyncio.Task[None], Delivery] = {}
         self._puller: Puller | None = None
         self._draining = False
 
@@ -41,7 +42,8 @@ class QueueRunner:
         """Take and execute tasks until cancelled; leaving hands back what was not begun."""
         async with self._broker.pull(self._stream, self._queue) as puller:
             self._puller = puller
-            puller.request(self._slots)
+            if not self._draining:
+                puller.request(self._slots)
             while True:
                 for delivery in await puller.batch(self._slots):
                     self._begin(delivery)
@@ -58,8 +60,11 @@ class QueueRunner:
             await asyncio.wait(self._passes)
 
     async def give_up(self) -> None:
-        """Stop the tasks that are being executed, and hand them back."""
-        for task in self._passes:
+        """Take no more tasks, stop those that are being executed, and hand them back."""
+        self.withdraw()
+        for task, delivery in self._passes.items():
+            if _is_unbegun(task):  # what is cancelled before it begins cannot hand anything back
+                delivery.nak()
             task.cancel()
         await asyncio.gather(*self._passes, return_exceptions=True)
 
@@ -68,13 +73,18 @@ class QueueRunner:
             delivery.nak()
             return
         task = asyncio.create_task(self._execute(self._queue, delivery))
-        self._passes.add(task)
+        self._passes[task] = delivery
         task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        self._passes.discard(task)
+        del self._passes[task]
         if not task.cancelled() and task.exception() is not None:
             # The executor hands tasks back by itself; what comes out of it nevertheless is a mistake of ours.
             _log.error("executing a task failed", queue=self._queue, exc_info=task.exception())
         if self._puller is not None and not self._draining:
             self._puller.request(1)
+
+
+def _is_unbegun(task: asyncio.Task[None]) -> bool:
+    coro = task.get_coro()
+    return inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED

@@ -81,7 +81,7 @@ class Registrar:
             except EngineUnavailableError as error:
                 _log.warning("not registered yet, trying again", reason=str(error))
             except IronflowError as error:
-                _log.error("the engine refuses the registration, trying again", reason=str(error))  # noqa: TRY400 - no traceback for an answer
+                _log.error("the engine refuses the registration, trying again", reason=str(error))
             else:
                 _log.info("functions registered", functions=sorted(self._functions))
                 return registered.lease_seconds

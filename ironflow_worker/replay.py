@@ -21,7 +21,7 @@ from ironflow_worker.failures import delay_after, error_record
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import is_pass_end
-from ironflow_worker.step_client import StepClient
+from ironflow_worker.step_client import StepClient, leave_bodies
 
 _UNWIND_SECONDS = 5.0
 """How long a handler may take to clean up once its pass has ended, before it is cancelled."""
@@ -65,15 +65,25 @@ class Replay:
             context = self._context()
         except SerializationError as error:
             return self._failed(error_record(error))
-        handler = asyncio.create_task(self._function(context), name=f"run {self._task.run}")
+        handler = asyncio.create_task(self._handle(context), name=f"run {self._task.run}")
         try:
             await self._until_over(handler)
         except asyncio.CancelledError:
             self._current.end()
-            handler.cancel()
-            await asyncio.wait([handler])
+            await _cancel(handler)
             raise
         return await self._conclude(handler)
+
+    async def _handle(self, context: Context[Any]) -> Any:
+        leave_bodies()
+        try:
+            return await self._function(context)
+        except SystemExit as error:
+            # A task that raises it ends the process, and so would the next worker that takes the run.
+            msg = f"the handler called sys.exit({error.code!r})"
+            raise RuntimeError(msg) from error
+        finally:
+            self._current.end()
 
     def _context(self) -> Context[Any]:
         task = self._task
@@ -86,9 +96,7 @@ class Replay:
                 attempt=task.attempt,
                 started_at=datetime.fromtimestamp(task.started_at / 1000, UTC),
             ),
-            log=structlog.wrap_logger(
-                self._tools.log, processors=[self._drop_on_replay]
-            ),
+            log=structlog.wrap_logger(self._tools.log, processors=[self._drop_on_replay]),
         )
 
     def _drop_on_replay(self, _logger: Any, _method: str, event: Any) -> Any:
@@ -97,45 +105,41 @@ class Replay:
         return event
 
     async def _until_over(self, handler: asyncio.Task[Any]) -> None:
-        """Wait until the handler ends, or until all that is left of it waits; then end the pass."""
-        quiet = asyncio.create_task(self._current.quiet.wait())
-        try:
-            await asyncio.wait((handler, quiet), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            quiet.cancel()
-        self._ended_early = not handler.done()
-        self._current.end()
-        if self._ended_early:
-            _, unfinished = await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
-            if unfinished:
-                handler.cancel()
-                await asyncio.wait([handler])
+        """Wait until the pass is over, because the handler has ended or all that is left of it waits."""
+        await self._current.over.wait()
+        await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
+        if not handler.done():
+            await _cancel(handler)
         # Branches that the handler has left behind may still be recording something.
         await self._current.idle.wait()
 
     async def _conclude(self, handler: asyncio.Task[Any]) -> OutcomeRecord:
-        error = handler.exception() if not handler.cancelled() else asyncio.CancelledError("the handler was cancelled")
-        if error is not None and is_pass_end(error):
-            return self._outcome("suspended")
-        if self._ended_early:
-            return self._failed(_swallowed(error))
+        if self._current.failure is not None:
+            raise self._current.failure
+        if not handler.done():
+            self._tools.log.error("a handler cannot be stopped and is left to itself")
+            return self._failed(_swallowed("goes on"))
+        error = asyncio.CancelledError() if handler.cancelled() else handler.exception()
         if error is None:
-            return self._completed(handler.result())
-        if isinstance(error, Exception):
-            return await self._fail_or_try_again(error)
+            return self._failed(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
+        if is_pass_end(error):
+            return self._outcome("suspended")
         if isinstance(error, asyncio.CancelledError):
-            return await self._fail_or_try_again(RuntimeError("the handler cancelled itself"))
-        raise error
+            if self._current.ended_early:
+                self._tools.log.warning("a handler took too long to clean up at the end of a pass, and was cancelled")
+                return self._outcome("suspended")
+            error = RuntimeError("the handler was cancelled from within")
+        return await self._fail_or_try_again(error)
 
-    def _completed(self, result: object) -> OutcomeRecord:
+    def _completed(self, handler: asyncio.Task[Any]) -> OutcomeRecord:
         try:
-            output = encode_value(result, "output")
+            output = encode_value(handler.result(), "output")
             check_payload(bytes(output), "output", self._tools.limits.payload_bytes)
         except (SerializationError, PayloadTooLargeError) as error:
             return self._failed(error_record(error))
         return self._outcome("completed", output=output)
 
-    async def _fail_or_try_again(self, error: Exception) -> OutcomeRecord:
+    async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
         """Fail the run, or have the whole pass done again after the function's back-off."""
         earlier = self._memo.failed_attempt(PASS_TOKEN)
         attempt = 1 if earlier is None else earlier.attempt + 1
@@ -163,8 +167,7 @@ class Replay:
         )
 
 
-def _swallowed(error: BaseException | None) -> ErrorRecord:
-    ending = "returned" if error is None else f"raised {type(error).__name__}: {error}"
+def _swallowed(ending: str) -> ErrorRecord:
     return ErrorRecord(
         type="PassEndSwallowed",
         message=(
@@ -173,3 +176,11 @@ def _swallowed(error: BaseException | None) -> ErrorRecord:
             "and return nothing from a 'finally'"
         ),
     )
+
+
+async def _cancel(handler: asyncio.Task[Any]) -> None:
+    """Cancel a handler, and wait until it has ended; one that will not end is left to itself."""
+    handler.cancel()
+    await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
+    if handler.done() and not handler.cancelled():
+        handler.exception()  # has been seen; asyncio would complain about it otherwise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
 
-class PassEnded(BaseException):  # noqa: N818 - not an error, and so no Exception: user code must not catch it
+
+class PassEnded(BaseException):
     """Everything that is left of this pass waits; the handler runs again when there is something to do.
 
     If you see this in your own code: let it pass. Catch ``Exception`` rather than ``BaseException``, and put
@@ -20,5 +22,6 @@ class PassEnded(BaseException):  # noqa: N818 - not an error, and so no Exceptio
 def is_pass_end(error: BaseException) -> bool:
     """Tell whether an error is the signal, alone or in a group as a TaskGroup raises it."""
     if isinstance(error, BaseExceptionGroup):
-        return all(is_pass_end(part) for part in error.exceptions)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(is_pass_end(part) for part in group.exceptions)
     return isinstance(error, PassEnded)

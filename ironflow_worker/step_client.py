@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Ambiguous, Publication
-from ironflow.clock import now_ms, parse_when, to_iso
+from ironflow.broker.protocol import BrokerError, MessageTooLarge, Publication
+from ironflow.clock import parse_when, to_iso
 from ironflow.codec import decode_record, decode_value, encode_record, encode_value
 from ironflow.durations import LONGEST_DAYS, Duration, parse_duration
-from ironflow.errors import DefinitionError, LimitError
+from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError, PublishError, SerializationError
 from ironflow.events import Event, make_event, read_event
+from ironflow.journal import Appended
 from ironflow.limits import check_payload
 from ironflow.names import Scope, step_token
 from ironflow.records import EventRecord, StepKind, StepRecord, TryRecord, WaitRecord
@@ -28,8 +31,12 @@ from ironflow_worker.bodies import is_async_body, result_type
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, raise_recorded
 from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.signals import PassEnded
 
 _DAY_MS = 24 * 60 * 60 * 1000
+
+_body_of: contextvars.ContextVar[str | None] = contextvars.ContextVar("_body_of", default=None)
+"""The step whose body runs here."""
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -73,7 +80,7 @@ class StepClient(Step):
     ) -> Any:
         """Run a body and record its result."""
         timeout_ms = None if timeout is None else parse_duration(timeout, "timeout")
-        call = self._claim(name, "run", _policy_of(retry, self._policy))
+        call = await self._claim(name, "run", _policy_of(retry, self._policy))
         _check_body(name, fn)
         body = functools.partial(
             self._tools.bodies.run,
@@ -88,14 +95,14 @@ class StepClient(Step):
     async def sleep(self, name: str, duration: Duration) -> None:
         """Pause the run."""
         delay_ms = parse_duration(duration, "duration")
-        await self._sleep(self._claim(name, "sleep", self._policy), delay_ms=delay_ms)
+        await self._sleep(await self._claim(name, "sleep", self._policy), delay_ms=delay_ms)
 
     async def sleep_until(self, name: str, when: str | datetime) -> None:
         """Pause the run until a point in time."""
         until_ms = parse_when(when)
-        call = self._claim(name, "sleep", self._policy)
+        call = await self._claim(name, "sleep", self._policy)
         if self._current.memo.kind(call.token) is None:
-            _check_ahead(until_ms)
+            _check_ahead(until_ms, self._tools.now_ms())
         await self._sleep(call, until_ms=until_ms)
 
     async def publish(
@@ -103,12 +110,14 @@ class StepClient(Step):
     ) -> Event[Any]:
         """Publish an event once."""
         check_event_name(event, self._tools.limits.event_name_bytes)
-        call = self._claim(name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy)
+        call = await self._claim(
+            name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy
+        )
         record = make_event(
             event_id=id if id is not None else f"{self._tools.run}/{call.token}",
             name=event,
             data=data,
-            time=to_iso(now_ms()),
+            time=to_iso(self._tools.now_ms()),
             source=f"run/{self._tools.run}",
             limits=self._tools.limits,
         )
@@ -117,11 +126,21 @@ class StepClient(Step):
 
     def idempotency_key(self, name: str) -> str:
         """Return a text that is unique per run and step."""
+        self._current.check_name(name)
         return f"{self._tools.run}/{step_token(self._scope, name)}"
 
     # How a step goes
 
-    def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
+    async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
+        await self._current.check_running()
+        outer = _body_of.get()
+        if outer is not None:
+            # The step around it is at work until its body returns, so a step in it could wait for ever.
+            msg = (
+                f"step {name!r} was asked for inside the body of step {outer!r}; a body has no steps of its own: "
+                "call the steps one after the other, in the handler"
+            )
+            raise DefinitionError(msg)
         return _Call(name, self._current.claim(self._scope, name, kind), kind, policy)
 
     def _default_name(self, base: str) -> str:
@@ -142,7 +161,7 @@ class StepClient(Step):
                     await self._current.wait()
                 self._current.executes()
                 record = await self._attempt(call, do)
-                self._current.check_running()
+                await self._current.check_running()
         if record.status == "failed":
             raise_recorded(record)
         return record
@@ -153,19 +172,33 @@ class StepClient(Step):
         attempt = 1 if earlier is None else earlier.attempt + 1
         started = time.monotonic()
         try:
-            with structlog.contextvars.bound_contextvars(step=call.name, attempt=attempt):
+            with structlog.contextvars.bound_contextvars(step=call.name, attempt=attempt), _inside_of(call.name):
                 output = await do()
-        except Exception as error:  # noqa: BLE001 - whatever the body raises is what came of it
+        # A body that calls sys.exit() must not end the worker.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the body raises is what came of it
             took = _since(started)
             delay_ms = delay_after(error, call.policy, attempt, self._tools.chance())
             if delay_ms is not None:
+                self._count("retried")
                 await self._record_attempt(call, attempt, delay_ms, error, took)
                 await self._current.wait()
-            failed = error_record(error, step=call.name, attempts=attempt)
-            return await self._record(
-                self._result(call, attempt, took, status="failed", error=failed), call.token
-            )
-        return await self._record(self._result(call, attempt, _since(started), output=output), call.token)
+            return await self._record_failure(call, attempt, took, error)
+        took = _since(started)
+        try:
+            recorded = await self._record(self._result(call, attempt, took, output=output), call.token)
+        except MessageTooLarge as error:
+            refused = PayloadTooLargeError(f"result of step {call.name!r} is larger than the server takes: {error}")
+            return await self._record_failure(call, attempt, took, refused)
+        self._count("completed")
+        return recorded
+
+    async def _record_failure(self, call: _Call, attempt: int, took_ms: int, error: BaseException) -> StepRecord:
+        self._count("failed")
+        failed = error_record(error, step=call.name, attempts=attempt)
+        return await self._record(self._result(call, attempt, took_ms, status="failed", error=failed), call.token)
+
+    def _count(self, outcome: str) -> None:
+        self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
 
     def _result(self, call: _Call, attempt: int, took_ms: int, **result: Any) -> StepRecord:
         return StepRecord(
@@ -181,10 +214,37 @@ class StepClient(Step):
     async def _record(self, record: StepRecord, token: str) -> StepRecord:
         """Record a step's result and return the one that stands: ours, or that of whoever was first."""
         tools = self._tools
-        appended = await tools.append(tools.names.journal_step(tools.queue, tools.run, token), record)
-        return record if appended.ours else decode_record(StepRecord, appended.payload)
+        appended = await self._append(tools.names.journal_step(tools.queue, tools.run, token), record)
+        if appended.ours:
+            return record
+        try:
+            return decode_record(StepRecord, appended.payload)
+        except SerializationError as error:
+            raise self._give_up(error) from error
 
-    async def _record_attempt(self, call: _Call, attempt: int, delay_ms: int, error: Exception, took_ms: int) -> None:
+    async def _append(self, subject: str, record: msgspec.Struct) -> Appended:
+        """Record something, or end the pass where that is not possible.
+
+        Raises:
+            PassEnded: it is not.
+            MessageTooLarge: it is the result of a step, and too large for the server.
+
+        """
+        try:
+            return await self._tools.append(subject, record)
+        except (BrokerError, SerializationError) as error:
+            if isinstance(error, MessageTooLarge) and isinstance(record, StepRecord) and record.status == "completed":
+                raise
+            raise self._give_up(error) from error
+
+    def _give_up(self, error: Exception) -> PassEnded:
+        """End the pass: what keeps us from recording is no failure of the step, and none of the handler's business."""
+        self._current.fail(error)
+        return PassEnded()
+
+    async def _record_attempt(
+        self, call: _Call, attempt: int, delay_ms: int, error: BaseException, took_ms: int
+    ) -> None:
         tools = self._tools
         record = TryRecord(
             name=call.name,
@@ -196,8 +256,14 @@ class StepClient(Step):
             error=error_record(error, step=call.name, attempts=attempt),
             duration_ms=took_ms,
         )
-        tools.log.info("step failed, will be tried again", step=call.name, attempt=attempt, delay_ms=delay_ms, error=record.error.message)
-        await tools.append(tools.names.journal_try(tools.queue, tools.run, call.token, attempt), record)
+        tools.log.info(
+            "step failed, will be tried again",
+            step=call.name,
+            attempt=attempt,
+            delay_ms=delay_ms,
+            error=f"{record.error.type}: {record.error.message}",
+        )
+        await self._append(tools.names.journal_try(tools.queue, tools.run, call.token, attempt), record)
 
     async def _sleep(self, call: _Call, *, delay_ms: int | None = None, until_ms: int | None = None) -> None:
         with self._current.at_work():
@@ -214,7 +280,7 @@ class StepClient(Step):
                     delay_ms=delay_ms,
                     until_ms=until_ms,
                 )
-                await tools.append(tools.names.journal_wait(tools.queue, tools.run, call.token), record)
+                await self._append(tools.names.journal_wait(tools.queue, tools.run, call.token), record)
             await self._current.wait()
 
     # What is done
@@ -226,16 +292,31 @@ class StepClient(Step):
         return output
 
     async def _publish(self, record: EventRecord) -> msgspec.Raw:
+        tools = self._tools
         payload = encode_record(record)
-        publication = Publication(
-            subject=self._tools.names.event(record.name), payload=payload, message_id=record.id
-        )
+        publication = Publication(subject=tools.names.event(record.name), payload=payload, message_id=record.id)
         try:
-            await self._tools.broker.publish(publication)
-        except Ambiguous:
             # The event's id makes a second publish harmless.
-            await self._tools.broker.publish(publication)
+            await tools.patiently(lambda: tools.broker.publish(publication))
+        except BrokerError as error:
+            msg = f"event {record.name!r} is not published: {type(error).__name__}: {error}"
+            raise PublishError(msg, retryable=False) from error
         return msgspec.Raw(payload)
+
+
+def leave_bodies() -> None:
+    """Forget in which body this runs; for the start of a handler, which is in none wherever its worker was started."""
+    _body_of.set(None)
+
+
+@contextlib.contextmanager
+def _inside_of(step: str) -> Generator[None]:
+    """Mark what runs within the block as the body of a step."""
+    token = _body_of.set(step)
+    try:
+        yield
+    finally:
+        _body_of.reset(token)
 
 
 def _policy_of(retry: object, default: RetryPolicy) -> RetryPolicy:
@@ -249,17 +330,18 @@ def _policy_of(retry: object, default: RetryPolicy) -> RetryPolicy:
 
 def _check_body(name: str, fn: object) -> None:
     if not callable(fn):
-        msg = (
-            f"step {name!r} takes a function to call, got {fn!r}"
-            + ("; pass the function itself and its arguments after it, without calling it" if asyncio.iscoroutine(fn) else "")
+        msg = f"step {name!r} takes a function to call, got {fn!r}" + (
+            "; pass the function itself and its arguments after it, without calling it"
+            if asyncio.iscoroutine(fn)
+            else ""
         )
         if asyncio.iscoroutine(fn):
             fn.close()
         raise DefinitionError(msg)
 
 
-def _check_ahead(until_ms: int) -> None:
-    ahead = until_ms - now_ms()
+def _check_ahead(until_ms: int, now_ms: int) -> None:
+    ahead = until_ms - now_ms
     if ahead <= 0:
         msg = f"when must be in the future, got {to_iso(until_ms)}, which is {-ahead / 1000:g} s ago"
         raise DefinitionError(msg)

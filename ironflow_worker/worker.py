@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import secrets
@@ -15,6 +16,7 @@ import msgspec
 import structlog
 
 from ironflow.broker.protocol import Broker
+from ironflow.clock import now_ms
 from ironflow.errors import DefinitionError
 from ironflow.function import Function
 from ironflow.limits import DEFAULT_LIMITS, Limits
@@ -28,6 +30,9 @@ from ironflow_worker.queue_runner import QueueRunner
 from ironflow_worker.registrar import Registrar
 
 _log = structlog.get_logger("ironflow.worker")
+
+_REGISTRATION_SECONDS = 2.0
+"""How long to wait for an engine before tasks are taken; those of queues that exist need none."""
 
 MakeLeaseKeeper = Callable[[Leases], LeaseKeeper]
 
@@ -60,6 +65,7 @@ class Worker:
         make_lease_keeper: makes what renews its leases.
         make_token: returns a new random mark.
         chance: returns a random number in [0, 1).
+        now_ms: returns what this machine's clock says.
         limits: what is refused before it is stored.
 
     Raises:
@@ -77,6 +83,7 @@ class Worker:
         *,
         make_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
         chance: Callable[[], float] = random.random,
+        now_ms: Callable[[], int] = now_ms,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
@@ -97,6 +104,7 @@ class Worker:
             self.metrics,
             make_token=make_token,
             chance=chance,
+            now_ms=now_ms,
             limits=limits,
         )
         self._runners = [
@@ -113,6 +121,7 @@ class Worker:
             lambda: frozenset(self._executor.running),
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     async def start(self) -> None:
         """Begin to take tasks.
@@ -122,7 +131,7 @@ class Worker:
         await self._lease_keeper.start()
         await self._registrar.answer_census()
         self._tasks = [asyncio.create_task(self._register(), name="registrar")]
-        self._tasks += [asyncio.create_task(runner.run(), name="queue runner") for runner in self._runners]
+        self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
         _log.info("worker started", worker=self.id, queues=list(self._settings.queues), version=__version__)
 
     async def wait(self) -> None:
@@ -149,6 +158,9 @@ class Worker:
 
     async def stop(self) -> None:
         """Leave now: passes are given up and handed back. Harmless the second time."""
+        if self._stopped:
+            return
+        self._stopped = True
         await asyncio.gather(*(runner.give_up() for runner in self._runners))
         for task in self._tasks:
             task.cancel()
@@ -160,8 +172,15 @@ class Worker:
         self._threads.shutdown(wait=False, cancel_futures=True)
         _log.info("worker stopped", worker=self.id)
 
+    async def _take_tasks(self, runner: QueueRunner) -> None:
+        # The queue of a function that is new is made when the function is registered.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REGISTRATION_SECONDS):
+                await self.registered.wait()
+        await runner.run()
+
     async def _register(self) -> None:
-        self._leases.seconds = await self._registrar.register()
+        self._leases.change(await self._registrar.register())
         self.registered.set()
 
 

@@ -37,17 +37,20 @@ class Wakeup(msgspec.Struct, frozen=True):
 
 async def measure(runs: int = RUNS, seconds: float = SLEEP_SECONDS) -> list[Wakeup]:
     """Have runs sleep at the same time, on one engine and one worker process."""
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "nats") as server:
-        with cluster(server.url, "bench", Path(folder)) as processes:
-            processes.engine()
-            processes.worker("flows.py", "--concurrency", "100")
-            async with processes.client() as client:
-                await functions_are_known(client, "sleeper")
-                handles = await asyncio.gather(
-                    *(client.start("sleeper", seconds, id=f"nap-{number}") for number in range(runs))
-                )
-                await asyncio.gather(*(handle.wait("120s") for handle in handles))
-                return [await _wakeup(client, processes.names, handle.id) for handle in handles]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(Path(folder) / "nats") as server,
+        cluster(server.url, "bench", Path(folder)) as processes,
+    ):
+        processes.engine()
+        processes.worker("flows.py", "--concurrency", "100")
+        async with processes.client() as client:
+            await functions_are_known(client, "sleeper")
+            handles = await asyncio.gather(
+                *(client.start("sleeper", seconds, id=f"nap-{number}") for number in range(runs))
+            )
+            await asyncio.gather(*(handle.wait("120s") for handle in handles))
+            return [await _wakeup(client, processes.names, handle.id) for handle in handles]
 
 
 async def _wakeup(client: Client, names: Names, run: str) -> Wakeup:

@@ -5,21 +5,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 
-from ironflow.broker.embedded import EmbeddedServer, find_server
+from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect, connection
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import (
@@ -31,37 +28,9 @@ from ironflow.broker.protocol import (
     StreamSpec,
     Unavailable,
 )
-from ironflow.errors import EngineUnavailableError
+from ironflow.errors import DefinitionError, EngineUnavailableError
 from tests.support import eventually
-
-
-@contextlib.asynccontextmanager
-async def stub(*greeting: bytes, answers_ping: bool = False) -> AsyncIterator[str]:
-    """Something that listens like a server and sends a greeting; its URL."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        writer.writelines(greeting)
-        while line := await reader.readline():
-            if answers_ping and line.startswith(b"PING"):
-                writer.write(b"PONG\r\n")
-            # The only answer to what asks for the state of JetStream.
-            if answers_ping and line.startswith(b"PUB $JS.API.INFO "):
-                writer.write(b"-ERR 'Permissions Violation for Publish to \"$JS.API.INFO\"'\r\n")
-
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    try:
-        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.close()
-
-
-def info(version: str, **more: object) -> bytes:
-    """The first line of a server."""
-    return f"INFO {json.dumps({'server_id': 'N1', 'version': version, 'max_payload': 1024} | more)}\r\n".encode()
+from tests.support.servers import configured_server, info_line, stub_server
 
 
 async def refusal(settings: ConnectionSettings, within: float = 5.0) -> str:
@@ -92,63 +61,43 @@ class TestFirstConnection:
         assert "sesame" not in message
 
     async def test_it_is_no_nats_server(self) -> None:
-        async with stub(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
-            assert "cannot reach NATS" in await refusal(settings_for(url), within=1.0)
+        async with stub_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
+            assert "what answers there is no NATS server" in await refusal(settings_for(url), within=1.0)
 
     async def test_an_old_server_is_refused_by_its_first_line(self) -> None:
-        async with stub(info("2.10.29")) as url:
+        async with stub_server(info_line("2.10.29")) as url:
             message = await refusal(settings_for(url), within=1.0)
         assert "nats-server 2.10.29" in message
         assert "2.14.3 or newer" in message
 
     @pytest.mark.parametrize("version", ["2.14.2", "1.4.1", "0.9.9", ""])
     async def test_the_oldest_version_is_exact(self, version: str) -> None:
-        async with stub(info(version), answers_ping=True) as url:
+        async with stub_server(info_line(version), answers_ping=True) as url:
             assert "2.14.3 or newer is needed" in await refusal(settings_for(url))
 
     @pytest.mark.parametrize("version", ["2.14.3", "2.15.1-RC.2", "2.16.0-dev", "3.0.0"])
     async def test_a_newer_version_will_do(self, version: str) -> None:
-        async with stub(info(version, jetstream=True), answers_ping=True) as url:
+        async with stub_server(info_line(version, jetstream=True), answers_ping=True) as url:
             broker = await connect(settings_for(url))
             assert broker.server.version == version
             assert broker.server.max_payload == 1024
             await broker.close()
 
     async def test_a_server_that_falls_silent_is_given_up(self) -> None:
-        async with stub(info("2.15.1")) as url:
+        async with stub_server(info_line("2.15.1")) as url:
             message = await refusal(settings_for(url, connect_timeout_seconds=0.3), within=1.0)
         assert "it named its version and then said nothing within 0.3 s" in message
 
     async def test_any_of_several_servers_will_do(self, nats_server: EmbeddedServer) -> None:
-        async with stub(info("2.10.0")) as old:
+        async with stub_server(info_line("2.10.0")) as old:
             for _ in range(3):  # they are tried in random order
                 broker = await connect(settings_for("nats://127.0.0.1:1", old, nats_server.url))
                 await broker.close()
 
     async def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
-        missing = str(tmp_path / "my.creds")
-        assert missing in await refusal(settings_for("nats://127.0.0.1:1", creds=missing), within=1.0)
-
-
-@contextlib.contextmanager
-def configured_server(folder: Path, **configuration: object) -> Iterator[str]:
-    """A nats-server with a configuration of its own; its URL."""
-    file = folder / "server.conf"
-    file.write_text(
-        json.dumps({"host": "127.0.0.1", "port": -1, "ports_file_dir": str(folder)} | configuration), encoding="utf-8"
-    )
-    process = subprocess.Popen([find_server(), "-c", file], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 5
-        while True:
-            with contextlib.suppress(OSError, ValueError, StopIteration):
-                yield json.loads(next(folder.glob("*.ports")).read_text())["nats"][0]
-                return
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.kill()
-        process.wait()
+        missing = tmp_path / "my.creds"
+        with pytest.raises(DefinitionError, match=f"cannot read the credentials file {missing}: No such file"):
+            await connect(settings_for("nats://127.0.0.1:1", creds=str(missing)))
 
 
 ADMIN = {"user": "admin", "password": "a"}

@@ -25,7 +25,9 @@ def processes(nats_server: EmbeddedServer, namespace: str, tmp_path: Path) -> It
         yield made
 
 
-async def publish_and_find(client: Client, event: str, data: object = None, *, id: str | None = None) -> RunHandle[object]:
+async def publish_and_find(
+    client: Client, event: str, data: object = None, *, id: str | None = None
+) -> RunHandle[object]:
     """Publish an event that starts one run, and return the run."""
     runs, matched = await client.runs_of(await client.publish_record(event, data, id=id), wait_seconds=20.0)
     assert matched
@@ -129,7 +131,9 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
         yield server
 
 
-async def test_everything_may_be_restarted_while_runs_sleep(own_server: EmbeddedServer, namespace: str, tmp_path: Path) -> None:
+async def test_everything_may_be_restarted_while_runs_sleep(
+    own_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
     with cluster(own_server.url, namespace, tmp_path) as processes:
         engine = processes.engine("--lease", "1")
         worker = processes.worker("flows.py")
@@ -155,7 +159,6 @@ async def test_everything_may_be_restarted_while_runs_sleep(own_server: Embedded
 
 async def assert_not_early(run: RunHandle[object], slept_ms: int) -> None:
     """Compare times of the server's clock only: when the wait was stored, and when its end was."""
-
 
     steps = {step.name: step for step in await run.steps()}
     began, ended = (datetime.fromisoformat(at) for at in (steps["before"].finished_at, steps["nap"].finished_at) if at)

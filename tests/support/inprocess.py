@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 from ironflow.broker.local import LocalBroker, LocalServer
@@ -54,6 +55,7 @@ class System:
         self.engines: dict[Engine, LocalBroker] = {}
         self.workers: dict[Worker, LocalBroker] = {}
         self._limits = limits
+        self._doing: list[asyncio.Task[None]] = []
         self._random = random.Random(seed)  # noqa: S311 - repeatable, and nothing secret
         self._numbers = itertools.count()
         self.broker = self.server.connect()
@@ -97,14 +99,31 @@ class System:
 
     async def kill(self, process: Engine | Worker) -> None:
         """End a process as SIGKILL does: nothing that it has not sent by now is ever sent."""
-        broker = self.engines.pop(process) if isinstance(process, Engine) else self.workers.pop(process)
-        broker.drop()
+        self.cut_off(process)
         await process.stop()
+
+    def cut_off(self, process: Engine | Worker) -> None:
+        """Take a process's connection away for good, and do not count on it any more."""
+        broker = self.engines.pop(process, None) if isinstance(process, Engine) else self.workers.pop(process, None)
+        if broker is not None:
+            broker.drop()
+        if isinstance(process, Worker):
+            process.registered.set()  # nobody need wait for it any more
+
+    def soon(self, *things: Coroutine[Any, Any, object]) -> None:
+        """Do things one after the other, beside all else that goes on."""
+
+        async def do() -> None:
+            for thing in things:
+                await thing
+
+        self._doing.append(asyncio.create_task(do()))
 
     async def stop(self) -> None:
         """Stop all processes."""
         self.server.interceptor = None
         self.server.start()
+        await asyncio.gather(*self._doing)
         for worker, broker in self.workers.items():
             await worker.stop()
             await broker.close()

@@ -1,14 +1,18 @@
-"""Real NATS servers for tests, and names that no other test uses."""
+"""Servers for tests: real ones, set up as wanted, and things that only listen like one; and names of their own."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
+import json
 import secrets
-from collections.abc import Generator
-from contextlib import contextmanager
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
-from ironflow.broker.embedded import EmbeddedServer
+from ironflow.broker.embedded import EmbeddedServer, find_server
 
 _PROCESS = secrets.token_hex(3)
 _numbers = itertools.count(1)
@@ -19,8 +23,58 @@ def fresh_namespace() -> str:
     return f"t{_PROCESS}-{next(_numbers)}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def nats_server_in(folder: Path) -> Generator[EmbeddedServer]:
     """Run a nats-server on a free loopback port with its data in *folder*, synced as in production."""
     with EmbeddedServer(folder) as server:
         yield server
+
+
+@contextlib.contextmanager
+def configured_server(folder: Path, **configuration: object) -> Generator[str]:
+    """Run a nats-server with a configuration of its own; its URL."""
+    file = folder / "server.conf"
+    file.write_text(
+        json.dumps({"host": "127.0.0.1", "port": -1, "ports_file_dir": str(folder)} | configuration), encoding="utf-8"
+    )
+    process = subprocess.Popen([find_server(), "-c", file], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 5
+        while True:
+            with contextlib.suppress(OSError, ValueError, StopIteration):
+                yield json.loads(next(folder.glob("*.ports")).read_text())["nats"][0]
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.asynccontextmanager
+async def stub_server(*greeting: bytes, answers_ping: bool = False) -> AsyncGenerator[str]:
+    """Run something that listens like a server and sends a greeting; its URL."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.writelines(greeting)
+        while line := await reader.readline():
+            if answers_ping and line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+            # The only answer to what asks for the state of JetStream.
+            if answers_ping and line.startswith(b"PUB $JS.API.INFO "):
+                writer.write(b"-ERR 'Permissions Violation for Publish to \"$JS.API.INFO\"'\r\n")
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+
+
+def info_line(version: str, **more: object) -> bytes:
+    """Return the first line of a server."""
+    return f"INFO {json.dumps({'server_id': 'N1', 'version': version, 'max_payload': 1024} | more)}\r\n".encode()

@@ -1,0 +1,278 @@
+"""How workers start, share, drain and die, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import ironflow
+from ironflow import Context, Retry
+from ironflow.broker.protocol import BrokerError, Unavailable
+from ironflow_engine.engine import Engine, EngineSettings
+from tests.support import eventually
+from tests.support.inprocess import System, running_system
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Work:
+    """A function whose body takes its time; it knows how many run at once, and what became of each.
+
+    Args:
+        seconds: how long a body takes.
+
+    """
+
+    def __init__(self, id: str = "work", *, queue: str = "default", seconds: float = 100.0) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.cancelled = 0
+        self.most_at_once = 0
+        self._at_once = 0
+        self._seconds = seconds
+        self.function = ironflow.function(id=id, queue=queue, retry=Retry(max_attempts=1))(self.handle)
+
+    async def handle(self, ctx: Context) -> str:
+        await ctx.step.run("work", self.body)
+        return "done"
+
+    async def body(self) -> None:
+        self.begun += 1
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await asyncio.sleep(self._seconds)
+            self.ended += 1
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self._at_once -= 1
+
+
+async def start(system: System, function: Any, count: int) -> list[Any]:
+    return [await system.client.start(function) for _ in range(count)]
+
+
+async def test_no_more_runs_are_executed_at_once_than_there_are_slots() -> None:
+    work = Work()
+    async with running_system(work.function, concurrency=3) as system:
+        runs = await start(system, work.function, 10)
+        assert [await run.result("1h") for run in runs] == ["done"] * 10
+    assert work.most_at_once == 3
+    assert work.begun == 10  # nothing was handed out again while it ran
+
+
+async def test_two_queues_on_one_worker_share_its_slots_and_do_not_hold_each_other_up() -> None:
+    slow = Work("slow", queue="slow", seconds=3600)
+    quick = Work("quick", queue="quick", seconds=1)
+    async with running_system(slow.function, quick.function, concurrency=5) as system:
+        await start(system, slow.function, 20)
+        runs = await start(system, quick.function, 10)
+        assert [await run.result("20s") for run in runs] == ["done"] * 10
+        assert slow.most_at_once + quick.most_at_once <= 5
+
+
+async def test_a_worker_takes_tasks_of_its_own_queues_only() -> None:
+    mine, other = Work("mine", queue="mine", seconds=1), Work("other", queue="other", seconds=1)
+    async with running_system(mine.function, other.function, workers=0) as system:
+        await (await system.add_worker("other")).stop()
+        await system.add_worker("mine")
+        (theirs,) = await start(system, other.function, 1)
+        (ours,) = await start(system, mine.function, 1)
+        assert await ours.result("1m") == "done"
+        queues = (await system.client.engine.queues()).queues
+        assert [(queue.name, queue.waiting, queue.running) for queue in queues] == [("mine", 0, 0), ("other", 1, 0)]
+        await system.add_worker("other")
+        assert await theirs.result("1m") == "done"
+
+
+async def test_a_long_body_keeps_its_lease() -> None:
+    work = Work(seconds=3600)
+    async with running_system(work.function, workers=3) as system:
+        assert await system.output(work.function) == "done"
+    assert work.begun == 1
+
+
+async def test_a_short_lease_is_kept_from_the_first_task_on() -> None:
+    work = Work(seconds=60)
+    async with running_system(engines=0, workers=0) as system:
+        system.functions = {"work": work.function}
+        broker = system.server.connect()
+        engine = Engine(broker, system.names, EngineSettings(lease_seconds=1.0))
+        system.engines[engine] = broker
+        await engine.start()
+        for _ in range(2):
+            await system.add_worker()
+        assert await system.output(work.function) == "done"
+    assert work.begun == 1
+
+
+async def test_a_drained_worker_finishes_its_passes_and_takes_no_more() -> None:
+    work = Work(seconds=20)
+    async with running_system(work.function, concurrency=2) as system:
+        (worker,) = system.workers
+        runs = await start(system, work.function, 5)
+        await eventually(lambda: _assert(work.begun == 2))
+        await worker.drain()
+        assert (work.begun, work.ended, work.cancelled) == (2, 2, 0)
+        await system.add_worker()
+        assert [await run.result("1h") for run in runs] == ["done"] * 5
+    assert work.begun == 5
+
+
+async def test_what_does_not_end_before_the_deadline_is_handed_back_at_once() -> None:
+    work = Work(seconds=100)
+    async with running_system(work.function, workers=0) as system:
+        worker = await system.add_worker(drain_seconds=5.0)
+        (run,) = await start(system, work.function, 1)
+        await eventually(lambda: _assert(work.begun == 1))
+        began = system.now_ms()
+        await worker.drain()
+        assert work.cancelled == 1
+        assert 5_000 <= system.now_ms() - began < 6_000
+        await system.add_worker()
+        await eventually(lambda: _assert(work.begun == 2), within=1.0)  # a lapsed lease would take ten seconds
+        assert await run.result("1h") == "done"
+
+
+async def test_a_worker_that_is_stopped_begins_nothing_more_and_hands_everything_back() -> None:
+    work = Work(seconds=100)
+    async with running_system(work.function, workers=0) as system:
+        worker = await system.add_worker(concurrency=3)
+        await start(system, work.function, 10)
+        await eventually(lambda: _assert(work.begun == 3))
+        await worker.stop()
+        assert (work.begun, work.cancelled) == (3, 3)
+        await asyncio.sleep(0.01)
+        (queue,) = (await system.client.engine.queues()).queues
+        assert (queue.waiting, queue.running) == (queue.waiting, 10 - queue.waiting)
+        taken = await system.add_worker(concurrency=20)
+        await eventually(lambda: _assert(work.begun == 13), within=1.0)
+        await taken.stop()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_task_that_arrives_while_the_worker_stops_is_handed_back(turns: int) -> None:
+    work = Work(seconds=1)
+    async with running_system(work.function, workers=0) as system:
+        first = await system.add_worker()
+        await system.add_worker()
+        await first.stop()
+        second = list(system.workers)[1]
+        (run,) = await start(system, work.function, 1)
+        for _ in range(turns):  # somewhere between the task's delivery and its first append
+            await asyncio.sleep(0)
+        await second.stop()
+        await system.add_worker()
+        assert await run.result("5s") == "done"  # before a lease that nobody gave back would end
+
+
+async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_worker() -> None:
+    released = asyncio.Event()
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:  # noqa: PERF203 - what a user may write
+                pass
+
+    async with running_system(f, workers=0) as system:
+        worker = await system.add_worker(drain_seconds=5.0)
+        await start(system, f, 1)
+        await asyncio.sleep(1)
+        began = system.now_ms()
+        await worker.drain()
+        assert system.now_ms() - began < 20_000
+        released.set()
+
+
+async def test_a_worker_may_start_and_work_before_there_is_an_engine() -> None:
+    work = Work(seconds=1)
+    async with running_system(work.function) as system:
+        (engine,) = system.engines
+        run = (await start(system, work.function, 1))[0]
+        await asyncio.sleep(0.1)
+        await system.kill(engine)
+        worker = await system.add_worker()
+        await asyncio.sleep(60)
+        assert not worker.registered.is_set()
+        await system.add_engine()
+        await asyncio.wait_for(worker.registered.wait(), 10)
+        assert await run.result("1h") == "done"
+
+
+async def test_a_function_that_no_worker_has_any_more_waits_for_one_that_has() -> None:
+    old, new = Work("old", seconds=1), Work("new", seconds=1)
+    async with running_system(old.function, new.function, workers=0) as system:
+        first = await system.add_worker()
+        await system.kill(first)
+        (run,) = await start(system, old.function, 1)
+        await system.add_worker(functions=("new",))
+        assert await system.output(new.function) == "done"
+        await asyncio.sleep(60)
+        assert (await run.state()).status in ("queued", "running")
+        await system.add_worker(functions=("old",))
+        assert await run.result("1m") == "done"
+
+
+async def test_an_engine_that_stops_gives_its_batch_to_another_at_once() -> None:
+    work = Work(seconds=1)
+    async with running_system(work.function, engines=2) as system:
+        stuck = asyncio.Event()
+        first, second = system.engines
+
+        def hold(stage: str, verb: str, subject: str) -> BrokerError | None:
+            if verb == "publish" and subject.startswith("$KV.test_runs"):
+                stuck.set()
+                return Unavailable("not now")
+            return None
+
+        system.server.interceptor = hold  # type: ignore[assignment]
+        (run,) = await start(system, work.function, 1)
+        await stuck.wait()
+        system.server.interceptor = None
+        await first.stop()
+        await second.stop()
+        await system.add_engine()
+        assert await run.result("4s") == "done"  # before a lease that nobody gave back would end
+
+
+async def test_the_metrics_say_what_was_done() -> None:
+    failures = Counter[str]()
+
+    async def flaky() -> None:
+        failures["x"] += 1
+        if failures["x"] == 1:
+            raise ValueError
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=2))
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("steady", lambda: None)
+        await ctx.step.run("flaky", flaky)
+        await ctx.step.run("doomed", int, "x", retry=Retry(max_attempts=1))
+
+    async with running_system(f) as system:
+        assert (await system.run(f)).status == "failed"
+        (worker,) = system.workers
+        sample = worker.metrics.registry.get_sample_value
+        steps = {
+            outcome: sample("ironflow_worker_steps_total", {"function": "f", "outcome": outcome})
+            for outcome in ("completed", "retried", "failed")
+        }
+        assert steps == {"completed": 2.0, "retried": 1.0, "failed": 1.0}
+        passes = {
+            outcome: sample("ironflow_worker_passes_total", {"function": "f", "outcome": outcome})
+            for outcome in ("suspended", "failed")
+        }
+        assert passes == {"suspended": 1.0, "failed": 1.0}
+        assert sample("ironflow_worker_running") == 0.0
+
+
+def _assert(holds: bool) -> None:  # noqa: FBT001 - reads as an assertion
+    assert holds

@@ -1,0 +1,298 @@
+"""What goes in and comes out: typed event data, results, outputs, and what JSON cannot carry."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypedDict
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+import ironflow
+from ironflow import Context, Function, Retry
+from tests.support.inprocess import running_system
+
+pytestmark = pytest.mark.virtual_time
+
+
+class ItemStruct(msgspec.Struct):
+    price: int
+
+
+class OrderStruct(msgspec.Struct):
+    id: str
+    items: list[ItemStruct]
+
+
+@dataclasses.dataclass
+class ItemDataclass:
+    price: int
+
+
+@dataclasses.dataclass
+class OrderDataclass:
+    id: str
+    items: list[ItemDataclass]
+
+
+class ItemDict(TypedDict):
+    price: int
+
+
+class OrderDict(TypedDict):
+    id: str
+    items: list[ItemDict]
+
+
+@attrs.define
+class ItemAttrs:
+    price: int
+
+
+@attrs.define
+class OrderAttrs:
+    id: str
+    items: list[ItemAttrs]
+
+
+class ItemModel(pydantic.BaseModel):
+    price: int
+
+
+class OrderModel(pydantic.BaseModel):
+    id: str
+    items: list[ItemModel]
+
+
+@dataclasses.dataclass
+class OrderOfModels:
+    id: str
+    items: list[ItemModel]
+
+
+async def by_struct(ctx: Context[OrderStruct]) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data.items[0].price]
+
+
+async def by_dataclass(ctx: Context[OrderDataclass]) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data.items[0].price]
+
+
+async def by_typed_dict(ctx: Context[OrderDict]) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data["items"][0]["price"]]
+
+
+async def by_attrs(ctx: Context[OrderAttrs]) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data.items[0].price]
+
+
+async def by_model(ctx: Context[OrderModel]) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data.items[0].price]
+
+
+async def by_models_within(ctx: Context[OrderOfModels]) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data.items[0].price]
+
+
+async def by_nothing(ctx: Context) -> list[Any]:
+    return [type(ctx.event.data).__name__, ctx.event.data["items"][0]["price"]]
+
+
+TYPED = [
+    (by_struct, "OrderStruct"),
+    (by_dataclass, "OrderDataclass"),
+    (by_typed_dict, "dict"),
+    (by_attrs, "OrderAttrs"),
+    (by_model, "OrderModel"),
+    (by_models_within, "OrderOfModels"),
+]
+
+
+@pytest.mark.parametrize(("handler", "kind"), [*TYPED, (by_nothing, "dict")], ids=lambda each: getattr(each, "__name__", each))
+async def test_event_data_is_what_the_annotation_says(handler: Any, kind: str) -> None:
+    f: Function[Any, Any] = ironflow.function(id="f")(handler)
+    async with running_system(f) as system:
+        assert await system.output(f, {"id": "o-1", "items": [{"price": 5}]}) == [kind, 5]
+
+
+@pytest.mark.parametrize(("handler", "kind"), TYPED, ids=lambda each: getattr(each, "__name__", each))
+async def test_event_data_that_does_not_fit_fails_the_run_at_once_and_names_the_place(handler: Any, kind: str) -> None:
+    f: Function[Any, Any] = ironflow.function(id="f", retry=Retry(max_attempts=3, initial_delay="1h", max_delay="1h"))(handler)
+    async with running_system(f) as system:
+        began = system.now_ms()
+        run = await system.run(f, {"id": "o-1", "items": [{"price": 5}, {"price": "cheap"}]})
+        assert run.error is not None
+        assert run.error.type == "SerializationError"
+        assert run.error.path == "data.items[1].price"
+        assert system.now_ms() - began < 1_000
+
+
+# Results
+
+
+@dataclasses.dataclass
+class Receipt:
+    total: Decimal
+    at: datetime
+
+
+RECEIPT = Receipt(Decimal("1.50"), datetime(2026, 1, 1, tzinfo=UTC))
+
+
+async def test_a_result_is_decoded_into_the_bodys_annotation() -> None:
+    async def charge() -> Receipt:
+        return RECEIPT
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Receipt:
+        receipt = await ctx.step.run("charge", charge)
+        assert isinstance(receipt, Receipt)
+        return receipt
+
+    async with running_system(f) as system:
+        assert await system.output(f) == RECEIPT
+        run = await system.client.start("f")
+        assert await run.result("1h") == {"total": "1.50", "at": "2026-01-01T00:00:00Z"}
+
+
+async def test_without_a_usable_annotation_a_result_is_plain_json() -> None:
+    def annotated() -> Receipt:
+        return RECEIPT
+
+    def unknown() -> Missing:  # type: ignore[name-defined]  # noqa: F821 - what only a type checker may know
+        return RECEIPT
+
+    plain = {"total": "1.50", "at": "2026-01-01T00:00:00Z"}
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> list[Any]:
+        return [
+            await ctx.step.run("lambda", lambda: RECEIPT),
+            await ctx.step.run("partial", functools.partial(annotated)),
+            await ctx.step.run("unknown annotation", unknown),
+        ]
+
+    async with running_system(f) as system:
+        assert await system.output(f) == [plain] * 3
+
+
+async def test_a_result_that_is_not_what_its_annotation_says_fails_the_run_with_the_place() -> None:
+    bodies: Counter[str] = Counter()
+
+    def wrong() -> list[int]:
+        bodies["wrong"] += 1
+        return [1, "two"]  # type: ignore[list-item]
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("wrong", wrong)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert (run.error.type, run.error.path) == ("SerializationError", "result of step 'wrong'[1]")
+    assert bodies == {"wrong": 1}
+
+
+class Loop:
+    """A value that contains itself."""
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
+class Price(pydantic.BaseModel):
+    amount: float
+
+
+UNENCODABLE: dict[str, tuple[Callable[[], Any], str]] = {
+    "NaN": (lambda: float("nan"), ""),
+    "Infinity in a list": (lambda: [1.0, float("inf")], "[1]"),
+    "minus Infinity, deep": (lambda: {"a": {"b": (0.0, float("-inf"))}}, ".a.b[1]"),
+    "NaN in a pydantic model": (lambda: {"price": Price(amount=float("nan"))}, ".price.amount"),
+    "NaN in a dataclass": (lambda: dataclasses.make_dataclass("D", ["x"])(float("nan")), ".x"),
+    "NaN in an enum": (lambda: {"a": [enum.Enum("E", {"X": float("nan")}).X]}, ".a[0]"),
+    "an object": (lambda: {"a": object()}, ".a"),
+    "a function": (lambda: {"a": [print]}, ".a[0]"),
+    "half a character": (lambda: "\ud800", ""),
+    "a tuple as a key": (lambda: {(1, 2): 3}, ""),
+}
+
+
+@pytest.mark.parametrize(("make", "path"), UNENCODABLE.values(), ids=UNENCODABLE)
+async def test_a_result_that_json_cannot_carry_fails_its_step_without_a_retry(
+    make: Callable[[], Any], path: str
+) -> None:
+    bodies: Counter[str] = Counter()
+
+    def body() -> Any:
+        bodies["x"] += 1
+        return make()
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=3))
+    async def f(ctx: Context) -> list[Any]:
+        try:
+            await ctx.step.run("work", body)
+        except ironflow.SerializationError as error:
+            first = [type(error).__name__, error.path]
+        await ctx.step.sleep("nap", 1)
+        return first
+
+    async with running_system(f) as system:
+        assert await system.output(f) == ["SerializationError", f"result of step 'work'{path}"]
+    assert bodies == {"x": 1}  # a replay raises the same
+
+
+async def test_an_endless_result_fails_its_step() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("work", lambda: ENDLESS)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert run.error.type == "SerializationError"
+        assert "nested too deep" in run.error.message
+
+
+async def test_an_output_that_json_cannot_carry_fails_the_run() -> None:
+    @ironflow.function(id="f", retry=Retry(max_attempts=3))
+    async def f(ctx: Context) -> Any:
+        return {"a": float("nan")}
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert (run.error.type, run.error.path) == ("SerializationError", "output.a")
+
+
+# What a handler gets beside the data
+
+
+async def test_a_handler_sees_its_event_and_its_run() -> None:
+    @ironflow.function(id="f", triggers=["order.*"])
+    async def f(ctx: Context) -> dict[str, Any]:
+        event, run = ctx.event, ctx.run
+        return {
+            "event": [event.id, event.name, event.source, dict(event.metadata), event.time.tzinfo is UTC],
+            "run": [run.function_id, run.attempt, run.started_at.isoformat()],
+        }
+
+    async with running_system(f) as system:
+        published = await system.client.publish_record(
+            "order.placed", 1, id="o-1", source="shop", metadata={"tenant": "a"}
+        )
+        (run,), _ = await system.client.runs_of(published)
+        assert await system.client.run(run).result("1h") == {
+            "event": ["o-1", "order.placed", "shop", {"tenant": "a"}, True],
+            "run": ["f", 1, "2026-01-01T00:00:00+00:00"],
+        }

@@ -1,0 +1,1 @@
+"""What holds for every workflow and every order of facts."""

@@ -1,0 +1,160 @@
+"""Workflows of every shape, which tell what they saw.
+
+No body returns the same value twice. So a value that two passes see, or that a pass and the output agree on,
+can only have come from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ironflow
+from ironflow import Context, Function, NonRetryableError, Retry, StepError
+
+RETRY = Retry(max_attempts=4, initial_delay="5s", jitter=0)
+
+Handler = Callable[["Probe", Context[Any]], Awaitable[Any]]
+
+
+class Probe:
+    """Watches the handlers and the bodies of one workflow.
+
+    Args:
+        body_seconds: how long each body takes.
+        first_value: what the first body returns; each one after it returns one more.
+
+    Attributes:
+        runs: how often each body was begun.
+        recorded: the steps whose result is recorded; their bodies must not begin.
+        seen: what the handler saw.
+        returned: what it returned, each time it did.
+        passes: counts on behalf of a handler that fails at first.
+        violations: what must not have happened.
+
+    """
+
+    def __init__(self, *, body_seconds: float = 0.0, first_value: int = 1) -> None:
+        self.runs: Counter[str] = Counter()
+        self.recorded: set[str] = set()
+        self.seen: dict[str, Any] = {}
+        self.returned: list[Any] = []
+        self.violations: list[str] = []
+        self.passes = 0
+        self._body_seconds = body_seconds
+        self._values = itertools.count(first_value)
+
+    async def step(self, ctx: Context[Any], name: str, *, failures: int = 0, final: bool = False) -> int:
+        """Run a step whose body fails so often before it succeeds, and see its result."""
+        return self.saw(name, await ctx.step.run(name, self._body, name, failures, final))
+
+    def saw(self, label: str, value: Any) -> Any:
+        """Note that a handler got a value: every pass must get the same."""
+        known = self.seen.setdefault(label, value)
+        if known != value:
+            self.violations.append(f"{label}: {known!r} in one pass, {value!r} in another")
+        return value
+
+    async def _body(self, name: str, failures: int, final: bool) -> int:  # noqa: FBT001 - called by position
+        if name in self.recorded:
+            self.violations.append(f"the body of {name} began after its result was recorded")
+        self.runs[name] += 1
+        if self._body_seconds:
+            await asyncio.sleep(self._body_seconds)
+        if self.runs[name] <= failures:
+            msg = f"failure {self.runs[name]}"
+            raise NonRetryableError(msg) if final else ValueError(msg)
+        return next(self._values)
+
+
+async def sequential(probe: Probe, ctx: Context[Any]) -> list[int]:
+    return [await probe.step(ctx, name) for name in "abc"]
+
+
+async def empty(probe: Probe, ctx: Context[Any]) -> str:
+    return "nothing to do"
+
+
+async def loop_with_sleeps(probe: Probe, ctx: Context[Any]) -> list[int]:
+    values: list[int] = []
+    for number in range(3):
+        values.append(await probe.step(ctx, f"work-{number}"))
+        await ctx.step.sleep(f"nap-{number}", 40)
+    return values
+
+
+async def retries(probe: Probe, ctx: Context[Any]) -> list[int]:
+    return [await probe.step(ctx, "steady"), await probe.step(ctx, "flaky", failures=2), await probe.step(ctx, "after")]
+
+
+async def caught_failure(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    try:
+        # It always fails, so a second run of the body would not succeed either.
+        await probe.step(ctx, "doomed", failures=1_000_000, final=True)
+        outcome = "succeeded"
+    except StepError as error:
+        outcome = probe.saw("failure", f"{error.cause_type} after {error.attempts}")
+    await ctx.step.sleep("nap", "1m")
+    return [outcome, await probe.step(ctx, "after")]
+
+
+async def publishing(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    first = await probe.step(ctx, "first")
+    event = await ctx.step.publish("order.sold", {"n": first})
+    await ctx.step.sleep("nap", "1m")
+    return [first, probe.saw("event", [event.id, event.data["n"]])]
+
+
+async def gathered(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    async def branch(name: str, seconds: int) -> int:
+        await probe.step(ctx, f"{name} before")
+        await ctx.step.sleep(f"{name} nap", seconds)
+        return await probe.step(ctx, f"{name} after", failures=1)
+
+    return list(await asyncio.gather(branch("x", 60), branch("y", 60), branch("z", 3)))
+
+
+async def task_group(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(probe.step(ctx, name, failures=1)) for name in "ab"]
+        await ctx.step.sleep("nap", 7)
+    return [task.result() for task in tasks]
+
+
+async def failing_outside(probe: Probe, ctx: Context[Any]) -> list[int]:
+    first = await probe.step(ctx, "first")
+    probe.passes += 1
+    if probe.passes <= 2:
+        msg = "outside of steps"
+        raise ConnectionError(msg)
+    return [first, await probe.step(ctx, "second")]
+
+
+SHAPES: dict[str, Handler] = {
+    handler.__name__: handler
+    for handler in (
+        empty,
+        sequential,
+        loop_with_sleeps,
+        retries,
+        caught_failure,
+        publishing,
+        gathered,
+        task_group,
+        failing_outside,
+    )
+}
+
+
+def function_of(shape: str, probe: Probe) -> Function[Any, Any]:
+    """Return the durable function of a shape, watched."""
+
+    async def handler(ctx: Context[Any]) -> Any:
+        output = await SHAPES[shape](probe, ctx)
+        probe.returned.append(output)
+        return output
+
+    return ironflow.function(id=shape, retry=RETRY)(handler)

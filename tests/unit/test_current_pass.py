@@ -1,0 +1,224 @@
+"""When a pass ends, and what may be asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from ironflow.broker.protocol import StoredMessage, Unavailable
+from ironflow.codec import encode_record
+from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
+from ironflow.limits import Limits
+from ironflow.records import StepRecord, WaitRecord
+from ironflow_worker.current_pass import CurrentPass
+from ironflow_worker.memo import Memo
+from ironflow_worker.signals import PassEnded, is_pass_end
+
+pytestmark = pytest.mark.virtual_time
+
+
+def new_pass(*recorded: tuple[str, StepRecord | WaitRecord], limits: Limits | None = None) -> CurrentPass:
+    memo = Memo()
+    memo.read(
+        StoredMessage(f"ironflow.journal.q.r.{rest}", encode_record(record), number, 0)
+        for number, (rest, record) in enumerate(recorded, 1)
+    )
+    return CurrentPass(memo, limits or Limits())
+
+
+async def waits(current: CurrentPass) -> None:
+    """Be a step that waits."""
+    with current.at_work():
+        await current.wait()
+
+
+async def works(current: CurrentPass, gate: asyncio.Event) -> None:
+    """Be a step whose body waits for a gate."""
+    with current.at_work():
+        await gate.wait()
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_pass_ends_when_all_of_its_steps_wait() -> None:
+    current = new_pass()
+    steps = [asyncio.create_task(waits(current)) for _ in range(3)]
+    await asyncio.wait_for(current.over.wait(), 1)
+    assert current.ended_early
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    assert [type(result) for result in results] == [PassEnded] * 3
+    assert current.idle.is_set()
+
+
+async def test_a_pass_does_not_end_while_a_step_is_at_work() -> None:
+    current, gate = new_pass(), asyncio.Event()
+    working = asyncio.create_task(works(current, gate))
+    waiting = asyncio.create_task(waits(current))
+    await turns(200)
+    assert not current.ended
+    gate.set()
+    await asyncio.wait_for(current.over.wait(), 1)
+    await asyncio.gather(working, waiting, return_exceptions=True)
+
+
+async def test_a_step_that_works_in_between_begins_the_count_of_quiet_rounds_anew() -> None:
+    current = new_pass()
+    waiting = asyncio.create_task(waits(current))
+    await turns(2)
+    for _ in range(20):  # far more rounds in all than a pass stays quiet for
+        await turns(10)
+        with current.at_work():
+            pass
+        assert not current.ended
+    await turns(100)
+    assert current.ended
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_pass_in_which_nothing_waits_does_not_end_by_itself() -> None:
+    current = new_pass()
+    with current.at_work():
+        pass
+    await turns(200)
+    assert not current.ended
+
+
+async def test_a_wait_that_begins_after_the_end_does_not_wait() -> None:
+    current = new_pass()
+    current.end()
+    with pytest.raises(PassEnded):
+        await asyncio.wait_for(waits(current), 1)
+    assert not current.ended_early
+
+
+async def test_a_pass_that_fails_ends_with_its_first_reason() -> None:
+    current = new_pass()
+    waiting = asyncio.create_task(waits(current))
+    await turns(1)
+    first = Unavailable("first")
+    current.fail(first)
+    current.fail(Unavailable("second"))
+    assert current.failure is first
+    with pytest.raises(PassEnded):
+        await waiting
+
+
+async def test_a_step_that_is_cancelled_while_it_waits_is_not_at_work_any_more() -> None:
+    current = new_pass()
+    waiting = asyncio.create_task(waits(current))
+    await turns(2)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert current.idle.is_set()
+    current.end()  # has nobody to tell
+
+
+async def test_each_refusal_after_the_end_takes_longer_up_to_a_second() -> None:
+    current = new_pass()
+    await current.check_running()
+    current.end()
+    loop = asyncio.get_running_loop()
+    pauses: list[float] = []
+    for _ in range(12):
+        began = loop.time()
+        with pytest.raises(PassEnded):
+            await current.check_running()
+        pauses.append(loop.time() - began)
+    assert pauses[:3] == pytest.approx([0.001, 0.002, 0.004])
+    assert pauses[-2:] == pytest.approx([1.0, 1.0])
+
+
+# Names
+
+
+def test_a_name_is_taken_once_in_its_scope() -> None:
+    current = new_pass()
+    assert current.claim((), "a", "run") != current.claim(("all", 0), "a", "run")
+    with pytest.raises(DuplicateStepError, match="'a' was used twice"):
+        current.claim((), "a", "sleep")
+
+
+@pytest.mark.parametrize(
+    ("record", "asked", "fits"),
+    [
+        (("step.a", StepRecord(name="a", kind="run", token="t")), "run", True),
+        (("step.a", StepRecord(name="a", kind="run", token="t")), "sleep", False),
+        (("wait.a", WaitRecord(name="a", kind="sleep", token="t")), "run", False),
+        (("wait.a", WaitRecord(name="a", kind="sleep", token="t")), "sleep", True),
+    ],
+)
+def test_a_recorded_step_has_to_be_asked_for_as_what_it_is(
+    record: tuple[str, StepRecord | WaitRecord],
+    asked: str,
+    fits: bool,  # noqa: FBT001 - an expectation
+) -> None:
+    current = new_pass(record)
+    claim: Callable[[], object] = lambda: current.claim((), "a", asked)  # type: ignore[arg-type]  # noqa: E731
+    if fits:
+        claim()
+    else:
+        with pytest.raises(NondeterminismError):
+            claim()
+
+
+def test_names_and_steps_are_bounded() -> None:
+    current = new_pass(limits=Limits(steps_per_run=2, step_name_bytes=4))
+    current.claim((), "éé", "run")
+    with pytest.raises(LimitError, match="at most 4 bytes"):
+        current.claim((), "ééx", "run")
+    current.claim((), "b", "run")
+    with pytest.raises(LimitError, match="at most 2 steps"):
+        current.claim((), "c", "run")
+    for name in ("", None, 5, "\ud800"):
+        with pytest.raises(DefinitionError):
+            current.claim((), name, "run")  # type: ignore[arg-type]
+
+
+# Replaying
+
+
+def test_a_pass_replays_until_it_comes_to_what_is_not_recorded() -> None:
+    current = new_pass(("step.a", StepRecord(name="a", kind="run", token="t")), ("wait.b", WaitRecord(name="b", kind="sleep", token="t")))
+    assert current.is_replaying
+    current.claim((), "a", "run")
+    assert current.is_replaying
+    current.claim((), "b", "sleep")
+    assert not current.is_replaying
+
+
+def test_a_pass_that_executes_something_does_not_replay_although_recorded_steps_are_left() -> None:
+    current = new_pass(("step.a", StepRecord(name="a", kind="run", token="t")))
+    current.claim((), "new", "run")
+    assert current.is_replaying
+    current.executes()
+    assert not current.is_replaying
+
+
+# The signal
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PassEnded(), True),
+        (BaseExceptionGroup("", [PassEnded(), BaseExceptionGroup("", [PassEnded()])]), True),
+        (BaseExceptionGroup("", [PassEnded(), ValueError()]), False),
+        (ValueError(), False),
+        (asyncio.CancelledError(), False),
+    ],
+    ids=repr,
+)
+def test_the_signal_is_known_alone_and_in_groups(error: BaseException, expected: bool) -> None:  # noqa: FBT001
+    assert is_pass_end(error) is expected
+
+
+def test_the_signal_is_no_exception_and_says_what_to_do() -> None:
+    assert not issubclass(PassEnded, Exception)
+    assert "use 'except Exception'" in str(PassEnded())
+
+

@@ -1,0 +1,148 @@
+"""What exceptions become: records, delays, ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from ironflow.errors import (
+    DefinitionError,
+    DuplicateStepError,
+    InvokeError,
+    IronflowError,
+    LimitError,
+    NondeterminismError,
+    NonRetryableError,
+    PayloadTooLargeError,
+    RetryAfter,
+    SerializationError,
+    StepError,
+    StepTimeoutError,
+)
+from ironflow.records import ErrorRecord, StepRecord
+from ironflow.retry import RetryPolicy
+from ironflow_worker.failures import delay_after, error_record, is_final, raise_recorded
+
+POLICY = RetryPolicy(max_attempts=3, initial_delay_ms=1_000, backoff=2.0, jitter=0.0)
+
+
+class Unprintable(Exception):  # noqa: N818 - it is what it says
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("no"), ErrorRecord(type="ValueError", message="no", step="s", attempts=2)),
+        (KeyError("a"), ErrorRecord(type="KeyError", message="'a'", step="s", attempts=2)),
+        (SystemExit(3), ErrorRecord(type="SystemExit", message="3", step="s", attempts=2)),
+        (
+            Unprintable(),
+            ErrorRecord(
+                type="Unprintable", message="(its text cannot be shown: RuntimeError)", step="s", attempts=2
+            ),
+        ),
+        (ValueError("\ud800"), ErrorRecord(type="ValueError", message="\\ud800", step="s", attempts=2)),
+        (
+            SerializationError("bad", "data.x"),
+            ErrorRecord(type="SerializationError", message="bad", step="s", attempts=2, path="data.x"),
+        ),
+        (
+            StepError("inner", 7, "ValueError", "no"),
+            ErrorRecord(
+                type="StepError",
+                message="step 'inner' failed after 7 attempt(s): ValueError: no",
+                step="inner",
+                attempts=7,
+            ),
+        ),
+        (
+            ExceptionGroup("two", [ValueError("a"), ExceptionGroup("more", [KeyError("b")])]),
+            ErrorRecord(
+                type="ExceptionGroup",
+                message=(
+                    "two (2 sub-exceptions): ValueError: a; "
+                    "ExceptionGroup: more (1 sub-exception): KeyError: 'b'"
+                ),
+                step="s",
+                attempts=2,
+            ),
+        ),
+    ],
+    ids=["plain", "KeyError", "SystemExit", "unprintable", "surrogate", "with a path", "StepError", "group"],
+)
+def test_an_exception_is_recorded_as_data(error: BaseException, expected: ErrorRecord) -> None:
+    assert error_record(error, step="s", attempts=2) == expected
+
+
+def test_a_huge_text_is_cut() -> None:
+    message = error_record(ValueError("x" * 1_000_000)).message
+    assert len(message) == 8_193
+    assert message.endswith("x…")
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (ValueError(), False),
+        (TimeoutError(), False),
+        (SystemExit(), False),
+        (StepTimeoutError(), False),
+        (RetryAfter(1), False),
+        (NonRetryableError(), True),
+        (StepError("s", 1, "E", ""), True),
+        (InvokeError("r", "E", ""), True),
+        (SerializationError(""), True),
+        (DuplicateStepError(), True),
+        (NondeterminismError(), True),
+        (DefinitionError(), True),
+        (LimitError(), True),
+        (PayloadTooLargeError(), True),
+        (IronflowError(), True),
+        (ExceptionGroup("", [ValueError(), TimeoutError()]), False),
+        (ExceptionGroup("", [ValueError(), ExceptionGroup("", [NonRetryableError()])]), True),
+    ],
+    ids=repr,
+)
+def test_whether_an_error_is_final(error: BaseException, final: bool) -> None:  # noqa: FBT001 - an expectation
+    assert is_final(error) is final
+    assert (delay_after(error, POLICY, 1, 0.5) is None) is final
+
+
+@pytest.mark.parametrize(
+    ("error", "attempt", "delay_ms"),
+    [
+        (ValueError(), 1, 1_000),
+        (ValueError(), 2, 2_000),
+        (ValueError(), 3, None),
+        (RetryAfter("5m"), 1, 300_000),
+        (RetryAfter(0.25), 2, 250),
+        (RetryAfter("5m"), 3, None),
+        (RetryAfter("soon"), 1, 1_000),
+        (RetryAfter(-5), 1, 1_000),
+        (RetryAfter("9999d"), 1, 1_000),
+    ],
+    ids=repr,
+)
+def test_when_an_attempt_is_made_again(error: Exception, attempt: int, delay_ms: int | None) -> None:
+    assert delay_after(error, POLICY, attempt, 0.5) == delay_ms
+
+
+@pytest.mark.parametrize(
+    ("recorded", "raised"),
+    [
+        (ErrorRecord(type="ValueError", message="no"), StepError("s", 2, "ValueError", "no")),
+        (ErrorRecord(type="SerializationError", message="no", path="x"), SerializationError("no", "x")),
+        (ErrorRecord(type="PayloadTooLargeError", message="no"), PayloadTooLargeError("no")),
+        # No class is looked up by its name, be it one of ours.
+        (ErrorRecord(type="SystemExit", message="0"), StepError("s", 2, "SystemExit", "0")),
+        (ErrorRecord(type="NonRetryableError", message="no"), StepError("s", 2, "NonRetryableError", "no")),
+        (None, StepError("s", 2, "Unknown", "no reason recorded")),
+    ],
+)
+def test_a_recorded_failure_is_raised_again(recorded: ErrorRecord | None, raised: Exception) -> None:
+    record = StepRecord(name="s", kind="run", token="t", status="failed", attempt=2, error=recorded)
+    with pytest.raises(type(raised)) as again:
+        raise_recorded(record)
+    assert str(again.value) == str(raised)
+    assert vars(again.value) == vars(raised)

@@ -1,0 +1,178 @@
+"""The copy of the runs bucket that lists are answered from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.protocol import Publication
+from ironflow.broker.topology import streams
+from ironflow.codec import encode_record
+from ironflow.errors import DefinitionError
+from ironflow.names import Names, bucket_stream
+from ironflow.records import RunState, RunStatus
+from ironflow_engine.read_model import Place, ReadModel, RunQuery
+
+pytestmark = pytest.mark.virtual_time
+
+NAMES = Names("test")
+
+
+@pytest.fixture
+async def broker() -> AsyncGenerator[LocalBroker]:
+    connection = LocalServer().connect()
+    for stream in streams(NAMES):
+        await connection.ensure_stream(stream)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def model(broker: LocalBroker) -> AsyncGenerator[ReadModel]:
+    made = ReadModel(broker, NAMES, ":memory:")
+    yield made
+    made.close()
+
+
+def state(id: str, status: RunStatus = "queued", *, function: str = "f", at: int = 1) -> RunState:
+    return RunState(
+        id=id,
+        function=function,
+        queue="q",
+        status=status,
+        started_at=at,
+        event_id="e",
+        event_name="n",
+        event_sequence=1,
+    )
+
+
+async def write(broker: LocalBroker, *states: RunState) -> None:
+    for each in states:
+        await broker.publish(Publication(subject=NAMES.run_key(each.id), payload=encode_record(each)))
+
+
+def ids(model: ReadModel, query: RunQuery) -> list[str]:
+    return [found.id for found in model.query(query)]
+
+
+async def test_it_shows_what_was_written_until_it_was_asked(broker: LocalBroker, model: ReadModel) -> None:
+    await write(broker, state("a"))
+    await model.catch_up()
+    await write(broker, state("b"))
+    assert ids(model, RunQuery()) == ["a"]
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["b", "a"]
+
+
+async def test_a_run_shows_its_newest_state_only(broker: LocalBroker, model: ReadModel) -> None:
+    await write(broker, state("a"))
+    await model.catch_up()
+    await write(broker, state("a", "waiting"), state("a", "completed"))
+    await model.catch_up()
+    assert [(found.id, found.status) for found in model.query(RunQuery())] == [("a", "completed")]
+    assert ids(model, RunQuery(status="queued")) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (RunQuery(), ["d", "c", "b", "a"]),
+        (RunQuery(limit=2), ["d", "c"]),
+        (RunQuery(before=Place(3, "c")), ["b", "a"]),
+        (RunQuery(before=Place(3, "b")), ["a"]),
+        (RunQuery(since_ms=3), ["d", "c", "b"]),
+        (RunQuery(status="queued"), ["c", "a"]),
+        (RunQuery(function="g"), ["d", "c"]),
+        (RunQuery(function="g", status="queued", since_ms=2, before=Place(9, "")), ["c"]),
+        (RunQuery(status="queued", include=("a", "b", "x")), ["a"]),
+        (RunQuery(status="queued", include=()), []),
+        (RunQuery(status="queued", exclude=("a", "x")), ["c"]),
+        (RunQuery(function="'; DROP TABLE runs; --"), []),
+    ],
+    ids=[
+        "all",
+        "limit",
+        "after a place",
+        "after a place at the same time",
+        "since",
+        "status",
+        "function",
+        "several",
+        "among",
+        "among none",
+        "without",
+        "injection",
+    ],
+)
+async def test_a_list_is_narrowed_down(
+    broker: LocalBroker, model: ReadModel, query: RunQuery, expected: list[str]
+) -> None:
+    await write(
+        broker,
+        state("a", at=1),
+        state("b", "waiting", at=3),
+        state("c", at=3, function="g"),
+        state("d", "failed", at=5, function="g"),
+    )
+    await model.catch_up()
+    assert ids(model, query) == expected
+
+
+async def test_a_state_that_cannot_be_read_is_left_out_and_holds_nothing_up(
+    broker: LocalBroker, model: ReadModel
+) -> None:
+    await write(broker, state("a"))
+    await broker.publish(Publication(subject=NAMES.run_key("bad"), payload=b"{"))
+    await write(broker, state("b"))
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["b", "a"]
+
+
+async def test_a_bucket_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
+    for runs in (["a", "b"], ["c"]):
+        broker = LocalServer().connect()
+        for stream in streams(NAMES):
+            await broker.ensure_stream(stream)
+        await write(broker, *map(state, runs))
+        model = ReadModel(broker, NAMES, tmp_path / "runs")
+        await model.catch_up()
+        assert sorted(ids(model, RunQuery())) == runs
+        model.close()
+
+
+async def test_a_file_goes_on_where_it_was(broker: LocalBroker, tmp_path: Path) -> None:
+    first = ReadModel(broker, NAMES, tmp_path / "runs")
+    await write(broker, state("a"))
+    await first.catch_up()
+    first.close()
+    # What is gone from the bucket can only come from the file.
+    await broker.purge(bucket_stream(NAMES.runs_bucket), NAMES.run_key("a"))
+    await write(broker, state("b"))
+    second = ReadModel(broker, NAMES, tmp_path / "runs")
+    await second.catch_up()
+    assert ids(second, RunQuery()) == ["b", "a"]
+    second.close()
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(4096), b"SQLite format 3\0" + b"\xff" * 4096], ids=["nothing but zeros", "spoilt database"]
+)
+async def test_a_spoilt_file_is_made_anew(broker: LocalBroker, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "runs").write_bytes(content)
+    await write(broker, state("a"))
+    model = ReadModel(broker, NAMES, tmp_path / "runs")
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["a"]
+    model.close()
+
+
+async def test_a_file_that_is_something_else_is_left_alone(broker: LocalBroker, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.json"
+    precious.write_text('{"keep": "me"}', encoding="utf-8")
+    with pytest.raises(DefinitionError, match=r"precious\.json holds something else than lists of runs"):
+        ReadModel(broker, NAMES, precious)
+    assert precious.read_text(encoding="utf-8") == '{"keep": "me"}'

@@ -1,0 +1,106 @@
+"""How a run's journal is shown as steps."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ironflow.broker.protocol import StoredMessage
+from ironflow.clock import to_iso
+from ironflow.codec import encode_record
+from ironflow.names import PASS_TOKEN
+from ironflow.records import (
+    NULL,
+    DueRecord,
+    ErrorRecord,
+    FunctionRecord,
+    OutcomeRecord,
+    RunState,
+    StepRecord,
+    TryRecord,
+    WaitRecord,
+)
+from ironflow.retry import RetryPolicy
+from ironflow_engine.views import StepHistory, function_view, run_view
+
+NOW = 1_767_225_600_000
+ERROR = ErrorRecord(type="E", message="m", step="a", attempts=1)
+
+
+def stored(sequence: int, rest: str, record: msgspec.Struct, time_ms: int = NOW) -> StoredMessage:
+    return StoredMessage(f"ironflow.journal.orders.r1.{rest}", encode_record(record), sequence, time_ms)
+
+
+def attempt(number: int) -> TryRecord:
+    return TryRecord(name="a", kind="run", token="t", attempt=number, delay_ms=9, error=ERROR, duration_ms=5)
+
+
+def history(*messages: StoredMessage) -> StepHistory:
+    made = StepHistory()
+    made.read(messages)
+    return made
+
+
+def test_a_recorded_step_is_shown_with_its_times() -> None:
+    record = StepRecord(name="a", kind="run", token="t", output=msgspec.Raw(b"[1]"), attempt=2, duration_ms=1_500)
+    ((sequence, view),) = history(stored(4, "step.a", record, NOW + 2_000)).recorded
+    assert sequence == 4
+    assert (view.name, view.status, view.attempt, bytes(view.output)) == ("a", "completed", 2, b"[1]")
+    assert (view.started_at, view.finished_at) == (to_iso(NOW + 500), to_iso(NOW + 2_000))
+
+
+def test_a_failed_step_shows_its_error() -> None:
+    record = StepRecord(name="a", kind="run", token="t", status="failed", error=ERROR)
+    ((_, view),) = history(stored(1, "step.a", record)).recorded
+    assert view.status == "failed"
+    assert view.error is not None
+    assert view.error.message == "m"
+
+
+@pytest.mark.parametrize(
+    ("messages", "shown"),
+    [
+        ([stored(1, "wait.a", WaitRecord(name="a", kind="sleep", token="t"))], [("sleeping", 1)]),
+        ([stored(1, "wait.a", WaitRecord(name="a", kind="wait_for_event", token="t"))], [("waiting", 1)]),
+        ([stored(1, "try.a.1", attempt(1))], [("retrying", 1)]),
+        (
+            [stored(1, "try.a.1", attempt(1)), stored(2, "due.a.1", DueRecord(token="t")), stored(3, "try.a.2", attempt(2))],
+            [("retrying", 2)],
+        ),
+        (
+            [
+                stored(1, "wait.a", WaitRecord(name="a", kind="sleep", token="t")),
+                stored(2, "step.a", StepRecord(name="a", kind="sleep", token="t")),
+            ],
+            [],
+        ),
+        ([stored(1, f"try.{PASS_TOKEN}.1", attempt(1))], []),
+        ([stored(1, "outcome.0", OutcomeRecord(number=0, status="suspended", token="t"))], []),
+        ([stored(1, "signal.a", DueRecord(token="t"))], []),
+    ],
+    ids=["sleep", "wait", "retry", "second retry", "over", "pass", "outcome", "unknown"],
+)
+def test_open_steps_are_what_has_no_result(messages: list[StoredMessage], shown: list[tuple[str, int]]) -> None:
+    views = history(*messages).open_steps()
+    assert [(view.status, view.attempt) for view in views] == shown
+    assert all(view.finished_at is None and view.output == NULL for view in views)
+
+
+def test_a_step_that_is_tried_again_shows_why_and_since_when() -> None:
+    (view,) = history(stored(1, "try.a.1", attempt(1), NOW + 5)).open_steps()
+    assert view.error is not None
+    assert view.error.type == "E"
+    assert view.started_at == to_iso(NOW)
+
+
+def test_a_run_without_an_end_shows_none() -> None:
+    state = RunState(
+        id="r", function="f", queue="q", status="queued", started_at=NOW, event_id="e", event_name="n", event_sequence=1
+    )
+    view = run_view(state, status="running", event_data=NULL, output=NULL)
+    assert (view.status, view.started_at, view.finished_at, view.error) == ("running", to_iso(NOW), None, None)
+
+
+def test_a_function_shows_its_policy() -> None:
+    record = FunctionRecord(id="f", queue="q", triggers=("a",), retry=RetryPolicy(max_attempts=7), timeout_ms=5)
+    assert function_view(record).max_attempts == 7
