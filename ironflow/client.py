@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_args, overload
 
 import msgspec
 
@@ -14,14 +14,14 @@ from ironflow.clock import now_ms, parse_when, to_iso
 from ironflow.codec import decode_record, encode_record
 from ironflow.engine_api import EngineApi
 from ironflow.errors import DefinitionError, PublishError
-from ironflow.events import Event, check_event_id, make_event, read_event
-from ironflow.function import Function
+from ironflow.events import Event, check_event_id, check_text, make_event, read_event
+from ironflow.function import Function, check_function_id
 from ironflow.handles import RunHandle
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import ListEvents, RunsOfEvent, StoredEvent
 from ironflow.names import DEFAULT_NAMESPACE, Names, run_id, start_event_id
 from ironflow.records import EventRecord, RunStatus
-from ironflow.triggers import INVOKED, check_event_name
+from ironflow.triggers import INVOKED, check_event_name, check_trigger
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -123,7 +123,7 @@ class Client:
                 are one space for each function. Default a random one.
 
         Raises:
-            DefinitionError: the id is not allowed.
+            DefinitionError: the function's id or the run's is not allowed.
             SerializationError: the data cannot be carried as JSON.
             LimitError: the id or the data is too large.
             PublishError: JetStream did not acknowledge it.
@@ -145,8 +145,13 @@ class Client:
         return self._handle(run_id(function_id, record.id), output_type, just_started=True)
 
     def run(self, id: str) -> RunHandle[Any]:
-        """Return a handle for a run id. Whether such a run exists shows when it is asked for something."""
-        return self._handle(id, Any, just_started=False)
+        """Return a handle for a run id. Whether such a run exists shows when it is asked for something.
+
+        Raises:
+            DefinitionError: the id is no text.
+
+        """
+        return self._handle(check_text(id, "a run id"), Any, just_started=False)
 
     async def runs(
         self,
@@ -166,9 +171,15 @@ class Client:
 
         Raises:
             EngineUnavailableError: no engine answers.
-            ValueError: *since* is not a time with a time zone.
+            DefinitionError: a value is not one that is possible; *since* needs a time zone.
 
         """
+        if status is not None and status not in get_args(RunStatus):
+            msg = f"status must be one of {', '.join(map(repr, get_args(RunStatus)))}, got {status!r}"
+            raise DefinitionError(msg)
+        if function is not None:
+            check_text(function, "function")
+        _check_limit(limit)
         since_ms = 0 if since is None else parse_when(since, "since")
         async for view in self.engine.runs(status=status, function=function, since_ms=since_ms, limit=limit):
             yield self._handle(view.id, Any, just_started=False)
@@ -197,7 +208,16 @@ class Client:
         return list(found.runs), found.matched
 
     async def events(self, *, name: str | None = None, limit: int | None = None) -> AsyncIterator[StoredEvent]:
-        """Yield stored events, newest first; *name* may be a pattern like a trigger."""
+        """Yield stored events, newest first; *name* may be a pattern like a trigger.
+
+        Raises:
+            EngineUnavailableError: no engine answers.
+            DefinitionError: the name or the limit is not allowed.
+
+        """
+        if name is not None:
+            check_trigger(name, self._limits.event_name_bytes, "pattern")
+        _check_limit(limit)
         before: int | None = None
         left = limit
         while left is None or left > 0:
@@ -260,10 +280,16 @@ class Client:
 
 def _function_id(function: object) -> str:
     function_id = function.id if isinstance(function, Function) else function
-    if not isinstance(function_id, str) or not function_id:
+    if not isinstance(function_id, str):
         msg = f"start takes an ironflow function or its id, got {function!r}"
         raise DefinitionError(msg)
-    return function_id
+    return check_function_id(function_id)
+
+
+def _check_limit(limit: object) -> None:
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+        msg = f"limit must be a whole number that is not negative, got {limit!r}"
+        raise DefinitionError(msg)
 
 
 @contextlib.asynccontextmanager
@@ -285,9 +311,12 @@ async def connect(
 
     Raises:
         EngineUnavailableError: NATS cannot be reached, or is too old; within five seconds.
-        DefinitionError: the namespace is not allowed.
+        DefinitionError: the namespace, the URL, or what the credentials or the context hold is not allowed.
 
     """
+    for setting, value in (("url", url), ("namespace", namespace), ("creds", creds), ("context", context)):
+        if value is not None:
+            check_text(value, setting)
     from ironflow.settings import connection_settings, environment_namespace  # noqa: PLC0415 - keeps "import ironflow" light
 
     names = Names(namespace or environment_namespace() or DEFAULT_NAMESPACE)

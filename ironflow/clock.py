@@ -37,11 +37,12 @@ def parse_when(when: str | datetime, what: str = "when") -> int:
         DefinitionError: not a point in time, or without a time zone. It is a ValueError.
 
     """
-    when = _to_datetime(when, what)
-    if when.tzinfo is None or when.utcoffset() is None:
-        msg = f"{what} has no time zone: {when.isoformat()!r}; add one: datetime.now(UTC), or a 'Z' at the end"
+    moment = _to_datetime(when, what)
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        example = "'Z' or '+01:00' at the end" if isinstance(when, str) else "datetime.now(UTC)"
+        msg = f"{what} has no time zone: {moment.isoformat()!r}; add one: {example}"
         raise DefinitionError(msg)
-    return to_ms(when)
+    return to_ms(moment)
 
 
 def _to_datetime(when: object, what: str) -> datetime:

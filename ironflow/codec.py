@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 import re
@@ -162,7 +163,9 @@ def _first_problem(value: object, path: str = "", depth: int = 0) -> tuple[str, 
 
 
 def _children(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, enum.Enum):
+        yield "", value.value
+    elif isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
             yield f".{key}", item
     elif isinstance(value, (list, tuple, set, frozenset)):

@@ -18,7 +18,7 @@ _LONGEST_MS = LONGEST_DAYS * 24 * 60 * 60 * 1000
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
-_ALLOWED = 'a text like "250ms", "30s", "5m", "2h", "7d" or "1h30m", a number of seconds, or a timedelta'
+_TEXT = 'a text like "250ms", "30s", "5m", "2h", "7d" or "1h30m"'
 
 
 def parse_duration(value: Duration, what: str = "duration") -> int:
@@ -56,7 +56,9 @@ def _to_milliseconds(value: object, what: str) -> float:
             return value * 1000.0
         except OverflowError:
             return math.inf if value > 0 else -math.inf
-    msg = f"{what} must be {_ALLOWED}; got {value!r}"
+    # Who has written a text is not helped by what a program could hand over instead.
+    allowed = _TEXT if isinstance(value, str) else f"{_TEXT}, a number of seconds, or a timedelta"
+    msg = f"{what} must be {allowed}; got {value!r}"
     raise DefinitionError(msg)
 
 

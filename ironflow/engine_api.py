@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ironflow.broker.protocol import Broker, Unavailable
+from ironflow.broker.protocol import Broker, BrokerError, Unavailable
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import EngineUnavailableError, IronflowError, RunNotFoundError
 from ironflow.messages import (
@@ -185,9 +185,12 @@ class EngineApi:
                 if loop.time() + _ASK_AGAIN_SECONDS > patience:
                     msg = (
                         f"no engine answers in namespace {self._names.namespace!r}; "
-                        "start one with 'ironflow-engine' or 'ironflow dev'"
+                        f"start one with 'ironflow-engine' or 'ironflow dev' ({error})"
                     )
                     raise EngineUnavailableError(msg) from error
+            except BrokerError as error:
+                msg = f"cannot ask the engine in namespace {self._names.namespace!r}: {error}"
+                raise EngineUnavailableError(msg) from error
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 

@@ -81,7 +81,7 @@ def make_event(
     Raises:
         DefinitionError: the id is not a non-empty text, the source no text, or metadata not a mapping of texts.
         SerializationError: *data* cannot be carried as JSON.
-        LimitError: the id or the data is too large.
+        LimitError: the id, the data, the source or the metadata is too large.
 
     """
     if not target:  # else the id is made of one that was checked
@@ -93,7 +93,7 @@ def make_event(
         name=name,
         time=time,
         data=payload,
-        source=check_text(source, "source"),
+        source=_check_source(source, limits),
         metadata=_check_metadata({} if metadata is None else metadata, limits),
         target=target,
     )
@@ -117,6 +117,15 @@ def check_event_id(event_id: object, limits: Limits = DEFAULT_LIMITS) -> None:
     if len(event_id.encode()) > limits.id_bytes:
         msg = f"an event id may have at most {limits.id_bytes} bytes, got {len(event_id.encode())}"
         raise LimitError(msg)
+
+
+def _check_source(source: object, limits: Limits) -> str:
+    checked = check_text(source, "source")
+    size = len(checked.encode())
+    if size > limits.source_bytes:
+        msg = f"source is {size:,} bytes; at most {limits.source_bytes:,} are allowed"
+        raise LimitError(msg)
+    return checked
 
 
 def _check_metadata(metadata: object, limits: Limits) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import typing
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import Any, Generic, Never, TypeVar
 
 from ironflow.codec import is_decodable
 from ironflow.context import Context
@@ -81,10 +82,13 @@ class Function(Generic[In, Out]):
 
 
 _registry: dict[str, Function[Any, Any]] = {}
+_imports: dict[str, object] = {}
+"""The import in which the function of an id was defined, where it was one of :func:`one_import`."""
+_current_import: list[object] = []
 
 
 def function(
-    *,
+    *misplaced: Never,
     id: str,
     queue: str = "default",
     triggers: Iterable[str] = (),
@@ -94,6 +98,7 @@ def function(
     """Make an ``async`` handler a durable function.
 
     Args:
+        misplaced: nothing; there are keywords only.
         id: names it in the namespace; a letter or digit, then up to 127 letters, digits, ``_ . -``.
         queue: the workers of this queue execute it; as *id*, without dots.
         triggers: event names that start it; ``*`` stands for one part between dots, ``>`` for all the rest.
@@ -106,7 +111,10 @@ def function(
             It is raised when the file is imported, and says what is allowed.
 
     """
-    _check_pattern(id, _FUNCTION_ID, "id", "_ . -")
+    if misplaced:
+        msg = f"@ironflow.function takes keywords only, like id={id!r}; got {', '.join(map(repr, misplaced))}"
+        raise DefinitionError(msg)
+    check_function_id(id)
     check_queue(queue)
     checked = _check_triggers(id, triggers)
     checked_retry = _check_retry(id, retry)
@@ -129,6 +137,34 @@ def registered_functions() -> dict[str, Function[Any, Any]]:
 def forget_functions() -> None:
     """Forget all definitions; tests use it."""
     _registry.clear()
+    _imports.clear()
+
+
+@contextlib.contextmanager
+def one_import() -> Generator[None]:
+    """Take the block as one import: in it a module that defines an id twice makes a duplicate, wherever it does.
+
+    Elsewhere the second definition replaces the first, since a module may be executed again.
+    """
+    _current_import.append(object())
+    try:
+        yield
+    finally:
+        _current_import.pop()
+
+
+def check_function_id(function_id: str) -> str:
+    """Return *function_id* where a function may have that id.
+
+    Raises:
+        DefinitionError: it may not.
+
+    """
+    _check_pattern(function_id, _FUNCTION_ID, "id", "_ . -")
+    if function_id.startswith(RESERVED_PREFIX):
+        msg = f"function id {function_id!r} is reserved: ids that start with {RESERVED_PREFIX!r} are Ironflow's own"
+        raise DefinitionError(msg)
+    return function_id
 
 
 def check_queue(queue: str) -> str:
@@ -144,15 +180,20 @@ def check_queue(queue: str) -> str:
 
 def _register(made: Function[Any, Any]) -> None:
     other = _registry.get(made.id)
-    # A file that is imported again (a reload, or as a module and by its path) replaces what it defined before.
-    if other is not None and _place(other) != _place(made):
-        first, second = _place(other), _place(made)
-        msg = (
-            f"two functions have the id {made.id!r}: {first[1]} in {first[0]} and {second[1]} in {second[0]}; "
-            "give each its own"
-        )
+    current = _current_import[-1] if _current_import else None
+    if other is not None and not _replaces(made, other, current):
+        msg = f"two functions have the id {made.id!r}: {_where(other)} and {_where(made)}; give each its own"
         raise DefinitionError(msg)
     _registry[made.id] = made
+    _imports[made.id] = current
+
+
+def _replaces(made: Function[Any, Any], other: Function[Any, Any], current: object) -> bool:
+    """Tell whether it is the same function, of a file that is imported again: reloaded, or by path and as a module."""
+    if _place(made) != _place(other):
+        return False
+    # What an import executes again is in a new module. In the same one it is a second function.
+    return current is None or _imports.get(made.id) is not current or _globals(made) is not _globals(other)
 
 
 def _place(made: Function[Any, Any]) -> tuple[str, str]:
@@ -161,15 +202,22 @@ def _place(made: Function[Any, Any]) -> tuple[str, str]:
     return (code.co_filename if code else made.__module__, getattr(handler, "__qualname__", made.__name__))
 
 
+def _globals(made: Function[Any, Any]) -> object:
+    return getattr(inspect.unwrap(made.handler), "__globals__", None)
+
+
+def _where(made: Function[Any, Any]) -> str:
+    file, name = _place(made)
+    code = getattr(inspect.unwrap(made.handler), "__code__", None)
+    return f"{name} ({file}, line {code.co_firstlineno})" if code else f"{name} ({file})"
+
+
 def _check_pattern(value: object, pattern: re.Pattern[str], what: str, extra: str) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
         msg = (
             f"function {what} {value!r} is not allowed; start with a letter or digit, then up to 127 letters, "
             f"digits or {extra}"
         )
-        raise DefinitionError(msg)
-    if what == "id" and value.startswith(RESERVED_PREFIX):
-        msg = f"function id {value!r} is reserved: ids that start with {RESERVED_PREFIX!r} are Ironflow's own"
         raise DefinitionError(msg)
 
 
@@ -183,10 +231,17 @@ def _check_triggers(function_id: str, triggers: Iterable[str]) -> tuple[str, ...
         msg = f"function {function_id!r}: triggers must be a list of event names, got {triggers!r}"
         raise DefinitionError(msg) from error
     try:
-        return tuple(dict.fromkeys(check_trigger(trigger) for trigger in given))
+        return tuple(dict.fromkeys(_check_trigger(trigger) for trigger in given))
     except (DefinitionError, LimitError) as error:
         msg = f"function {function_id!r}: {error}"
         raise DefinitionError(msg) from error
+
+
+def _check_trigger(trigger: str) -> str:
+    if check_trigger(trigger).startswith(RESERVED_PREFIX):
+        msg = f"trigger {trigger!r} can match nothing: events that start with {RESERVED_PREFIX!r} are Ironflow's own"
+        raise DefinitionError(msg)
+    return trigger
 
 
 def _check_retry(function_id: str, retry: object) -> Retry:
@@ -210,6 +265,9 @@ def _check_timeout(function_id: str, timeout: Duration | None) -> int | None:
 
 def _check_handler(function_id: str, handler: object) -> None:
     name = getattr(handler, "__name__", repr(handler))
+    if inspect.isasyncgenfunction(handler):
+        msg = f"function {function_id!r}: {name} yields; a handler returns its result, once"
+        raise DefinitionError(msg)
     is_named = hasattr(handler, "__qualname__")  # a partial is not, and two of them could not be told apart
     if not callable(handler) or not is_named or not inspect.iscoroutinefunction(inspect.unwrap(handler)):
         msg = f"function {function_id!r}: {name} must be declared with 'async def'"

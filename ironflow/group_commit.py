@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
-from ironflow.broker.protocol import Broker, BrokerError, Publication, Stored
+from ironflow.broker.protocol import Broker, Publication, Stored
 
 _IN_FLIGHT = 16
 """So many single records on their way keep the connection busy; more of them only wait in the server."""
 _TOGETHER_FROM = 24
 _TOGETHER_MOST = 1000
 
-_Waiting = tuple[Publication, "asyncio.Future[Stored | BrokerError]"]
+_Waiting = tuple[Publication, "asyncio.Future[Stored]"]
 
 
 class GroupCommit:
@@ -39,12 +40,9 @@ class GroupCommit:
     async def publish(self, publication: Publication) -> Stored:
         """Store a message; see :meth:`ironflow.broker.protocol.Broker.publish`."""
         if self._gathers or self._in_flight >= _IN_FLIGHT:
-            future: asyncio.Future[Stored | BrokerError] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
             self._waiting.append((publication, future))
-            answer = await future
-            if isinstance(answer, BrokerError):
-                raise answer
-            return answer
+            return await future
         self._in_flight += 1
         try:
             return await self._broker.publish(publication)
@@ -71,22 +69,21 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, group: list[_Waiting]) -> None:
-        answers: list[Stored | BrokerError] = []
         try:
-            answers = await self._broker.publish_all([publication for publication, _ in group])
-        finally:
-            if len(group) > 1:
-                self._gathers = False
-            else:
-                self._in_flight -= 1
-            self._settle(group, answers)
-            self._send_waiting()
-
-    def _settle(self, group: list[_Waiting], answers: list[Stored | BrokerError]) -> None:
-        for index, (_, future) in enumerate(group):
+            answers: Sequence[Stored | Exception] = await self._broker.publish_all(
+                [publication for publication, _ in group]
+            )
+        except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
+            answers = [error] * len(group)
+        if len(group) > 1:
+            self._gathers = False
+        else:
+            self._in_flight -= 1
+        for (_, future), answer in zip(group, answers, strict=True):
             if future.done():  # its caller was cancelled
                 continue
-            if index < len(answers):
-                future.set_result(answers[index])
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
             else:
-                future.cancel()
+                future.set_result(answer)
+        self._send_waiting()

@@ -22,6 +22,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     step_name_bytes: int = 10_240
     id_bytes: int = 256
     """An event id that the publisher chose."""
+    source_bytes: int = 256
+    """Who published an event."""
     metadata_bytes: int = 8 * KIBIBYTE
     """All keys and values of one event's metadata."""
     steps_per_run: int = 10_000

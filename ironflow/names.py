@@ -28,6 +28,7 @@ RESERVED_ID_PREFIX = "ironflow:"
 
 Scope = tuple[str | int, ...]
 
+_LONGEST_SHOWN = 60
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 
@@ -39,6 +40,13 @@ def escape_token(text: str) -> str:
         return "=e"
     escaped = _UNSAFE.sub(lambda found: b"=%02X" % found[0][0], raw).decode("ascii")
     return escaped if len(escaped) <= LONGEST_TOKEN else f"=s{digest(raw)}"
+
+
+def readable(name: str) -> str:
+    """Return an id that somebody asked for as a message shows it: quoted where it would not be plain, and short."""
+    if len(name) > _LONGEST_SHOWN:
+        return f"{name[:_LONGEST_SHOWN]!r}… ({len(name):,} characters)"
+    return name if name and name.isprintable() and name == name.strip() else repr(name)
 
 
 def escape_event(name: str) -> str:

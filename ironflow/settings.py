@@ -83,9 +83,12 @@ def resolve_connection(
         context: the name of a context of the ``nats`` CLI.
 
     Raises:
-        DefinitionError: the context or pyproject.toml cannot be read, or holds a value that is not allowed.
+        DefinitionError: a URL is not one, or the context or pyproject.toml cannot be read or holds a value that
+            is not allowed.
 
     """
+    if url:
+        environ = {**environ, "NATS_URL": ""}  # what is not used need not be right
     settings = (
         from_context(context_file(context, environ)) if context else _from_surroundings(environ, cwd, needs_url=not url)
     )

@@ -34,18 +34,23 @@ def check_event_name(name: str, limit: int = DEFAULT_LIMITS.event_name_bytes) ->
     return name
 
 
-def check_trigger(pattern: str, limit: int = DEFAULT_LIMITS.event_name_bytes) -> str:
+def check_trigger(pattern: str, limit: int = DEFAULT_LIMITS.event_name_bytes, what: str = "trigger") -> str:
     """Return *pattern* where a function may trigger on it.
+
+    Args:
+        pattern: the pattern.
+        limit: the most bytes allowed.
+        what: what it is, for the message.
 
     Raises:
         DefinitionError: empty, with an empty token, or with ">" before the end.
         LimitError: longer than *limit* bytes.
 
     """
-    _check_tokens(pattern, "trigger", limit)
+    _check_tokens(pattern, what, limit)
     tokens = pattern.split(".")
     if ">" in tokens[:-1]:
-        msg = f'trigger {pattern!r} has ">" before the end; it stands for all the rest, so it must come last'
+        msg = f'{what} {pattern!r} has ">" before the end; it stands for all the rest, so it must come last'
         raise DefinitionError(msg)
     return pattern
 

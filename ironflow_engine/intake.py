@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
+from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.errors import SerializationError
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import Fact
@@ -18,6 +20,7 @@ _log = structlog.get_logger("ironflow.engine")
 BATCH = 500
 TRY_AGAIN_SECONDS = 1.0
 _MISTAKE_SECONDS = 10.0
+_RENEW_SECONDS = ENGINE_ACK_WAIT_SECONDS / 3
 
 
 class Intake(ABC):
@@ -40,6 +43,8 @@ class Intake(ABC):
         self._stream = stream
         self._consumer = consumer
         self._prefetch = prefetch
+        self._in_hand: set[str] = set()
+        self._renewal: asyncio.TimerHandle | None = None
         self.progress = asyncio.Event()
         """Set after each batch; whoever waits for progress clears it first."""
 
@@ -49,7 +54,8 @@ class Intake(ABC):
             puller.request(self._prefetch)
             while True:
                 batch = await puller.batch(BATCH)
-                await self._process(batch)
+                with self._kept(batch):
+                    await self._process(batch)
                 puller.request(len(batch))
                 self.progress.set()
 
@@ -58,26 +64,26 @@ class Intake(ABC):
             await self._apply(batch)
         except asyncio.CancelledError:
             # Other engines need not wait until our lease ends.
-            _hand_back(batch, 0.0)
+            self.hand_back(0.0, *batch)
             raise
         except BrokerError as error:
             _log.warning("batch not processed, it will come again", stream=self._stream, reason=str(error))
-            _hand_back(batch, TRY_AGAIN_SECONDS)
-        except Exception:
+            self.hand_back(TRY_AGAIN_SECONDS, *batch)
+        except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
             _log.exception("batch not processed, its messages come again", stream=self._stream, messages=len(batch))
             # A message that we fail on, which is a mistake of ours, must not hold up the others.
             if len(batch) > 1:
                 for delivery in batch:
                     await self._process([delivery])
             else:
-                _hand_back(batch, _MISTAKE_SECONDS)
+                self.hand_back(_MISTAKE_SECONDS, *batch)
 
     async def _apply(self, batch: Sequence[Delivery]) -> None:
         facts = await self.facts_of(batch)
         failures = await self._conductor.apply([fact for _, found in facts for fact in found])
         for delivery, found in facts:
             if any(fact.run in failures for fact in found):
-                delivery.nak(TRY_AGAIN_SECONDS)
+                self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
                 delivery.ack()
 
@@ -85,13 +91,29 @@ class Intake(ABC):
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Return what each delivery means; one that means nothing has no facts and is acknowledged."""
 
+    def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
+        """Have messages delivered again."""
+        for delivery in deliveries:
+            self._in_hand.discard(delivery.lease)
+            delivery.nak(delay_seconds)
+
+    @contextlib.contextmanager
+    def _kept(self, batch: Sequence[Delivery]) -> Generator[None]:
+        """Keep the leases of a batch while the block runs, but for what is handed back meanwhile."""
+        self._in_hand = {delivery.lease for delivery in batch}
+        self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
+        try:
+            yield
+        finally:
+            self._renewal.cancel()
+
+    def _renew(self) -> None:
+        for lease in self._in_hand:
+            self.broker.renew(lease)
+        self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
+
     def unreadable(self, delivery: Delivery, error: SerializationError) -> None:
         """Say that a message cannot be read. It is acknowledged, since it never will be."""
         _log.error(
             "unreadable message dropped", subject=delivery.subject, sequence=delivery.sequence, reason=str(error)
         )
-
-
-def _hand_back(batch: Sequence[Delivery], delay_seconds: float) -> None:
-    for delivery in batch:
-        delivery.nak(delay_seconds)

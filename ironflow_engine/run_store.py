@@ -17,7 +17,7 @@ from ironflow.records import RunState
 _REMEMBERED_RUNS = 50_000
 
 
-class UnreadableState(BrokerError):
+class UnreadableState(BrokerError):  # noqa: N818 - reads as the answer that it is
     """A run's state does not decode; all that is done about the run is to try again later."""
 
 

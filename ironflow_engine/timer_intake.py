@@ -53,12 +53,12 @@ class TimerIntake(Intake):
         timers, facts = self._read_all(batch)
         due, early = await self._by_time(timers)
         for delivery, remaining_ms in early:
-            delivery.nak(remaining_ms / 1000)
+            self.hand_back(remaining_ms / 1000, delivery)
         still_open = await self._still_open(due, facts)
         ends = await self._journal.append_all([self._end(timer) for _, timer in still_open])
         for (delivery, timer), end in zip(still_open, ends, strict=True):
             if isinstance(end, BrokerError):
-                delivery.nak(TRY_AGAIN_SECONDS)
+                self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
                 facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
         return facts
@@ -91,7 +91,7 @@ class TimerIntake(Intake):
         still_open: list[_Timer] = []
         for (delivery, timer), version in zip(timers, versions, strict=True):
             if isinstance(version, BrokerError):
-                delivery.nak(TRY_AGAIN_SECONDS)
+                self.hand_back(TRY_AGAIN_SECONDS, delivery)
             elif _is_open(version.state, timer):
                 still_open.append((delivery, timer))
             else:

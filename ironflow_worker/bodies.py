@@ -10,7 +10,7 @@ import types
 import typing
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, cast
 
 from ironflow.codec import is_decodable
@@ -27,7 +27,7 @@ class Bodies:
 
     """
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, threads: Executor) -> None:
         self._threads = threads
 
     async def run(self, step: str, body: Callable[[], Any], *, is_async: bool, timeout_ms: int | None) -> Any:

@@ -94,12 +94,10 @@ async def worker(
     settings = WorkerSettings(
         queues=_queues(queues), concurrency=concurrency, threads=threads, drain_seconds=drain_ms / 1000
     )
-    connect = connector(connection)
+    names, connect = names_of(connection), connector(connection)
     async with opened(connect) as broker:
         signals = StopSignals()
-        running = Worker(
-            broker, names_of(connection), functions, settings, lambda leases: ThreadLeaseKeeper(leases, connect)
-        )
+        running = Worker(broker, names, functions, settings, lambda leases: ThreadLeaseKeeper(leases, connect))
         if metrics_port is not None:
             _serve_metrics(metrics_port, running)
         await running.start()

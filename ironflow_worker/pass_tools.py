@@ -16,7 +16,6 @@ from ironflow.names import Names
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.metrics import Metrics
 
-
 T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.1

@@ -114,12 +114,13 @@ class Replay:
         await self._current.idle.wait()
 
     async def _conclude(self, handler: asyncio.Task[Any]) -> OutcomeRecord:
+        # It is looked at in any case: asyncio complains about what nobody has seen.
+        error = _ending(handler)
         if self._current.failure is not None:
             raise self._current.failure
         if not handler.done():
             self._tools.log.error("a handler cannot be stopped and is left to itself")
             return self._failed(_swallowed("goes on"))
-        error = asyncio.CancelledError() if handler.cancelled() else handler.exception()
         if error is None:
             return self._failed(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
         if is_pass_end(error):
@@ -182,5 +183,11 @@ async def _cancel(handler: asyncio.Task[Any]) -> None:
     """Cancel a handler, and wait until it has ended; one that will not end is left to itself."""
     handler.cancel()
     await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
-    if handler.done() and not handler.cancelled():
-        handler.exception()  # has been seen; asyncio would complain about it otherwise
+    _ending(handler)
+
+
+def _ending(handler: asyncio.Task[Any]) -> BaseException | None:
+    """Return what a handler ended with; None where it returned, or goes on."""
+    if not handler.done():
+        return None
+    return asyncio.CancelledError() if handler.cancelled() else handler.exception()

@@ -9,7 +9,6 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -28,6 +27,7 @@ from ironflow_worker.leases import LeaseKeeper, Leases
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.queue_runner import QueueRunner
 from ironflow_worker.registrar import Registrar
+from ironflow_worker.threads import DaemonThreads
 
 _log = structlog.get_logger("ironflow.worker")
 
@@ -73,7 +73,7 @@ class Worker:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is made in one place, and chance and time are handed in
         self,
         broker: Broker,
         names: Names,
@@ -94,7 +94,7 @@ class Worker:
         self._settings = settings
         self._leases = Leases()
         self._lease_keeper = make_lease_keeper(self._leases)
-        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="ironflow-body")
+        self._threads = DaemonThreads(settings.threads, "ironflow-body")
         self._executor = Executor(
             broker,
             names,

@@ -164,12 +164,23 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str | None = None
 
 
+def _not_empty(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is empty: mostly a variable of a script that is not set, and then the default is a surprise."""
+    if value == "":
+        raise click.BadParameter("it is empty; leave the option out for the default")
+    return value
+
+
+def _connection_option(name: str, metavar: str, text: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    return click.option(name, metavar=metavar, callback=_not_empty, help=text)
+
+
 # Their variables are named in the help only and read by ironflow.settings, which ranks them.
 _CONNECTION_OPTIONS = (
-    click.option("--nats-url", metavar="URL", help="NATS servers, with commas between them.  [env var: NATS_URL]"),
-    click.option("--creds", metavar="FILE", help="NATS credentials file.  [env var: NATS_CREDS]"),
-    click.option("--context", metavar="NAME", help="Context of the nats CLI.  [env var: NATS_CONTEXT]"),
-    click.option("--namespace", metavar="NAME", help="Ironflow namespace.  [env var: IRONFLOW_NAMESPACE]"),
+    _connection_option("--nats-url", "URL", "NATS servers, with commas between them.  [env var: NATS_URL]"),
+    _connection_option("--creds", "FILE", "NATS credentials file.  [env var: NATS_CREDS]"),
+    _connection_option("--context", "NAME", "Context of the nats CLI.  [env var: NATS_CONTEXT]"),
+    _connection_option("--namespace", "NAME", "Ironflow namespace.  [env var: IRONFLOW_NAMESPACE]"),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from ironflow.cli.common import (
@@ -16,6 +18,8 @@ from ironflow.cli.output import document, format_age, format_json, print_json, p
 from ironflow.cli.params import Parsed
 from ironflow.triggers import check_trigger
 
+PATTERN = Parsed("PATTERN", partial(check_trigger, what="pattern"))
+
 
 @click.group()
 def events() -> None:
@@ -23,7 +27,7 @@ def events() -> None:
 
 
 @events.command("list")
-@click.option("--name", type=Parsed("PATTERN", check_trigger), help='Only those named so; "order.*" too.')
+@click.option("--name", type=PATTERN, help='Only those named so; "order.*" too.')
 @limit_option
 @connection_options
 @json_option

@@ -21,6 +21,7 @@ from ironflow.cli.output import (
 )
 from ironflow.clock import now_ms, to_iso
 from ironflow.errors import EngineUnavailableError, RunNotFoundError
+from ironflow.names import readable
 from ironflow.records import TERMINAL
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def naming_run(run: str) -> Generator[None]:
     try:
         yield
     except RunNotFoundError as error:
-        msg = f"no run {printable(run)}"
+        msg = f"no run {readable(run)}"
         raise RunNotFoundError(msg) from error
 
 

@@ -13,8 +13,9 @@ from ironflow.cli.common import (
     open_client,
     run_async,
 )
-from ironflow.cli.output import document, print_json, print_table, printable
+from ironflow.cli.output import document, print_json, print_table
 from ironflow.durations import format_milliseconds
+from ironflow.names import readable
 
 
 @click.group()
@@ -69,7 +70,7 @@ async def delete_function(connection: ConnectionOptions, *, as_json: bool, id: s
     if as_json:
         print_json({"id": id, "deleted": done.changed})
     if not done.changed:
-        complain(f"no function {printable(id)}")
+        complain(f"no function {readable(id)}")
         return ExitCode.FAILED
     if not as_json:
         click.echo(f"deleted {id}")

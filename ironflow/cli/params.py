@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -13,10 +14,15 @@ import msgspec
 
 from ironflow.clock import now_ms, parse_when
 from ironflow.durations import parse_duration
+from ironflow.errors import LimitError
+from ironflow.events import check_event_id
+from ironflow.limits import DEFAULT_LIMITS, check_payload
 
 T = TypeVar("T")
 
 _BYTE = re.compile(r" \(byte (\d+)\)$")
+_TOO_FAR = ("invalid character", "trailing characters")
+"""For these msgspec names a place behind the one that is meant: of "nope" it has read all that "null" has."""
 _AROUND = 20
 """How many characters of a malformed text are shown on either side of the place."""
 
@@ -46,7 +52,7 @@ class Parsed(click.ParamType[T], Generic[T]):
 
 def parse_milliseconds(text: str) -> int:
     """Return a duration ("30s", "1h30m", or a number of seconds) in milliseconds."""
-    return parse_duration(float(text) if re.fullmatch(r"\d+(\.\d+)?", text.strip()) else text, "it")
+    return parse_duration(f"{text.strip()}s" if re.fullmatch(r"\d+(\.\d+)?", text.strip()) else text, "it")
 
 
 def parse_since(text: str, now: int | None = None) -> int:
@@ -58,7 +64,9 @@ def parse_since(text: str, now: int | None = None) -> int:
 
     """
     try:
-        return (now_ms() if now is None else now) - parse_duration(text)
+        return (now_ms() if now is None else now) - parse_duration(text, "it")
+    except LimitError:
+        raise
     except ValueError:
         pass
     try:
@@ -77,6 +85,12 @@ def parse_pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def parse_event_id(text: str) -> str:
+    """Return an event's id, where it may have that one."""
+    check_event_id(text)
+    return text
+
+
 def parse_data(text: str) -> msgspec.Raw:
     """Return JSON: the text itself, a file's for "@file", or stdin's for "-".
 
@@ -88,7 +102,9 @@ def parse_data(text: str) -> msgspec.Raw:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"{where} is not JSON: {locate(content, str(error))}"
         raise ValueError(msg) from error
-    return msgspec.Raw(msgspec.json.format(content, indent=-1))
+    compact = msgspec.json.format(content, indent=-1)
+    check_payload(compact, where, DEFAULT_LIMITS.payload_bytes)
+    return msgspec.Raw(compact)
 
 
 def _load(text: str) -> tuple[str, bytes]:
@@ -96,6 +112,9 @@ def _load(text: str) -> tuple[str, bytes]:
         return "stdin", sys.stdin.buffer.read()
     if not text.startswith("@"):
         return "it", text.encode("utf-8", "surrogateescape")
+    if text == "@":
+        msg = "name a file behind the '@', like @order.json"
+        raise ValueError(msg)
     try:
         # Some editors and shells begin a file with a mark that JSON does not know.
         return text[1:], Path(text[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -111,12 +130,25 @@ def locate(content: bytes, reason: str) -> str:
     if not found and not ends_early:
         return reason
     offset = int(found[1]) if found else len(content.rstrip())
+    if any(text in reason for text in _TOO_FAR):
+        offset = min(offset, _first_misfit(content))
     before = content[:offset].decode("utf-8", "replace")
     line_start = before.rfind("\n") + 1
     column = len(before) - line_start
     line = (before[line_start:] + content[offset:].decode("utf-8", "replace")).split("\n")[0]
     explained = "it ends too early" if ends_early else _BYTE.sub("", reason).removeprefix("JSON is malformed: ")
     return f"line {before.count(chr(10)) + 1}, column {column + 1}: {explained}: {_excerpt(line, column)}"
+
+
+def _first_misfit(content: bytes) -> int:
+    """Return at which byte Python's own decoder stops; behind the end where it does not."""
+    try:
+        json.loads(content)
+    except json.JSONDecodeError as error:
+        return len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        pass
+    return len(content)
 
 
 def _excerpt(line: str, column: int) -> str:
@@ -128,4 +160,5 @@ def _excerpt(line: str, column: int) -> str:
 DURATION = Parsed("DURATION", parse_milliseconds)
 SINCE = Parsed("TIME", parse_since)
 PAIR = Parsed("KEY=VALUE", parse_pair)
+EVENT_ID = Parsed("ID", parse_event_id)
 DATA = Parsed("JSON", parse_data)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from ironflow.broker.protocol import BrokerError
+from ironflow.broker.protocol import BrokerError, NoSuchStream
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
@@ -23,7 +24,7 @@ from ironflow.cli.common import (
     run_async,
 )
 from ironflow.cli.output import format_error, format_json, print_json, print_table
-from ironflow.cli.params import DATA, DURATION, PAIR, Parsed
+from ironflow.cli.params import DATA, DURATION, EVENT_ID, PAIR, Parsed
 from ironflow.durations import format_milliseconds
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError, RunNotFoundError
@@ -57,7 +58,7 @@ class RunResult(msgspec.Struct, kw_only=True):
 @click.command()
 @click.argument("event", type=Parsed("EVENT", check_event_name))
 @click.option("--data", type=DATA, help='Payload: JSON, @file, or "-" for stdin.  [default: null]')
-@click.option("--id", help="Publishing again with the same id has no effect.  [default: a random one]")
+@click.option("--id", type=EVENT_ID, help="Publishing again with the same id has no effect.  [default: a random one]")
 @click.option("--source", default="", envvar="IRONFLOW_SOURCE", show_envvar=True, help="Who publishes.")
 @click.option("--metadata", type=PAIR, multiple=True, help="A text beside the payload; repeatable.")
 @click.option("--wait", is_flag=True, help="Wait for the runs that it starts and print their output.")
@@ -99,11 +100,28 @@ async def _publish(client: Client, event: dict[str, Any]) -> Published:
         async with asyncio.timeout(PUBLISH_SECONDS):
             return await client.publish_record(**event)
     except TimeoutError as error:
-        msg = (
-            f"event {event['event']!r} was not acknowledged within {PUBLISH_SECONDS} s and may or may not be stored; "
-            f"publish it again with --id {event['id']}. Where no engine has run yet, start one: it makes the streams"
-        )
+        if await _has_no_streams(client):
+            msg = (
+                f"event {event['event']!r} is not stored: namespace {client.names.namespace!r} has no streams yet; an "
+                "engine makes them: start one with 'ironflow-engine' or 'ironflow dev', or name another namespace"
+            )
+        else:
+            msg = (
+                f"event {event['event']!r} was not acknowledged within {PUBLISH_SECONDS} s and may or may not be "
+                f"stored; publish it again with --id {shlex.quote(event['id'])}"
+            )
         raise EngineUnavailableError(msg) from error
+
+
+async def _has_no_streams(client: Client) -> bool:
+    try:
+        async with asyncio.timeout(_QUICK_SECONDS):
+            await client.broker.stream_state(client.names.events)
+    except NoSuchStream:
+        return True
+    except (BrokerError, TimeoutError):
+        pass
+    return False
 
 
 async def _report_runs(client: Client, published: Published, timeout_ms: int, *, as_json: bool) -> ExitCode:

@@ -11,7 +11,8 @@ import pytest
 import ironflow
 from ironflow import Context, Retry
 from ironflow.broker.local import Interceptor, LocalServer, Stage
-from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, MessageTooLarge, StorageFull, Unavailable
+from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, Publication, StorageFull, Unavailable
+from ironflow.codec import encode_record
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -200,8 +201,6 @@ async def test_an_event_from_elsewhere_that_nobody_can_read_stops_neither_engine
 
 async def publish_raw(system: System, event: str, payload: bytes) -> None:
     """Publish as a client that is not ours."""
-    from ironflow.broker.protocol import Publication
-
     await system.broker.publish(Publication(subject=system.names.event(event), payload=payload))
 
 
@@ -212,8 +211,6 @@ async def test_a_state_that_cannot_be_read_stops_no_other_run() -> None:
         return "done"
 
     async with running_system(f) as system:
-        from ironflow.broker.protocol import Publication
-
         spoilt = await system.client.start(f)
         await asyncio.sleep(1)
         state = await system.run_state(spoilt.id)
@@ -226,8 +223,6 @@ async def test_a_state_that_cannot_be_read_stops_no_other_run() -> None:
         await asyncio.sleep(120)
         assert await system.output(f) == "done"
         assert [run.id async for run in system.client.runs(status="completed")]
-        from ironflow.codec import encode_record
-
         await system.broker.publish(Publication(subject=system.names.run_key(spoilt.id), payload=encode_record(state)))
         assert await spoilt.result("1h") == "done"
 
@@ -238,8 +233,6 @@ async def test_a_function_that_cannot_be_read_stops_no_other() -> None:
         return "done"
 
     async with running_system(f) as system:
-        from ironflow.broker.protocol import Publication
-
         await system.broker.publish(Publication(subject=system.names.function_key("bad"), payload=b'{"id": 5}'))
         (run,), _ = await system.client.runs_of(await system.client.publish_record("go"))
         assert await system.client.run(run).result("1h") == "done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import ironflow
 from ironflow import Context, Retry
+from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Unavailable
 from ironflow_engine.engine import Engine, EngineSettings
 from tests.support import eventually
@@ -177,10 +179,8 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_work
     @ironflow.function(id="f")
     async def f(ctx: Context) -> None:
         while not released.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await released.wait()
-            except asyncio.CancelledError:  # noqa: PERF203 - what a user may write
-                pass
 
     async with running_system(f, workers=0) as system:
         worker = await system.add_worker(drain_seconds=5.0)
@@ -227,13 +227,13 @@ async def test_an_engine_that_stops_gives_its_batch_to_another_at_once() -> None
         stuck = asyncio.Event()
         first, second = system.engines
 
-        def hold(stage: str, verb: str, subject: str) -> BrokerError | None:
+        def hold(stage: Stage, verb: str, subject: str) -> BrokerError | None:
             if verb == "publish" and subject.startswith("$KV.test_runs"):
                 stuck.set()
                 return Unavailable("not now")
             return None
 
-        system.server.interceptor = hold  # type: ignore[assignment]
+        system.server.interceptor = hold
         (run,) = await start(system, work.function, 1)
         await stuck.wait()
         system.server.interceptor = None

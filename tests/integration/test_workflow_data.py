@@ -116,7 +116,9 @@ TYPED = [
 ]
 
 
-@pytest.mark.parametrize(("handler", "kind"), [*TYPED, (by_nothing, "dict")], ids=lambda each: getattr(each, "__name__", each))
+@pytest.mark.parametrize(
+    ("handler", "kind"), [*TYPED, (by_nothing, "dict")], ids=lambda each: getattr(each, "__name__", each)
+)
 async def test_event_data_is_what_the_annotation_says(handler: Any, kind: str) -> None:
     f: Function[Any, Any] = ironflow.function(id="f")(handler)
     async with running_system(f) as system:
@@ -125,7 +127,9 @@ async def test_event_data_is_what_the_annotation_says(handler: Any, kind: str) -
 
 @pytest.mark.parametrize(("handler", "kind"), TYPED, ids=lambda each: getattr(each, "__name__", each))
 async def test_event_data_that_does_not_fit_fails_the_run_at_once_and_names_the_place(handler: Any, kind: str) -> None:
-    f: Function[Any, Any] = ironflow.function(id="f", retry=Retry(max_attempts=3, initial_delay="1h", max_delay="1h"))(handler)
+    f: Function[Any, Any] = ironflow.function(id="f", retry=Retry(max_attempts=3, initial_delay="1h", max_delay="1h"))(
+        handler
+    )
     async with running_system(f) as system:
         began = system.now_ms()
         run = await system.run(f, {"id": "o-1", "items": [{"price": 5}, {"price": "cheap"}]})
@@ -210,6 +214,10 @@ ENDLESS: list[Any] = []
 ENDLESS.append(ENDLESS)
 
 
+class Odd(enum.Enum):
+    NAN = float("nan")
+
+
 class Price(pydantic.BaseModel):
     amount: float
 
@@ -220,7 +228,7 @@ UNENCODABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "minus Infinity, deep": (lambda: {"a": {"b": (0.0, float("-inf"))}}, ".a.b[1]"),
     "NaN in a pydantic model": (lambda: {"price": Price(amount=float("nan"))}, ".price.amount"),
     "NaN in a dataclass": (lambda: dataclasses.make_dataclass("D", ["x"])(float("nan")), ".x"),
-    "NaN in an enum": (lambda: {"a": [enum.Enum("E", {"X": float("nan")}).X]}, ".a[0]"),
+    "NaN in an enum": (lambda: {"a": [Odd.NAN]}, ".a[0]"),
     "an object": (lambda: {"a": object()}, ".a"),
     "a function": (lambda: {"a": [print]}, ".a[0]"),
     "half a character": (lambda: "\ud800", ""),
@@ -239,16 +247,14 @@ async def test_a_result_that_json_cannot_carry_fails_its_step_without_a_retry(
         return make()
 
     @ironflow.function(id="f", retry=Retry(max_attempts=3))
-    async def f(ctx: Context) -> list[Any]:
-        try:
+    async def f(ctx: Context) -> str | None:
+        with pytest.raises(ironflow.SerializationError) as refused:
             await ctx.step.run("work", body)
-        except ironflow.SerializationError as error:
-            first = [type(error).__name__, error.path]
         await ctx.step.sleep("nap", 1)
-        return first
+        return refused.value.path
 
     async with running_system(f) as system:
-        assert await system.output(f) == ["SerializationError", f"result of step 'work'{path}"]
+        assert await system.output(f) == f"result of step 'work'{path}"
     assert bodies == {"x": 1}  # a replay raises the same
 
 

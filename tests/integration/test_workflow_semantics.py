@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
+import threading
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,7 +45,7 @@ class Attempts:
     @property
     def pauses(self) -> list[int]:
         """The whole seconds between two calls."""
-        return [round(later - earlier) for earlier, later in zip(self.times, self.times[1:], strict=False)]
+        return [round(later - earlier) for earlier, later in itertools.pairwise(self.times)]
 
 
 async def steps_of(system: System, run: str) -> dict[str, tuple[str, int]]:
@@ -194,8 +196,6 @@ async def test_an_async_body_is_stopped_at_its_timeout_and_tried_again() -> None
 
 
 async def test_a_plain_body_times_out_although_its_thread_goes_on() -> None:
-    import threading
-
     go_on = threading.Event()
 
     @ironflow.function(id="f", retry=ONCE)
@@ -236,7 +236,7 @@ async def test_every_kind_of_body_runs_and_gives_its_result() -> None:
     def plain(number: int, *, by: int = 1) -> int:
         return number + by
 
-    class Callable_:
+    class Caller:
         async def __call__(self, number: int) -> int:
             return number + 1
 
@@ -253,8 +253,8 @@ async def test_every_kind_of_body_runs_and_gives_its_result() -> None:
             await run("awaitable of a plain body", lambda: asynchronous(3)),
             await run("async partial", functools.partial(asynchronous, 4)),
             await run("plain partial", functools.partial(plain, 5, by=1)),
-            await run("callable object", Callable_(), 6),
-            await run("method", Callable_().method, 7),
+            await run("callable object", Caller(), 6),
+            await run("method", Caller().method, 7),
             await run("builtin", len, [1] * 9),
         ]
 
@@ -432,7 +432,9 @@ async def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
     assert all("name must be" in refusal for refusal in refusals)
 
 
-@pytest.mark.parametrize("name", ["a b", "a.b", ">", "*", "名前", "x" * 10_240, "=pass", "a/b", "\n"], ids=lambda n: n[:9])
+@pytest.mark.parametrize(
+    "name", ["a b", "a.b", ">", "*", "名前", "x" * 10_240, "=pass", "a/b", "\n"], ids=lambda n: n[:9]
+)
 async def test_a_name_may_be_any_text(name: str) -> None:
     body = Attempts()
 

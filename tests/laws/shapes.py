@@ -49,7 +49,9 @@ class Probe:
 
     async def step(self, ctx: Context[Any], name: str, *, failures: int = 0, final: bool = False) -> int:
         """Run a step whose body fails so often before it succeeds, and see its result."""
-        return self.saw(name, await ctx.step.run(name, self._body, name, failures, final))
+        value = await ctx.step.run(name, self._body, name, failures, final)
+        self.saw(name, value)
+        return value
 
     def saw(self, label: str, value: Any) -> Any:
         """Note that a handler got a value: every pass must get the same."""
@@ -82,7 +84,7 @@ async def loop_with_sleeps(probe: Probe, ctx: Context[Any]) -> list[int]:
     values: list[int] = []
     for number in range(3):
         values.append(await probe.step(ctx, f"work-{number}"))
-        await ctx.step.sleep(f"nap-{number}", 40)
+        await ctx.step.sleep(f"nap-{number}", 15)
     return values
 
 
@@ -114,7 +116,7 @@ async def gathered(probe: Probe, ctx: Context[Any]) -> list[Any]:
         await ctx.step.sleep(f"{name} nap", seconds)
         return await probe.step(ctx, f"{name} after", failures=1)
 
-    return list(await asyncio.gather(branch("x", 60), branch("y", 60), branch("z", 3)))
+    return list(await asyncio.gather(branch("x", 20), branch("y", 20), branch("z", 3)))
 
 
 async def task_group(probe: Probe, ctx: Context[Any]) -> list[Any]:

@@ -202,7 +202,7 @@ class World:
         if version is None:
             version, fresh = self.stored, True
         while True:
-            state, commands = version[0], []
+            state, commands = version[0], list[Command]()
             for fact in facts:
                 decision = self.decide(state, fact)
                 state = decision.state

@@ -22,6 +22,8 @@ from ironflow_engine.engine import Engine
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
 
+COMPLAINTS: list[str] = []
+"""What asyncio found fault with: exceptions that nobody has seen, tasks that were never ended."""
 PATIENCE = "3h"
 """How long a run may take by the virtual clock; one that is stuck ends its test then."""
 
@@ -56,7 +58,7 @@ class System:
         self.workers: dict[Worker, LocalBroker] = {}
         self._limits = limits
         self._doing: list[asyncio.Task[None]] = []
-        self._random = random.Random(seed)  # noqa: S311 - repeatable, and nothing secret
+        self._random = random.Random(seed)
         self._numbers = itertools.count()
         self.broker = self.server.connect()
         self.client = Client(self.broker, self.names)
@@ -177,6 +179,7 @@ async def running_system(
     limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: COMPLAINTS.append(repr(context)))
     system = System({function.id: function for function in functions}, server=server, limits=limits)
     try:
         for _ in range(engines):

@@ -10,7 +10,16 @@ from typing import Any, cast
 import msgspec
 from click.testing import CliRunner, Result
 
-from ironflow.broker.protocol import Broker, Listener, Publication, Stored, StoredMessage, Unavailable
+from ironflow.broker.protocol import (
+    Broker,
+    Listener,
+    NoSuchStream,
+    Publication,
+    Stored,
+    StoredMessage,
+    StreamState,
+    Unavailable,
+)
 from ironflow.cli.main import cli
 from ironflow.client import Client
 from ironflow.codec import decode_record
@@ -103,6 +112,7 @@ class FakeEngine:
         up: whether an engine answers.
         asked: the verbs that were asked for.
         patience: how long each of them would have been waited for, in seconds.
+        streams: whether an engine has ever made the streams.
 
     """
 
@@ -124,6 +134,7 @@ class FakeEngine:
         self.listeners: dict[str, Listener] = {}
         self.publish_error: Exception | None = None
         self.publish_seconds = 0.0
+        self.streams = True
 
     @contextlib.asynccontextmanager
     async def connect(self, url: str | None = None, **options: str | None) -> AsyncGenerator[Client]:
@@ -145,6 +156,12 @@ class FakeEngine:
             return Stored(ids.index(record.id) + 1, duplicate=True)
         self.published.append(record)
         return Stored(len(self.published))
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Return that a stream is there, where they are."""
+        if not self.streams:
+            raise NoSuchStream(stream)
+        return StreamState(messages=0, first_sequence=1, last_sequence=0, size_bytes=0)
 
     async def at(self, _stream: str, sequence: int) -> StoredMessage | None:
         """Return a kept event."""

@@ -116,7 +116,7 @@ def test_a_body_that_is_defined_in_a_handler_is_forgotten_with_it() -> None:
         large = Large()
 
         def body() -> Receipt:
-            assert large
+            assert large is not None
             return Receipt(1)
 
         return result_type(body), weakref.ref(large)

@@ -82,9 +82,7 @@ def test_a_stage_that_fails_shows_what_it_printed() -> None:
         bootstrap.stage("installing", [sys.executable, "-c", "print('no space left'); raise SystemExit(1)"])
 
 
-def test_an_environment_copied_from_another_folder_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_copied_from_another_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, copied = tmp_path / "made", tmp_path / "copied"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
     made.rename(copied)

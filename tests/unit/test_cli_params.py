@@ -66,6 +66,8 @@ def test_numbers_stay_as_they_were_written(text: str) -> None:
         ('{"a": [1, 2', "line 1, column 12: it ends too early"),
         ("Infinity", "line 1, column 1: invalid character: ⟨here⟩Infinity"),
         ("'single'", "line 1, column 1: invalid character"),
+        ('{"ü": [nope]}', 'line 1, column 8: invalid character: {"ü": [⟨here⟩nope]}'),
+        ("1 2", "line 1, column 3: trailing characters: 1 ⟨here⟩2"),
         ("1e400", "out of range"),
         ("[" * 100_000, "recursion"),
         ('"\udcff"', "is not JSON"),
@@ -91,11 +93,16 @@ def test_any_bytes_in_a_file_are_accepted_or_refused(tmp_path: Path, content: by
         parse_data(f"@{file}")
 
 
-@pytest.mark.parametrize("name", ["", "missing.json", ".", "a\0b"])
+@pytest.mark.parametrize("name", ["missing.json", ".", "a\0b"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^cannot read "):
         parse_data(f"@{name}")
+
+
+def test_a_file_that_is_not_named_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="name a file behind the '@'"):
+        parse_data("@")
 
 
 def test_stdin_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,16 @@ def test_a_publish_that_nobody_acknowledges_is_given_up_in_time(
     assert "publish it again with --id o-1" in result.stderr
 
 
+def test_an_event_of_a_namespace_without_streams_is_said_not_to_be_stored(
+    shell: Shell, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ironflow.cli.publish.PUBLISH_SECONDS", 0.01)
+    engine.publish_seconds, engine.streams = 60.0, False
+    result = shell("publish", "order.placed")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("event 'order.placed' is not stored: namespace 'ironflow' has no streams yet")
+
+
 def test_a_command_that_can_reach_nobody_ends_within_five_seconds() -> None:
     assert PUBLISH_SECONDS + STARTING_SECONDS < 5
     assert DEFAULT_TIMEOUT_SECONDS + STARTING_SECONDS < 5

@@ -67,7 +67,7 @@ def test_an_unknown_run_is_one_line(shell: Shell, words: tuple[str, ...], extra:
 
 
 def test_an_unknown_run_is_named_without_what_moves_the_cursor(shell: Shell, engine: FakeEngine) -> None:
-    assert shell("runs", "watch", "a\x1b[2J >\n*").stderr == "no run a\\x1b[2J > *\n"
+    assert shell("runs", "watch", "a\x1b[2J >\n*").stderr == "no run 'a\\x1b[2J >\\n*'\n"
     assert engine.listeners == {}
 
 

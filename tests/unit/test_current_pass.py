@@ -183,7 +183,10 @@ def test_names_and_steps_are_bounded() -> None:
 
 
 def test_a_pass_replays_until_it_comes_to_what_is_not_recorded() -> None:
-    current = new_pass(("step.a", StepRecord(name="a", kind="run", token="t")), ("wait.b", WaitRecord(name="b", kind="sleep", token="t")))
+    current = new_pass(
+        ("step.a", StepRecord(name="a", kind="run", token="t")),
+        ("wait.b", WaitRecord(name="b", kind="sleep", token="t")),
+    )
     assert current.is_replaying
     current.claim((), "a", "run")
     assert current.is_replaying
@@ -220,5 +223,3 @@ def test_the_signal_is_known_alone_and_in_groups(error: BaseException, expected:
 def test_the_signal_is_no_exception_and_says_what_to_do() -> None:
     assert not issubclass(PassEnded, Exception)
     assert "use 'except Exception'" in str(PassEnded())
-
-

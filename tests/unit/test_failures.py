@@ -38,9 +38,7 @@ class Unprintable(Exception):  # noqa: N818 - it is what it says
         (SystemExit(3), ErrorRecord(type="SystemExit", message="3", step="s", attempts=2)),
         (
             Unprintable(),
-            ErrorRecord(
-                type="Unprintable", message="(its text cannot be shown: RuntimeError)", step="s", attempts=2
-            ),
+            ErrorRecord(type="Unprintable", message="(its text cannot be shown: RuntimeError)", step="s", attempts=2),
         ),
         (ValueError("\ud800"), ErrorRecord(type="ValueError", message="\\ud800", step="s", attempts=2)),
         (
@@ -61,8 +59,7 @@ class Unprintable(Exception):  # noqa: N818 - it is what it says
             ErrorRecord(
                 type="ExceptionGroup",
                 message=(
-                    "two (2 sub-exceptions): ValueError: a; "
-                    "ExceptionGroup: more (1 sub-exception): KeyError: 'b'"
+                    "two (2 sub-exceptions): ValueError: a; ExceptionGroup: more (1 sub-exception): KeyError: 'b'"
                 ),
                 step="s",
                 attempts=2,

@@ -14,7 +14,7 @@ import pytest
 
 from ironflow import Context, Retry, function
 from ironflow.errors import DefinitionError
-from ironflow.function import Function, forget_functions, registered_functions
+from ironflow.function import Function, forget_functions, one_import, registered_functions
 from ironflow.records import FunctionRecord
 
 ID_RULE = "is not allowed; start with a letter or digit, then up to 127 letters, digits or _ . -"
@@ -121,6 +121,7 @@ def test_another_queue_is_refused_with_the_rule(queue: Any) -> None:
         ({"triggers": ["a", ""]}, "trigger must be a non-empty text without spaces around it, got ''"),
         ({"triggers": ["a..b"]}, "trigger 'a..b' has an empty part"),
         ({"triggers": ["a.>.b"]}, "trigger 'a.>.b' has \">\" before the end"),
+        ({"triggers": ["ironflow.>"]}, "trigger 'ironflow.>' can match nothing: events that start with 'ironflow.'"),
         ({"triggers": ["x" * 257]}, "trigger is 257 bytes long; at most 256 are allowed"),
         ({"retry": 3}, "retry must be ironflow.Retry(…), got 3"),
         ({"timeout": "soon"}, "timeout must be a text like"),
@@ -154,7 +155,6 @@ class _Callable:
     [
         (_plain, "_plain"),
         (lambda ctx: ctx, "<lambda>"),
-        (_generator, "_generator"),
         (_Callable(), "an object"),
         (functools.partial(handle), "functools.partial("),
         (None, "None"),
@@ -167,6 +167,12 @@ def test_a_handler_that_is_not_async_is_refused(handler: Any, named: str) -> Non
     assert str(caught.value).startswith(f"function 'f': {named}")
     assert str(caught.value).endswith(" must be declared with 'async def'")
     assert registered_functions() == {}
+
+
+def test_a_handler_that_yields_is_refused() -> None:
+    handler: Any = _generator
+    with pytest.raises(DefinitionError, match="function 'f': _generator yields; a handler returns its result, once"):
+        function(id="f")(handler)
 
 
 async def _nothing() -> None: ...
@@ -208,13 +214,24 @@ def test_two_functions_with_one_id_are_refused_with_both_places() -> None:
     function(id="f")(_optional)
     with pytest.raises(DefinitionError) as caught:
         function(id="f")(_keyword_free)
+    first, second = (fn.__code__.co_firstlineno for fn in (_optional, _keyword_free))
     assert str(caught.value) == (
-        f"two functions have the id 'f': _optional in {__file__} and _keyword_free in {__file__}; give each its own"
+        f"two functions have the id 'f': _optional ({__file__}, line {first}) "
+        f"and _keyword_free ({__file__}, line {second}); give each its own"
     )
     assert registered_functions()["f"].handler is _optional
 
 
 async def _keyword_free(ctx: Context) -> None: ...
+
+
+def test_an_id_that_a_module_defines_twice_in_one_import_is_refused() -> None:
+    with one_import():
+        function(id="f")(_optional)
+        with pytest.raises(DefinitionError, match="two functions have the id 'f'"):
+            function(id="f", queue="other")(_optional)
+    function(id="f", queue="other")(_optional)
+    assert registered_functions()["f"].queue == "other"
 
 
 def test_importing_a_file_again_replaces_its_functions(tmp_path: Path) -> None:

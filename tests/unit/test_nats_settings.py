@@ -44,8 +44,8 @@ def test_every_variable_has_its_setting() -> None:
         creds="1",
         nkey="2",
         user="3",
-        password="4",  # noqa: S106 - not a real one
-        token="5",  # noqa: S106 - likewise
+        password="4",
+        token="5",
         tls_ca="6",
         tls_cert="7",
         tls_key="8",
@@ -62,8 +62,8 @@ def test_text_forms_show_no_secrets() -> None:
         urls=("nats://me:sesame@host:4222", "tls://t0ken@host:4223"),
         creds="/etc/my.creds",
         user="sesame-user",
-        password="sesame-password",  # noqa: S106 - not a real one
-        token="sesame-token",  # noqa: S106 - likewise
+        password="sesame-password",
+        token="sesame-token",
         user_jwt="sesame-jwt",
         user_seed="sesame-seed",
     )
@@ -126,7 +126,7 @@ def test_values_of_a_context_may_stand_elsewhere(tmp_path: Path, monkeypatch: py
         context(
             tmp_path,
             password=f"file://{tmp_path}/password",
-            token="env://MY_TOKEN",  # noqa: S106 - where it stands
+            token="env://MY_TOKEN",
             user_seed="data:;base64," + base64.b64encode(b"from-data").decode(),
             creds=f"file://{tmp_path}/x.creds",
         )

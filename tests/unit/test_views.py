@@ -64,7 +64,11 @@ def test_a_failed_step_shows_its_error() -> None:
         ([stored(1, "wait.a", WaitRecord(name="a", kind="wait_for_event", token="t"))], [("waiting", 1)]),
         ([stored(1, "try.a.1", attempt(1))], [("retrying", 1)]),
         (
-            [stored(1, "try.a.1", attempt(1)), stored(2, "due.a.1", DueRecord(token="t")), stored(3, "try.a.2", attempt(2))],
+            [
+                stored(1, "try.a.1", attempt(1)),
+                stored(2, "due.a.1", DueRecord(token="t")),
+                stored(3, "try.a.2", attempt(2)),
+            ],
             [("retrying", 2)],
         ),
         (

@@ -19,7 +19,7 @@ from ironflow.broker.nats.api import ApiError
 from ironflow.broker.nats.settings import ConnectionSettings
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import BrokerError, Unavailable
-from ironflow.errors import EngineUnavailableError
+from ironflow.errors import DefinitionError, EngineUnavailableError
 
 OLDEST_SERVER = (2, 14, 3)
 ADVISED_SERVER = (2, 15, 0)
@@ -29,6 +29,14 @@ JETSTREAM_SECONDS = 1.0
 NO_JETSTREAM = frozenset({10039, 10076})
 """Not enabled for the account, not enabled."""
 
+_FILES = {
+    "creds": "credentials file",
+    "nkey": "nkey seed file",
+    "tls_ca": "CA file",
+    "tls_cert": "certificate file",
+    "tls_key": "key file",
+}
+_CREDENTIALS_PARTS = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 _CREDENTIALS = """-----BEGIN NATS USER JWT-----
 {jwt}
 ------END NATS USER JWT------
@@ -60,6 +68,7 @@ async def connect(
 
     Raises:
         EngineUnavailableError: no server can be reached in time, or none that can be used. One line.
+        DefinitionError: a file that the settings name cannot be read, or is not what it should be.
 
     """
     settings = settings or ConnectionSettings()
@@ -132,6 +141,8 @@ class _Attempt:
         if isinstance(error, UnfitServerError):
             return f"cannot use NATS at {where}: {error}"
         reason = reason_of(error)
+        if "expecting INFO" in reason:
+            return f"cannot use NATS at {where}: what answers there is no NATS server"
         if "authorization" in reason.lower():
             return f"NATS at {where} refused to sign in: {reason}. Check user, password, token or credentials"
         if isinstance(error, ssl.SSLError):
@@ -162,15 +173,10 @@ def connect_options(settings: ConnectionSettings) -> dict[str, Any]:
     """Return nats-py's options for these settings.
 
     Raises:
-        EngineUnavailableError: a file that they name cannot be read.
+        DefinitionError: a file that they name cannot be read, or is not what it should be.
 
     """
-    for path in (settings.creds, settings.nkey, settings.tls_ca, settings.tls_cert, settings.tls_key):
-        if path is not None and not Path(path).is_file():
-            message = f"cannot connect to NATS: there is no file {path}"
-            raise EngineUnavailableError(message)
-    if settings.creds is not None:
-        check_credentials(settings.creds)
+    check_files(settings)
     options: dict[str, Any] = {
         "name": settings.name,
         "inbox_prefix": settings.inbox_prefix,
@@ -193,24 +199,35 @@ def connect_options(settings: ConnectionSettings) -> dict[str, Any]:
     return options
 
 
-def check_credentials(path: str) -> None:
-    """Refuse a credentials file without the two parts that it must have.
+def check_files(settings: ConnectionSettings) -> None:
+    """Refuse files that cannot be read, or hold something else.
 
     Raises:
-        EngineUnavailableError: it is none.
+        DefinitionError: one of them.
 
     """
-    content = Path(path).read_bytes()
-    if b"BEGIN NATS USER JWT" not in content or b"BEGIN USER NKEY SEED" not in content:
-        message = f"cannot connect to NATS: {path} is not a credentials file with a user JWT and an nkey seed"
-        raise EngineUnavailableError(message)
+    for field, kind in _FILES.items():
+        path = getattr(settings, field)
+        if path is None:
+            continue
+        try:
+            content = Path(path).read_bytes()
+        except (OSError, ValueError) as error:
+            message = f"cannot read the {kind} {path}: {getattr(error, 'strerror', None) or error}"
+            raise DefinitionError(message) from error
+        if field == "creds" and not all(part in content for part in _CREDENTIALS_PARTS):
+            message = f"{path} is not a credentials file with a user JWT and an nkey seed"
+            raise DefinitionError(message)
+        if field == "nkey" and not content.strip().startswith(b"SU"):
+            message = f"{path} is not a file with the seed of a user's nkey, which starts with SU"
+            raise DefinitionError(message)
 
 
 def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     """Return what TLS connections trust and show.
 
     Raises:
-        EngineUnavailableError: a certificate or key is not what it should be.
+        DefinitionError: a certificate or key is not what it should be.
 
     """
     try:
@@ -218,8 +235,8 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
         if settings.tls_cert:
             context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except OSError as error:
-        message = f"cannot connect to NATS: the TLS certificate or key cannot be used: {error}"
-        raise EngineUnavailableError(message) from error
+        message = f"the TLS certificate or key cannot be used: {error}"
+        raise DefinitionError(message) from error
     return context
 
 

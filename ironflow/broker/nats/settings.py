@@ -7,6 +7,7 @@ import binascii
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +20,7 @@ DEFAULT_URL = "nats://127.0.0.1:4222"
 CONNECT_TIMEOUT_SECONDS = 3.5
 """Leaves a command time to say so within the five seconds that it may take."""
 
+_SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
 _SECRET = frozenset({"user", "password", "token", "user_jwt", "user_seed"})
 
 _ENVIRONMENT = {
@@ -108,8 +110,26 @@ def redact(url: str) -> str:
 
 
 def split_urls(text: str) -> tuple[str, ...]:
-    """Return the servers of a comma-separated list."""
-    return tuple(url.strip() for url in text.split(",") if url.strip()) or (DEFAULT_URL,)
+    """Return the servers of a comma-separated list.
+
+    Raises:
+        DefinitionError: one of them cannot be the address of a NATS server.
+
+    """
+    return tuple(_check_url(url.strip()) for url in text.split(",") if url.strip()) or (DEFAULT_URL,)
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        # Reading the port is what refuses one that is no number or too large.
+        fits = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0 and parts.path in {"", "/"}
+    except ValueError:
+        fits = False
+    if not fits or not url.isprintable() or " " in url:
+        message = f"{redact(url)!r} is not a NATS URL; write it like {DEFAULT_URL}, several with commas between them"
+        raise DefinitionError(message)
+    return url
 
 
 def from_environment(environment: Mapping[str, str]) -> ConnectionSettings:
@@ -117,6 +137,10 @@ def from_environment(environment: Mapping[str, str]) -> ConnectionSettings:
 
     Read are ``NATS_URL`` (several servers with commas between), ``NATS_CREDS``, ``NATS_NKEY``, ``NATS_USER``,
     ``NATS_PASSWORD``, ``NATS_TOKEN``, ``NATS_CA``, ``NATS_CERT`` and ``NATS_KEY``. Empty ones count as not set.
+
+    Raises:
+        DefinitionError: ``NATS_URL`` holds what is no URL of a server.
+
     """
     found = {field: environment[name] for name, field in _ENVIRONMENT.items() if environment.get(name)}
     return msgspec.structs.replace(ConnectionSettings(urls=split_urls(environment.get("NATS_URL", ""))), **found)

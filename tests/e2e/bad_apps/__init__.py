@@ -1,0 +1,1 @@
+"""Apps for what goes wrong with input only where it is executed."""

@@ -1,0 +1,197 @@
+"""Facts become states and tasks, also when what an engine remembers is out of date."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from ironflow.broker.local import LocalServer, Stage
+from ironflow.broker.protocol import Ambiguous, BrokerError, StorageFull, Unavailable, WrongRevision
+from ironflow.broker.topology import streams
+from ironflow.codec import decode_record
+from ironflow.names import Names
+from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, Task, WaitRecord
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, WaitRecorded, Woken
+from ironflow_engine.run_store import RunStore
+
+pytestmark = pytest.mark.virtual_time
+
+NAMES = Names("test")
+
+
+class Engines:
+    """Conductors that share a server, each with a memory of its own."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self.server = server
+        self._broker = server.connect()
+        self._tokens = itertools.count()
+
+    def new(self) -> Conductor:
+        broker = self.server.connect()
+        store = RunStore(broker, NAMES, lambda: f"token-{next(self._tokens)}")
+        return Conductor(store, Dispatcher(broker, NAMES))
+
+    async def state(self, run: str = "r") -> tuple[str, int, bool]:
+        version = await RunStore(self._broker, NAMES, str).load(run)
+        assert version.state is not None
+        return version.state.status, version.state.number, version.state.live
+
+    async def tasks(self) -> list[Task]:
+        return [
+            decode_record(Task, message.payload)
+            async for page in self._broker.read(NAMES.tasks, "test.tasks.>")
+            for message in page
+        ]
+
+
+@pytest.fixture
+async def engines() -> AsyncGenerator[Engines]:
+    server = LocalServer()
+    broker = server.connect()
+    for stream in streams(NAMES):
+        await broker.ensure_stream(stream)
+    yield Engines(server)
+    server.interceptor = None
+    await broker.close()
+
+
+def started(run: str = "r") -> RunStarted:
+    return RunStarted(
+        run=run,
+        event=EventRecord(id="e", name="go", time=""),
+        function=FunctionRecord(id="f", queue="q"),
+        sequence=1,
+        time_ms=1,
+    )
+
+
+def outcome(number: int, sequence: int, *, seen: int = 0, status: str = "suspended", run: str = "r") -> OutcomeRecorded:
+    record = OutcomeRecord(number=number, status=status, token="", seen=seen)  # type: ignore[arg-type]
+    return OutcomeRecorded(run=run, queue="q", record=record, sequence=sequence, time_ms=sequence)
+
+
+def woken(sequence: int, run: str = "r") -> Woken:
+    return Woken(run=run, queue="q", sequence=sequence)
+
+
+def waits(run: str = "r") -> WaitRecorded:
+    record = WaitRecord(name="s", kind="sleep", token="", delay_ms=1_000)
+    return WaitRecorded(run=run, queue="q", step="s", record=record, sequence=5, time_ms=5)
+
+
+FATES: dict[str, tuple[list[Fact], tuple[str, int, bool]]] = {
+    "an outcome": ([outcome(1, 9, status="completed")], ("completed", 1, False)),
+    "an outcome that suspends": ([outcome(1, 9, seen=8)], ("waiting", 1, False)),
+    "a wake-up and an outcome": ([woken(12), outcome(1, 13, seen=8)], ("queued", 2, True)),
+}
+
+
+@pytest.mark.parametrize(("facts", "expected"), FATES.values(), ids=FATES)
+async def test_a_memory_that_is_out_of_date_swallows_nothing(
+    engines: Engines, facts: list[Fact], expected: tuple[str, int, bool]
+) -> None:
+    forgetful, diligent = engines.new(), engines.new()
+    await forgetful.apply([started()])
+    await diligent.apply([outcome(0, 6), woken(8)])
+    assert await engines.state() == ("queued", 1, True)
+    # By what it remembers pass 0 is live, and an outcome of pass 1 means nothing to it.
+    assert await forgetful.apply(facts) == {}
+    assert await engines.state() == expected
+
+
+async def test_a_memory_that_is_up_to_date_costs_no_question(engines: Engines) -> None:
+    asked: Counter[str] = Counter()
+
+    def count(at: Stage, verb: str, subject: str) -> BrokerError | None:
+        asked[verb] += at == "before"
+        return None
+
+    engine = engines.new()
+    engines.server.interceptor = count
+    await engine.apply([started()])
+    await engine.apply([waits()])
+    await engine.apply([outcome(0, 6)])
+    await engine.apply([woken(8)])
+    await engine.apply([outcome(1, 9, status="completed")])
+    assert asked["last"] == 0
+
+
+async def test_all_facts_of_a_run_in_a_batch_make_one_write(engines: Engines) -> None:
+    written: Counter[str] = Counter()
+
+    def count(at: Stage, verb: str, subject: str) -> BrokerError | None:
+        written[subject] += (at, verb) == ("before", "publish")
+        return None
+
+    engine = engines.new()
+    engines.server.interceptor = count
+    await engine.apply([started(), waits(), outcome(0, 6), woken(8)])
+    assert await engines.state() == ("queued", 1, True)
+    assert written[NAMES.run_key("r")] == 1
+    assert [task.number for task in await engines.tasks()] == [0, 1]
+
+
+async def test_the_trouble_of_one_run_is_not_that_of_others(engines: Engines) -> None:
+    engine = engines.new()
+    engines.server.interceptor = lambda _, verb, subject: (
+        StorageFull("full") if verb == "publish" and subject == NAMES.run_key("b") else None
+    )
+    failures = await engine.apply([started("a"), started("b"), started("c")])
+    assert list(failures) == ["b"]
+    assert [task.run for task in await engines.tasks()] == ["a", "c"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), Ambiguous("lost")], ids=lambda error: type(error).__name__)
+async def test_a_task_that_may_be_missing_is_published_when_its_fact_comes_again(
+    engines: Engines, error: BrokerError
+) -> None:
+    engine = engines.new()
+    engines.server.interceptor = lambda _, __, subject: error if ".tasks." in subject else None
+    assert list(await engine.apply([started()])) == ["r"]
+    engines.server.interceptor = None
+    assert await engine.apply([started()]) == {}
+    (task,) = await engines.tasks()
+    # It may have been there before, and executed.
+    assert task.check_journal
+
+
+async def test_a_new_task_does_not_have_its_journal_read_and_one_that_was_sent_twice_does(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started("a")])
+    lost = iter([Ambiguous("lost")])
+    engines.server.interceptor = lambda at, _, subject: (
+        next(lost, None) if at == "before" and ".tasks." in subject else None
+    )
+    await engine.apply([started("b")])
+    assert [(task.run, task.check_journal) for task in await engines.tasks()] == [("a", False), ("b", True)]
+
+
+async def test_a_state_that_others_write_all_the_time_is_given_up_for_now(engines: Engines) -> None:
+    engine = engines.new()
+    engines.server.interceptor = lambda _, verb, subject: (
+        WrongRevision("overtaken") if verb == "publish" and subject == NAMES.run_key("r") else None
+    )
+    failures = await engine.apply([started()])
+    assert isinstance(failures["r"], WrongRevision)
+    assert await engines.tasks() == []
+
+
+@pytest.mark.parametrize("fact", [outcome(0, 5), woken(5), waits()], ids=lambda fact: type(fact).__name__)
+async def test_a_fact_about_a_run_that_is_gone_does_nothing(engines: Engines, fact: Fact) -> None:
+    assert await engines.new().apply([fact]) == {}
+    assert await engines.tasks() == []
+
+
+async def test_a_fact_from_another_queue_does_nothing(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+    record = OutcomeRecord(number=0, status="completed", token="")
+    forged = OutcomeRecorded(run="r", queue="other", record=record, sequence=5, time_ms=5)
+    assert await engine.apply([forged]) == {}
+    assert await engines.state() == ("queued", 0, True)

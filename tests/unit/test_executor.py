@@ -1,0 +1,165 @@
+"""One task: when its journal is read, and when it is acknowledged or handed back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+import ironflow
+from ironflow import Context
+from ironflow.broker.local import LocalBroker, LocalServer, Stage
+from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
+from ironflow.broker.topology import streams
+from ironflow.codec import encode_record
+from ironflow.function import forget_functions
+from ironflow.names import Names
+from ironflow.records import EventRecord, OutcomeRecord, StepRecord, Task
+from ironflow_worker.bodies import Bodies
+from ironflow_worker.executor import Executor
+from ironflow_worker.leases import Leases
+from ironflow_worker.metrics import Metrics
+
+pytestmark = pytest.mark.virtual_time
+
+NAMES = Names("test")
+EVENT = EventRecord(id="e", name="go", time="2026-01-01T00:00:00Z")
+
+
+class Handed:
+    """A delivery that notes what becomes of it."""
+
+    def __init__(self, payload: bytes, delivered: int = 1) -> None:
+        self.subject = "test.tasks.q.r.0"
+        self.payload = payload
+        self.sequence = 1
+        self.time_ms = 0
+        self.delivered = delivered
+        self.lease = "lease"
+        self.answers: list[str] = []
+
+    def ack(self) -> None:
+        self.answers.append("ack")
+
+    def nak(self, delay_seconds: float = 0.0) -> None:
+        self.answers.append(f"nak {delay_seconds:g}")
+
+
+class Bench:
+    """An executor of one function, which counts its passes and bodies."""
+
+    def __init__(self, server: LocalServer, broker: LocalBroker) -> None:
+        self.server = server
+        self.broker = broker
+        self.passes = 0
+        self.bodies = 0
+        self.executor = Executor(
+            broker,
+            NAMES,
+            {"f": ironflow.function(id="f")(self.handle)},
+            Bodies(ThreadPoolExecutor(1)),
+            Leases(),
+            Metrics(),
+            make_token=lambda: "of this pass",
+            chance=lambda: 0.5,
+            now_ms=lambda: 0,
+        )
+
+    async def handle(self, ctx: Context) -> int:
+        self.passes += 1
+        return await ctx.step.run("work", self.body)
+
+    async def body(self) -> int:
+        self.bodies += 1
+        return self.bodies
+
+    def record(self, rest: str, record: msgspec.Struct) -> None:
+        self.server.store(Publication(subject=f"test.journal.q.r.{rest}", payload=encode_record(record)))
+
+    def task(self, *, delivered: int = 1, **changes: object) -> Handed:
+        task = Task(run="r", function="f", number=0, started_at=0, event=EVENT, server=self.broker.server.id)
+        return Handed(encode_record(msgspec.structs.replace(task, **changes)), delivered)
+
+    async def answers(self, delivery: Handed) -> list[str]:
+        await self.executor.execute("q", delivery)
+        return delivery.answers
+
+
+@pytest.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    server = LocalServer()
+    broker = server.connect()
+    for stream in streams(NAMES):
+        await broker.ensure_stream(stream)
+    yield Bench(server, broker)
+    server.interceptor = None
+    forget_functions()
+    await broker.close()
+
+
+REASONS_TO_READ: dict[str, dict[str, object]] = {
+    "it was handed out before": {"delivered": 2},
+    "it may have been published before": {"check_journal": True},
+    "the server has restarted since": {"server": "another process"},
+    "it is not the first pass": {"number": 1},
+}
+
+
+@pytest.mark.parametrize("reason", REASONS_TO_READ.values(), ids=REASONS_TO_READ)
+async def test_the_journal_is_read_where_something_may_be_recorded(bench: Bench, reason: dict[str, object]) -> None:
+    bench.record("step.work", StepRecord(name="work", kind="run", token="another", output=msgspec.Raw(b"41")))
+    assert await bench.answers(bench.task(**reason)) == ["ack"]  # type: ignore[arg-type]
+    assert (bench.passes, bench.bodies) == (1, 0)
+
+
+async def test_the_journal_of_a_task_that_is_surely_new_is_not_read(bench: Bench) -> None:
+    def refuse_to_read(_: Stage, verb: str, __: str) -> BrokerError | None:
+        return Unavailable("nothing is read here") if verb in ("read", "last") else None
+
+    bench.server.interceptor = refuse_to_read
+    assert await bench.answers(bench.task()) == ["ack"]
+    assert (bench.passes, bench.bodies) == (1, 1)
+
+
+@pytest.mark.parametrize(("newest", "passes"), [(0, 1), (1, 0), (2, 0)])
+async def test_a_pass_that_has_its_outcome_or_a_later_one_is_not_executed(
+    bench: Bench, newest: int, passes: int
+) -> None:
+    bench.record(f"outcome.{newest}", OutcomeRecord(number=newest, status="suspended", token="another"))
+    assert await bench.answers(bench.task(number=1)) == ["ack"]
+    assert bench.passes == passes
+
+
+async def test_a_task_of_an_unknown_function_waits_for_a_worker_that_has_it(bench: Bench) -> None:
+    assert await bench.answers(bench.task(function="g")) == ["nak 5"]
+
+
+async def test_a_task_of_a_newer_kind_waits_for_a_worker_that_can_read_it(bench: Bench) -> None:
+    assert await bench.answers(Handed(b'{"run": 5}')) == ["nak 5"]
+
+
+async def test_a_journal_that_cannot_be_read_is_tried_again(bench: Bench) -> None:
+    bench.server.store(Publication(subject="test.journal.q.r.step.work", payload=b"{"))
+    assert await bench.answers(bench.task(delivered=2)) == ["nak 1"]
+    assert bench.passes == 0
+
+
+async def test_a_later_pass_without_its_event_is_tried_again(bench: Bench) -> None:
+    assert await bench.answers(bench.task(number=1, event=None)) == ["nak 1"]
+
+
+@pytest.mark.parametrize("part", [".step.", ".outcome."])
+async def test_what_may_not_be_recorded_is_tried_again_and_later(bench: Bench, part: str) -> None:
+    bench.server.interceptor = lambda _, __, subject: Denied("no") if part in subject else None
+    assert await bench.answers(bench.task()) == ["nak 1"]
+    assert bench.executor.running == set()
+
+
+async def test_a_mistake_of_ours_is_not_repeated_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironflow_worker.executor.Replay.run", None)
+    delivery = bench.task()
+    with pytest.raises(TypeError):
+        await bench.executor.execute("q", delivery)
+    assert delivery.answers == ["nak 1"]

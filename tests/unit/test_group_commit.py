@@ -1,0 +1,102 @@
+"""Many callers, one connection: who is sent alone, who together, and who learns what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from ironflow.broker.protocol import Broker, BrokerError, Publication, StorageFull, Stored, SubjectTaken
+from ironflow.group_commit import GroupCommit
+
+pytestmark = pytest.mark.virtual_time
+
+
+class SlowBroker:
+    """Takes a second for each call, and notes how much came at once."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.error: Exception | None = None
+
+    async def publish(self, publication: Publication) -> Stored:
+        (answer,) = await self.publish_all([publication])
+        if isinstance(answer, BrokerError):
+            raise answer
+        return answer
+
+    async def publish_all(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
+        self.calls.append([publication.subject for publication in publications])
+        await asyncio.sleep(1)
+        if self.error is not None:
+            raise self.error
+        return [
+            SubjectTaken(publication.subject) if publication.subject.startswith("taken") else Stored(1)
+            for publication in publications
+        ]
+
+
+def publication(subject: str) -> Publication:
+    return Publication(subject=subject, payload=b"")
+
+
+def commit_on(broker: SlowBroker) -> GroupCommit:
+    return GroupCommit(cast("Broker", broker))
+
+
+async def test_a_lone_record_goes_out_at_once_and_alone() -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+    for subject in "ab":
+        assert await commit.publish(publication(subject)) == Stored(1)
+    assert broker.calls == [["a"], ["b"]]
+
+
+async def test_what_gathers_while_enough_is_under_way_goes_out_together() -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+    subjects = [f"s{number}" for number in range(100)]
+    await asyncio.gather(*(commit.publish(publication(subject)) for subject in subjects))
+    sizes = [len(call) for call in broker.calls]
+    assert sizes == [*[1] * 16, 84]
+    assert sorted(subject for call in broker.calls for subject in call) == sorted(subjects)
+
+
+async def test_each_caller_learns_what_became_of_its_own_record() -> None:
+    commit = commit_on(SlowBroker())
+    subjects = [f"{'taken' if number % 3 else 'free'}{number}" for number in range(80)]
+    answers = await asyncio.gather(
+        *(commit.publish(publication(subject)) for subject in subjects), return_exceptions=True
+    )
+    for subject, answer in zip(subjects, answers, strict=True):
+        assert str(answer) == subject if subject.startswith("taken") else answer == Stored(1)
+
+
+async def test_a_caller_that_gives_up_takes_nobody_along() -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+    calls = [asyncio.create_task(commit.publish(publication(f"s{number}"))) for number in range(60)]
+    await asyncio.sleep(0.5)
+    for call in calls[::7]:
+        call.cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers[::7]] == [asyncio.CancelledError] * len(calls[::7])
+    assert all(answer == Stored(1) for number, answer in enumerate(answers) if number % 7)
+    assert await commit.publish(publication("later")) == Stored(1)
+
+
+@pytest.mark.parametrize(
+    "error", [StorageFull("full"), ValueError("no subject")], ids=lambda error: type(error).__name__
+)
+async def test_what_a_call_raises_reaches_everybody_who_waits_for_it(error: Exception) -> None:
+    broker = SlowBroker()
+    broker.error = error
+    commit = commit_on(broker)
+    answers = await asyncio.gather(
+        *(commit.publish(publication(f"s{number}")) for number in range(60)), return_exceptions=True
+    )
+    assert answers == [error] * 60
+    broker.error = None
+    assert await commit.publish(publication("later")) == Stored(1)

@@ -1,0 +1,151 @@
+"""What an engine does with its batches when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.protocol import BrokerError, Delivery, Publication, StorageFull, Unavailable
+from ironflow.broker.topology import engine_consumers, streams
+from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.facts import Fact, Woken
+from ironflow_engine.intake import Intake
+from ironflow_engine.run_store import RunStore
+
+pytestmark = pytest.mark.virtual_time
+
+NAMES = Names("test")
+
+
+class Recorder(Conductor):
+    """Applies facts by counting them; the facts of some runs fail, by returning an error or by raising one."""
+
+    def __init__(self, broker: LocalBroker) -> None:
+        super().__init__(RunStore(broker, NAMES, str), Dispatcher(broker, NAMES))
+        self.applied: Counter[str] = Counter()
+        self.refused: dict[str, BrokerError] = {}
+        self.fails: dict[str, Exception] = {}
+        self.seconds = 0.0
+
+    async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+        await asyncio.sleep(self.seconds)
+        for fact in facts:
+            if fact.run in self.fails:
+                raise self.fails[fact.run]
+        self.applied.update(fact.run for fact in facts if fact.run not in self.refused)
+        return {fact.run: self.refused[fact.run] for fact in facts if fact.run in self.refused}
+
+
+class Wakes(Intake):
+    """Takes each message for a wake-up of the run that it names."""
+
+    async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
+        return [
+            (delivery, [Woken(run=run, queue="q", sequence=1)] if (run := delivery.payload.decode()) else [])
+            for delivery in batch
+        ]
+
+
+class Bench:
+    """An intake, and what it takes from."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self.server = server
+        self.broker = server.connect()
+        self.conductor = Recorder(self.broker)
+        self.intake = Wakes(self.broker, self.conductor, stream=NAMES.events, consumer=ENGINE_CONSUMER)
+
+    def put(self, *runs: str) -> None:
+        for run in runs:
+            self.server.store(Publication(subject=NAMES.event("go"), payload=run.encode()))
+
+    async def unsettled(self) -> tuple[int, int]:
+        """Return how many messages are not acknowledged, and how many of them were handed out again."""
+        state = await self.broker.consumer_state(NAMES.events, ENGINE_CONSUMER)
+        return state.pending + state.ack_pending, state.redelivered
+
+
+@pytest.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    made = Bench(LocalServer())
+    for stream in streams(NAMES):
+        await made.broker.ensure_stream(stream)
+    for consumer in engine_consumers(NAMES):
+        await made.broker.ensure_consumer(consumer)
+    running = asyncio.create_task(made.intake.run())
+    yield made
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await made.broker.close()
+
+
+async def test_what_is_applied_is_acknowledged_and_what_means_nothing_too(bench: Bench) -> None:
+    bench.put("a", "", "b")
+    await asyncio.sleep(0.1)
+    assert bench.conductor.applied == {"a": 1, "b": 1}
+    assert await bench.unsettled() == (0, 0)
+
+
+async def test_what_is_not_applied_comes_again_alone(bench: Bench) -> None:
+    bench.conductor.refused["b"] = StorageFull("full")
+    bench.put("a", "b", "c")
+    await asyncio.sleep(5)
+    assert bench.conductor.applied == {"a": 1, "c": 1}
+    assert (await bench.unsettled())[0] == 1
+    bench.conductor.refused.clear()
+    await asyncio.sleep(2)
+    assert bench.conductor.applied == {"a": 1, "b": 1, "c": 1}
+    assert await bench.unsettled() == (0, 0)
+
+
+async def test_a_batch_that_fails_as_a_whole_comes_again(bench: Bench) -> None:
+    bench.conductor.fails["b"] = Unavailable("gone")
+    bench.put("a", "b", "c")
+    await asyncio.sleep(3)
+    assert bench.conductor.applied == {}
+    bench.conductor.fails.clear()
+    await asyncio.sleep(2)
+    assert bench.conductor.applied == {"a": 1, "b": 1, "c": 1}
+    assert await bench.unsettled() == (0, 0)
+
+
+async def test_a_mistake_about_one_message_holds_up_no_other(bench: Bench) -> None:
+    bench.conductor.fails["b"] = ZeroDivisionError()
+    bench.put("a", "b", "c")
+    await asyncio.sleep(0.1)
+    assert bench.conductor.applied == {"a": 1, "c": 1}
+    bench.put("d")
+    await asyncio.sleep(0.1)
+    assert bench.conductor.applied["d"] == 1
+    assert (await bench.unsettled())[0] == 1
+
+
+async def test_a_batch_that_takes_long_is_kept_and_not_handed_out_again(bench: Bench) -> None:
+    bench.conductor.seconds = 60.0
+    bench.put("a", "b")
+    await asyncio.sleep(130)
+    assert bench.conductor.applied == {"a": 1, "b": 1}
+    assert await bench.unsettled() == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+async def test_what_an_engine_leaves_behind_goes_to_the_next_at_once(bench: Bench, seconds: float) -> None:
+    bench.conductor.seconds = 100.0
+    bench.put("a")
+    await asyncio.sleep(seconds + 0.01)
+    (running,) = (task for task in asyncio.all_tasks() if "Intake.run" in repr(task.get_coro()))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    second = Bench(bench.server)
+    taking = asyncio.create_task(second.intake.run())
+    await asyncio.sleep(0.1)
+    assert second.conductor.applied == {"a": 1}
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    await second.broker.close()

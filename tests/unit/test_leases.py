@@ -1,0 +1,122 @@
+"""Who renews leases, when, and from where."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import cast
+
+import pytest
+
+from ironflow.broker.protocol import Broker
+from ironflow_worker.leases import InlineLeaseKeeper, Leases, ThreadLeaseKeeper
+from tests.support import eventually
+
+
+class Renewals:
+    """Stands in for a connection, and notes what is renewed on it."""
+
+    def __init__(self) -> None:
+        self.renewed: list[tuple[str, float]] = []
+        self.threads: set[int] = set()
+        self.closed = False
+
+    def renew(self, lease: str) -> None:
+        self.renewed.append((lease, asyncio.get_running_loop().time()))
+        self.threads.add(threading.get_ident())
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def times(self, lease: str) -> list[float]:
+        return [at for name, at in self.renewed if name == lease]
+
+
+def as_broker(renewals: Renewals) -> Broker:
+    return cast("Broker", renewals)
+
+
+@pytest.mark.virtual_time
+async def test_a_lease_is_renewed_every_third_of_its_time_while_it_is_held() -> None:
+    leases, renewals = Leases(9.0), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals))
+    await keeper.start()
+    with leases.hold("a"):
+        await asyncio.sleep(10)
+    await asyncio.sleep(100)
+    await keeper.stop()
+    await keeper.stop()
+    assert renewals.times("a") == pytest.approx([3.0, 6.0, 9.0])
+
+
+@pytest.mark.virtual_time
+async def test_a_lease_that_gets_shorter_is_renewed_in_time_at_once() -> None:
+    leases, renewals = Leases(90.0), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals))
+    await keeper.start()
+    with leases.hold("a"):
+        await asyncio.sleep(5)
+        leases.change(3.0)
+        await asyncio.sleep(2.5)
+    await keeper.stop()
+    assert renewals.times("a") == pytest.approx([5.0, 6.0, 7.0])
+
+
+async def test_a_loop_that_is_blocked_does_not_lose_its_leases() -> None:
+    leases, renewals = Leases(0.09), Renewals()
+    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals))
+    await keeper.start()
+    with leases.hold("a"):
+        time.sleep(0.5)  # noqa: ASYNC251 - a body that does what it should not
+        blocked = len(renewals.renewed)
+    await keeper.stop()
+    assert blocked >= 5
+    assert threading.get_ident() not in renewals.threads
+    assert renewals.closed
+
+
+async def test_a_change_reaches_the_thread() -> None:
+    leases, renewals = Leases(3_000.0), Renewals()
+    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals))
+    await keeper.start()
+    with leases.hold("a"):
+        leases.change(0.03)
+
+        def renewed_often() -> None:
+            assert len(renewals.renewed) >= 3
+
+        await eventually(renewed_often)
+    await keeper.stop()
+    leases.change(1.0)  # nobody is there any more
+
+
+async def test_a_connection_that_cannot_be_opened_is_told_to_who_starts_the_keeper() -> None:
+    async def connect() -> Broker:
+        raise ConnectionRefusedError
+
+    keeper = ThreadLeaseKeeper(Leases(), connect)
+    with pytest.raises(ConnectionRefusedError):
+        await keeper.start()
+    await keeper.stop()
+    await keeper.stop()
+
+
+async def test_a_keeper_may_be_stopped_while_it_connects() -> None:
+    connecting = threading.Event()
+
+    async def connect() -> Broker:
+        connecting.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    keeper = ThreadLeaseKeeper(Leases(), connect)
+    starting = asyncio.create_task(keeper.start())
+    await asyncio.to_thread(connecting.wait)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await asyncio.wait_for(keeper.stop(), 5)
+
+
+async def _connect(renewals: Renewals) -> Broker:
+    return as_broker(renewals)
