@@ -9,11 +9,11 @@ from typing import Any, TypeVar, get_args, overload
 
 import msgspec
 
-from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, StoredMessage
 from ironflow.clock import now_ms, parse_when, to_iso
 from ironflow.codec import decode_record, encode_record
 from ironflow.engine_api import EngineApi
-from ironflow.errors import DefinitionError, PublishError
+from ironflow.errors import DefinitionError, EngineUnavailableError, PublishError
 from ironflow.events import Event, check_event_id, check_text, make_event, read_event
 from ironflow.function import Function, check_function_id
 from ironflow.handles import RunHandle
@@ -244,7 +244,7 @@ class Client:
     async def _whole(self, event: StoredEvent) -> StoredEvent:
         if not event.left_out:
             return event
-        message = await self.broker.at(self.names.events, event.sequence)
+        message = await self._event_at(event.sequence)
         data = decode_record(EventRecord, message.payload).data if message is not None else event.data
         return msgspec.structs.replace(event, data=data, left_out=False)
 
@@ -254,10 +254,17 @@ class Client:
         )
         stored = await self._store_surely(publication, record)
         if stored.duplicate:
-            existing = await self.broker.at(self.names.events, stored.sequence)
+            existing = await self._event_at(stored.sequence)
             if existing is not None:
                 record = decode_record(EventRecord, existing.payload)
         return Published(record, stored.sequence)
+
+    async def _event_at(self, sequence: int) -> StoredMessage | None:
+        try:
+            return await self.broker.at(self.names.events, sequence)
+        except BrokerError as error:
+            msg = f"the event is stored, and cannot be read now: {error}"
+            raise EngineUnavailableError(msg) from error
 
     async def _store_surely(self, publication: Publication, record: EventRecord) -> Stored:
         """Publish; where no answer came publish again, which the event's id makes harmless."""

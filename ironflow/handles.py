@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any, Generic, TypeVar, cast
 
-from ironflow.broker.protocol import Broker, Request
+from ironflow.broker.protocol import Broker, BrokerError, Request
 from ironflow.codec import decode_value
 from ironflow.durations import Duration, parse_duration
 from ironflow.engine_api import EngineApi
@@ -104,6 +104,7 @@ class RunHandle(Generic[Out]):
 
         Raises:
             RunNotFoundError: there is no run with this id.
+            EngineUnavailableError: NATS cannot be reached.
             TimeoutError: it has not ended in time; it goes on.
 
         """
@@ -114,7 +115,11 @@ class RunHandle(Generic[Out]):
             ended.set()
 
         # Listen first, then ask: a run that ends in between is seen by one of the two.
-        subscription = await self._broker.listen(self._names.ended(self.id), on_ended)
+        try:
+            subscription = await self._broker.listen(self._names.ended(self.id), on_ended)
+        except BrokerError as error:
+            msg = f"cannot wait for run {self.id}: {error}"
+            raise EngineUnavailableError(msg) from error
         try:
             async with asyncio.timeout(seconds):
                 return await self._ask_until_ended(ended)

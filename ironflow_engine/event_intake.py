@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from ironflow.broker.protocol import Broker, Delivery
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import EventRecord
+from ironflow.records import ErrorRecord, EventRecord
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.facts import Fact
+from ironflow_engine.facts import Fact, RunStarted
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
+
+_TASK_BYTES = 2_048
+"""What a task has beside its event, at the most: ids, numbers, and names of up to 128 bytes."""
 
 
 class EventIntake(Intake):
@@ -41,5 +46,17 @@ class EventIntake(Intake):
                 self.unreadable(delivery, error)
                 facts.append((delivery, []))
             else:
-                facts.append((delivery, [*matcher.starts(event, delivery.sequence, delivery.time_ms)]))
+                starts = matcher.starts(event, delivery.sequence, delivery.time_ms)
+                facts.append((delivery, [*self._refuse_what_fits_no_task(starts, delivery)]))
         return facts
+
+    def _refuse_what_fits_no_task(self, starts: list[RunStarted], delivery: Delivery) -> list[RunStarted]:
+        """Mark the starts of an event that cannot be carried on to a worker; our own clients publish none."""
+        size, room = len(delivery.payload), self.broker.server.max_payload - _TASK_BYTES
+        if size <= room:
+            return starts
+        refusal = ErrorRecord(
+            type="PayloadTooLargeError",
+            message=f"the event is {size:,} bytes, and at most {room:,} fit into a task on this server",
+        )
+        return [msgspec.structs.replace(start, refusal=refusal) for start in starts]

@@ -6,7 +6,16 @@ from typing import TypeAlias
 
 import msgspec
 
-from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, RunState, TimerRecord, TryRecord, WaitRecord
+from ironflow.records import (
+    ErrorRecord,
+    EventRecord,
+    FunctionRecord,
+    OutcomeRecord,
+    RunState,
+    TimerRecord,
+    TryRecord,
+    WaitRecord,
+)
 
 
 class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +24,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         run: the id that follows from the event and the function.
         function: None where the event names a function that is not registered.
+        refusal: why the run cannot be executed; None where it can.
         sequence: where the event stands in EVENTS.
         time_ms: when it was stored there.
 
@@ -25,6 +35,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     function: FunctionRecord | None
     sequence: int
     time_ms: int
+    refusal: ErrorRecord | None = None
 
 
 class WaitRecorded(msgspec.Struct, frozen=True, kw_only=True):

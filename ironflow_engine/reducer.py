@@ -57,7 +57,17 @@ def decide(state: RunState | None, fact: Fact) -> Decision:
 def _start(fact: RunStarted) -> Decision:
     function = fact.function
     if function is None:
-        return _refuse_start(fact)
+        name = fact.event.target
+        return _refuse_start(
+            fact,
+            name,
+            ErrorRecord(
+                type="FunctionNotFound",
+                message=f"no function {name!r} is registered; start a worker that has it, then start the run again",
+            ),
+        )
+    if fact.refusal is not None:
+        return _refuse_start(fact, function.id, fact.refusal)
     state = RunState(
         id=fact.run,
         function=function.id,
@@ -71,11 +81,10 @@ def _start(fact: RunStarted) -> Decision:
     return Decision(state, (Dispatch(state=state, event=fact.event),))
 
 
-def _refuse_start(fact: RunStarted) -> Decision:
-    name = fact.event.target
+def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decision:
     state = RunState(
         id=fact.run,
-        function=name,
+        function=function,
         queue="",
         status="failed",
         live=False,
@@ -84,10 +93,7 @@ def _refuse_start(fact: RunStarted) -> Decision:
         event_id=fact.event.id,
         event_name=fact.event.name,
         event_sequence=fact.sequence,
-        error=ErrorRecord(
-            type="FunctionNotFound",
-            message=f"no function {name!r} is registered; start a worker that has it, then start the run again",
-        ),
+        error=error,
     )
     return Decision(state, (AnnounceEnd(run=state.id),))
 

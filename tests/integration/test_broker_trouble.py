@@ -199,6 +199,45 @@ async def test_an_event_from_elsewhere_that_nobody_can_read_stops_neither_engine
     assert seen == ["order.good"]
 
 
+async def test_an_event_from_elsewhere_that_fits_no_task_fails_its_runs() -> None:
+    @ironflow.function(id="f", triggers=["order.large"])
+    async def f(ctx: Context) -> None: ...
+
+    async with running_system(f) as system:
+        event = b'{"id": "%d", "name": "order.large", "time": "2026-01-01T00:00:00Z", "data": "%s"}'
+        for size in (1_000, 1024 * 1024 - 100):
+            await publish_raw(system, "order.large", event % (size, b"x" * size))
+        await asyncio.sleep(60)
+        states = [await run.state() async for run in system.client.runs()]
+        assert sorted((run.status, run.error.type if run.error else "") for run in states) == [
+            ("completed", ""),
+            ("failed", "PayloadTooLargeError"),
+        ]
+        queues = await system.broker.consumer_state(system.names.events, "engine")
+        assert (queues.pending, queues.ack_pending) == (0, 0)
+
+
+async def test_a_client_tells_of_trouble_in_our_own_words() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        return "done"
+
+    async with running_system(f) as system:
+        run = await system.client.start(f, id="x")
+        assert await run.result("1h") == "done"
+        system.server.interceptor = failing(gone, "at", "TEST_EVENTS")
+        with pytest.raises(ironflow.EngineUnavailableError):
+            await system.client.start(f, id="x")
+        system.server.interceptor = failing(gone, "publish", ".events.")
+        with pytest.raises(ironflow.PublishError):
+            await system.client.start(f)
+        system.server.interceptor = None
+        await system.broker.close()
+        for call in (run.state, run.steps, run.result, lambda: run.wait("1s")):
+            with pytest.raises(ironflow.EngineUnavailableError):
+                await call()
+
+
 async def publish_raw(system: System, event: str, payload: bytes) -> None:
     """Publish as a client that is not ours."""
     await system.broker.publish(Publication(subject=system.names.event(event), payload=payload))

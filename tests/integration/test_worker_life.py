@@ -243,6 +243,22 @@ async def test_an_engine_that_stops_gives_its_batch_to_another_at_once() -> None
         assert await run.result("4s") == "done"  # before a lease that nobody gave back would end
 
 
+async def test_a_process_that_loses_its_connection_for_good_ends_and_says_so() -> None:
+    work = Work(seconds=1)
+    async with running_system(work.function) as system:
+        (engine,), (worker,) = system.engines, system.workers
+        ends = [asyncio.create_task(process.wait()) for process in (engine, worker)]
+        await asyncio.sleep(60)
+        assert not any(end.done() for end in ends)
+        system.cut_off(engine)
+        system.cut_off(worker)
+        for end in ends:
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(end, 60)
+        await worker.stop()
+        await engine.stop()
+
+
 async def test_the_metrics_say_what_was_done() -> None:
     failures = Counter[str]()
 
