@@ -21,6 +21,9 @@ LONGEST_TOKEN = 80
 PASS_TOKEN = "=pass"  # noqa: S105 - a subject token, not a secret
 """Stands where a step's token stands, for the retries of a whole pass."""
 
+RUN_TIMER = "timeout"
+"""The timer that ends a run which takes too long; the timers of steps have more than one token."""
+
 ENGINE_CONSUMER = "engine"
 
 RESERVED_ID_PREFIX = "ironflow:"
@@ -165,6 +168,10 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of all tasks of a queue."""
         return f"{self.namespace}.tasks.{queue}.>"
 
+    def tasks_of_run(self, queue: str, run: str) -> str:
+        """The filter of all tasks of a run."""
+        return f"{self.namespace}.tasks.{queue}.{run}.>"
+
     def timer(self, due_ms: int, run: str, timer: str) -> str:
         """The subject of a schedule. Its 30-second bucket lets overdue ones be found without a scan of all."""
         return f"{self.namespace}.timers.{due_ms // 30_000}.{run}.{timer}"
@@ -238,6 +245,15 @@ class Names(msgspec.Struct, frozen=True):
     def every_end(self) -> str:
         """The filter of the hints that any run has ended."""
         return f"{self.namespace}.ended.*"
+
+    def cancelled(self, run: str) -> str:
+        """The hint to all workers that the engine has ended a run from outside."""
+        return f"{self.namespace}.cancel.{run}"
+
+    @property
+    def every_cancel(self) -> str:
+        """The filter of the hints that the engine has ended any run from outside."""
+        return f"{self.namespace}.cancel.*"
 
     @property
     def worker_census(self) -> str:

@@ -152,6 +152,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
         seen: the newest journal record that the pass knew when it began; what came later needs another pass.
         event: the triggering event of a run that failed without having waited, so that it can be retried
             after EVENTS has forgotten it.
+        imposed: the engine ended the run from outside; if a pass was running, it did not know.
 
     """
 
@@ -162,10 +163,16 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
     output: msgspec.Raw = NULL
     error: ErrorRecord | None = None
     event: EventRecord | None = None
+    imposed: bool = False
 
 
 class TimerRecord(Record, frozen=True, kw_only=True):
-    """The body of a schedule: which record it is the end of."""
+    """The body of a schedule: which record it is the end of.
+
+    Attributes:
+        run_timeout_ms: only for the end of the time that the run as a whole may take: how long that was.
+
+    """
 
     run: str
     queue: str
@@ -174,6 +181,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
     wait: WaitRecord | None = None
     waiting_since_ms: int = 0
     attempt: int = 0
+    run_timeout_ms: int = 0
 
 
 class RunState(Record, frozen=True, kw_only=True):
@@ -186,6 +194,7 @@ class RunState(Record, frozen=True, kw_only=True):
         woken_by: the newest journal record that a pass must still see or has been dispatched for.
         event_sequence: where the triggering event stands in EVENTS.
         ended_by: the journal sequence of the outcome that ended the run.
+        timeout_ms: how long the run may take as a whole, as its function said when it started; 0 for ever.
 
     """
 
@@ -205,6 +214,7 @@ class RunState(Record, frozen=True, kw_only=True):
     attempt: int = 1
     finished_at: int = 0
     ended_by: int = 0
+    timeout_ms: int = 0
     error: ErrorRecord | None = None
 
 

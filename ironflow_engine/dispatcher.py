@@ -1,14 +1,19 @@
-"""Carries out what the reducer decides: publishes tasks and timers, announces ends."""
+"""Carries out what the reducer decides: publishes tasks and timers, takes them back, announces ends."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+
+import structlog
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Schedule, Stored, SubjectTaken
 from ironflow.codec import encode_record
 from ironflow.names import Names
 from ironflow.records import Task
-from ironflow_engine.facts import AnnounceEnd, Command, Dispatch, SetTimer
+from ironflow_engine.facts import AnnounceEnd, Command, Dispatch, SetTimer, StopRun
+
+_log = structlog.get_logger("ironflow.engine")
 
 _TRIES = 3
 
@@ -34,7 +39,7 @@ class Dispatcher:
     async def carry_out(self, commands: Sequence[Command]) -> list[BrokerError | None]:
         """Carry out commands together; return what each failed with, in order."""
         failures: list[BrokerError | None] = [None] * len(commands)
-        left = [index for index, command in enumerate(commands) if not isinstance(command, AnnounceEnd)]
+        left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
         again = False
         for _ in range(_TRIES):
             publications = [self._publication(commands[index], again=again) for index in left]
@@ -46,10 +51,26 @@ class Dispatcher:
             again = True
             if not left:
                 break
+        await self._announce(commands)
+        return failures
+
+    async def _announce(self, commands: Sequence[Command]) -> None:
+        stops = [command for command in commands if isinstance(command, StopRun)]
+        # The hint goes first: a task that was delivered before it is taken back finds that it came.
+        for stop in stops:
+            self._broker.notify(self._names.cancelled(stop.run), b"")
         for command in commands:
             if isinstance(command, AnnounceEnd):
                 self._broker.notify(self._names.ended(command.run), b"")
-        return failures
+        await asyncio.gather(*map(self._take_back, stops))
+
+    async def _take_back(self, stop: StopRun) -> None:
+        """Delete a run's task and timers. What stays has no effect any more, so it is tried once."""
+        try:
+            await self._broker.purge(self._names.tasks, self._names.tasks_of_run(stop.queue, stop.run))
+            await self._broker.purge(self._names.timers, self._names.timers_of_run(stop.run))
+        except BrokerError as error:
+            _log.warning("task and timers of an ended run not taken back", run=stop.run, reason=str(error))
 
     def _publication(self, command: Command, *, again: bool) -> Publication:
         match command:
@@ -57,8 +78,8 @@ class Dispatcher:
                 return self._task(command, again=again)
             case SetTimer():
                 return self._timer(command)
-            case AnnounceEnd():
-                msg = "an announcement is not stored"
+            case AnnounceEnd() | StopRun():
+                msg = "a hint is not stored"
                 raise AssertionError(msg)
 
     def _task(self, command: Dispatch, *, again: bool) -> Publication:

@@ -108,7 +108,17 @@ class AnnounceEnd(msgspec.Struct, frozen=True, kw_only=True):
     run: str
 
 
-Command: TypeAlias = Dispatch | SetTimer | AnnounceEnd
+class StopRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Take back what is pending of a run that was ended from outside, and tell workers to stop its pass.
+
+    It saves work and nothing depends on it: whoever takes up the run finds in the journal that it has ended.
+    """
+
+    run: str
+    queue: str
+
+
+Command: TypeAlias = Dispatch | SetTimer | AnnounceEnd | StopRun
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ironflow.names import try_timer, wait_timer
-from ironflow.records import TERMINAL, ErrorRecord, RunState, TimerRecord
+from ironflow.names import RUN_TIMER, try_timer, wait_timer
+from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState, TimerRecord
 from ironflow_engine.facts import (
     AnnounceEnd,
+    Command,
     Decision,
     Dispatch,
     Fact,
     OutcomeRecorded,
     RunStarted,
     SetTimer,
+    StopRun,
     TryRecorded,
     WaitRecorded,
     Woken,
@@ -77,8 +79,9 @@ def _start(fact: RunStarted) -> Decision:
         event_id=fact.event.id,
         event_name=fact.event.name,
         event_sequence=fact.sequence,
+        timeout_ms=function.timeout_ms or 0,
     )
-    return Decision(state, (Dispatch(state=state, event=fact.event),))
+    return Decision(state, (Dispatch(state=state, event=fact.event), *_run_timer(state)))
 
 
 def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decision:
@@ -99,28 +102,54 @@ def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decisi
 
 
 def _start_again(state: RunState, fact: RunStarted) -> Decision:
-    if state.live and state.number == 0 and state.status not in TERMINAL:
-        return Decision(state, (Dispatch(state=state, event=fact.event, again=True),))
-    return Decision(state)
+    if state.status in TERMINAL:
+        return Decision(state)
+    if state.live and state.number == 0:
+        return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *_run_timer(state)))
+    # The task may have been published, and the run may have gone on, without the timer having been set.
+    return Decision(state, _run_timer(state))
+
+
+def _run_timer(state: RunState) -> tuple[SetTimer, ...]:
+    if not state.timeout_ms:
+        return ()
+    due = _after(state.started_at, state.timeout_ms)
+    timer = TimerRecord(run=state.id, queue=state.queue, step="", due_ms=due, run_timeout_ms=state.timeout_ms)
+    return (SetTimer(timer=RUN_TIMER, record=timer),)
 
 
 def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
     outcome = fact.record
     if state.status in TERMINAL:
-        return Decision(state, (AnnounceEnd(run=state.id),) if state.ended_by == fact.sequence else ())
-    if outcome.number != state.number or not state.live:
+        return Decision(state, _end_commands(state, fact) if state.ended_by == fact.sequence else ())
+    if not _concludes(state, outcome):
         return Decision(state, _commands_again(state, fact.sequence))
     if outcome.status == "suspended":
         return _suspend(state, fact)
     ended = replace(
         state,
         status=outcome.status,
+        number=outcome.number,
         live=False,
         finished_at=fact.time_ms,
         ended_by=fact.sequence,
         error=outcome.error,
     )
-    return Decision(ended, (AnnounceEnd(run=ended.id),))
+    return Decision(ended, _end_commands(ended, fact))
+
+
+def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
+    """Tell whether an outcome is the one that the run comes to next."""
+    if state.live:
+        return outcome.number == state.number
+    # A run that rests is ended from outside in place of its next pass: that pass, if it is dispatched at the
+    # same time, finds its outcome in the journal.
+    return outcome.number == state.number + 1 and outcome.status in TERMINAL
+
+
+def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
+    announcement = AnnounceEnd(run=state.id)
+    return (StopRun(run=state.id, queue=state.queue), announcement) if fact.record.imposed else (announcement,)
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:

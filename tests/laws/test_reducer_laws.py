@@ -7,6 +7,9 @@ L3  The number of the pass grows by one at a time, and only when the pass before
 L4  No wake-up is lost. When engines have caught up, the run has ended; or it waits, and its last pass has seen
     all that has woken it; or its task is in the queue. And left alone, it ends as its program does.
 L5  No pass is dispatched for nothing: something that the pass before had not seen has woken the run.
+L6  A run that is ended from outside ends once: the journal has one outcome that ends it, and that is its
+    state; no task of it is left in the queue.
+L7  A run that goes on has its own timer set.
 
 Each case is a program and a list of numbers, each of which picks one of the things that may happen next.
 """
@@ -24,9 +27,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ironflow.names import RUN_TIMER
 from ironflow.records import TERMINAL, OutcomeRecord, OutcomeStatus, RunState
 from ironflow_engine import reducer
-from ironflow_engine.facts import AnnounceEnd, Decision, Dispatch, Fact, OutcomeRecorded, Woken
+from ironflow_engine.facts import AnnounceEnd, Decision, Dispatch, Fact, OutcomeRecorded, StopRun, Woken
 from tests.laws.world import QUEUE, RUN, Decide, Kind, Program, World, wait_fact
 
 KINDS = st.sampled_from(get_args(Kind))
@@ -88,11 +92,13 @@ class LawfulReducer:
 
     def _l2_nothing_comes_of(self, state: RunState, decision: Decision) -> None:
         assert decision.state is state, "L2"
-        assert all(isinstance(command, AnnounceEnd) for command in decision.commands), "L2"
+        assert all(isinstance(command, (AnnounceEnd, StopRun)) for command in decision.commands), "L2"
 
     def _l5_nothing_for_nothing(self, state: RunState | None, decision: Decision) -> None:
         assert self.world is not None
         if state is None or decision.state is None or decision.state.number == state.number:
+            return
+        if not decision.state.live:  # it was ended from outside, in place of the pass
             return
         before = self.world.outcomes.get(state.number)
         assert before is not None, "L3"
@@ -120,8 +126,7 @@ def check(decide: Decide, program: Program, choices: Sequence[int]) -> None:
     world.engines_catch_up()
     _l4_no_wake_up_is_lost(world)
     world.comes_to_rest()
-    assert world.state is not None, "L4"
-    assert world.state.status == program.ends, "L4"
+    _l6_it_ends_once(world)
 
 
 def check_all(decide: Decide, cases: Iterable[tuple[Program, list[int]]]) -> None:
@@ -142,13 +147,25 @@ def _l4_no_wake_up_is_lost(world: World) -> None:
     state = world.state
     assert state is not None, "L4"
     if state.status in TERMINAL:
+        (outcome,) = world.ended_by()
+        assert not (outcome.imposed and world.tasks), "L6"
         return
+    assert RUN_TIMER in world.timers, "L7"
     if state.live:
         # Also a task that a worker has stays in the queue until its outcome is recorded.
         assert state.number in world.tasks, "L4"
     else:
         assert state.status == "waiting", "L4"
         assert all(sequence <= world.last_seen() for sequence in world.wake_ups()), "L4"
+
+
+def _l6_it_ends_once(world: World) -> None:
+    state = world.state
+    assert state is not None, "L4"
+    assert state.status in TERMINAL, "L4"
+    (outcome,) = world.ended_by()
+    assert (state.number, state.status) == (outcome.number, outcome.status), "L6"
+    assert outcome.status == ("cancelled" if outcome.imposed else world.program.ends), "L4"
 
 
 def _essence(command: object) -> object:
@@ -180,22 +197,27 @@ MISTAKES = {
         "live=False, woken_by=max(state.woken_by, fact.record.seen))",
         "live=False)",
     ),
-    "an outcome of an earlier pass counts": (
-        "if outcome.number != state.number or not state.live:",
-        "if not state.live:",
-    ),
+    "an outcome of an earlier pass counts": ("return outcome.number == state.number\n", "return True\n"),
     "an outcome counts twice": (
-        "if outcome.number != state.number or not state.live:",
-        "if outcome.number != state.number:",
+        "    if state.live:\n        return outcome.number",
+        "    if state.live or outcome.number == state.number:\n        return outcome.number",
     ),
+    "a run that rests cannot be ended": (
+        "return outcome.number == state.number + 1 and outcome.status in TERMINAL",
+        "return False",
+    ),
+    "a run that was ended from outside stays at its last pass": ("number=outcome.number,", ""),
+    "the task of a run that was ended is left": ("if fact.record.imposed else", "if False else"),
+    "a run's timer is not set": ("if not state.timeout_ms:", "if True:"),
+    "a run's timer is not set again": ("return Decision(state, _run_timer(state))", "return Decision(state)"),
     "a task that was not published is forgotten": (
         "if state.live and state.dispatched_for == cause else ()",
         "if False else ()",
     ),
     "nobody remembers what a task was published for": ("live=True, dispatched_for=cause)", "live=True)"),
     "the first task is not published again": (
-        "return Decision(state, (Dispatch(state=state, event=fact.event, again=True),))",
-        "return Decision(state)",
+        "(Dispatch(state=state, event=fact.event, again=True), *_run_timer(state))",
+        "_run_timer(state)",
     ),
     "a task that comes again does not say so": ("Dispatch(state=state, again=True),) if", "Dispatch(state=state),) if"),
     "a run that has ended is woken": (
@@ -203,8 +225,8 @@ MISTAKES = {
         "    if fact.sequence",
     ),
     "an outcome changes a run that has ended": (
-        "if state.status in TERMINAL:\n        return Decision(state, (AnnounceEnd",
-        "if False:\n        return Decision(state, (AnnounceEnd",
+        "    if state.status in TERMINAL:\n        return Decision(state, _end_commands(state, fact) if state.ended_by",
+        "    if False:\n        return Decision(state, _end_commands(state, fact) if state.ended_by",
     ),
     "the end is announced once": ("if state.ended_by == fact.sequence else ()", "if False else ()"),
     "the number stays": ("number=state.number + 1", "number=state.number"),
@@ -221,7 +243,7 @@ MISTAKES = {
 def test_a_mistake_in_the_reducer_breaks_a_law(mistake: str) -> None:
     decide = _with_mistake(*MISTAKES[mistake])
 
-    with pytest.raises(AssertionError, match=r"L[1-5]"):
+    with pytest.raises(AssertionError, match=r"L[1-7]"):
         check_all(decide, cases(seed=2, count=3_000))
 
 

@@ -14,12 +14,14 @@ from typing import Literal, get_args
 
 import msgspec
 
+from ironflow.names import RUN_TIMER
 from ironflow.records import (
     TERMINAL,
     ErrorRecord,
     EventRecord,
     FunctionRecord,
     OutcomeRecord,
+    OutcomeStatus,
     RunState,
     TimerRecord,
     TryRecord,
@@ -33,6 +35,7 @@ from ironflow_engine.facts import (
     OutcomeRecorded,
     RunStarted,
     SetTimer,
+    StopRun,
     TryRecorded,
     WaitRecorded,
     Woken,
@@ -43,9 +46,10 @@ Fate = Literal["goes well", "dies before it stores", "dies after it stored", "di
 Kind = Literal["sleep", "retry"]
 
 FATES: tuple[Fate, ...] = get_args(Fate)
+_RARELY = 13
 RUN = "run"
 QUEUE = "orders"
-FUNCTION = FunctionRecord(id="f", queue=QUEUE)
+FUNCTION = FunctionRecord(id="f", queue=QUEUE, timeout_ms=60_000)
 EVENT = EventRecord(id="e", name="go", time="2026-01-01T00:00:00Z")
 
 
@@ -87,6 +91,7 @@ class World:
         fired: timers that have fired and that no engine has acknowledged yet.
         tasks: the numbers of the tasks in the queue, and whether each may have been there before.
         timers: those that have not fired.
+        endings: the passes in whose place someone, who has looked, is about to end the run.
         history: every state that was stored, and the outcomes that were recorded by then.
 
     """
@@ -101,6 +106,7 @@ class World:
         self.tasks: dict[int, bool] = {}
         self.timers: dict[str, TimerRecord] = {}
         self.passes: list[Pass] = []
+        self.endings: list[int] = []
         self.stored: tuple[RunState | None, int] = (None, 0)
         self.remembered: list[tuple[RunState | None, int] | None] = [None, None]
         self.history: list[RunState] = []
@@ -127,17 +133,23 @@ class World:
         """Return the sequences of the records that end waits."""
         return [sequence for subject, sequence in self.journal.items() if subject.startswith("end.")]
 
+    def ended_by(self) -> list[OutcomeRecord]:
+        """Return the outcomes that end the run."""
+        return [outcome for outcome in self.outcomes.values() if outcome.status in TERMINAL]
+
     def let_happen(self, choice: int) -> None:
         """Let one of the things happen that may happen next."""
         messages = [*self.inbox, *self.fired]
         # Two that come together may be folded in either order.
         batches = [*itertools.permutations(messages, 1), *itertools.permutations(messages, 2)]
+        # What ends the run leaves nothing more to be tried.
+        rarely = choice % _RARELY == 0
         kinds: list[list[Callable[[], None]]] = [
             [partial(self.worker_takes, number) for number in self.tasks],
             [partial(self.pass_goes_on, index) for index in range(len(self.passes))],
             [partial(self.pass_finishes, index) for index in range(len(self.passes))],
             [partial(self.pass_dies, index) for index in range(len(self.passes))],
-            [partial(self.timer_fires, timer) for timer in self.timers],
+            [partial(self.timer_fires, timer) for timer in self.timers if timer != RUN_TIMER or rarely],
             [partial(self.engine_takes, engine, batch, FATES[0]) for batch in batches for engine in (0, 1)],
             [
                 partial(self.engine_takes, engine, batch, fate)
@@ -145,6 +157,8 @@ class World:
                 for fate in FATES[1:]
                 for engine in (0, 1)
             ],
+            [self.terminator_looks] if rarely else [],
+            [partial(self.terminator_writes, index) for index in range(len(self.endings))],
         ]
         kinds = [kind for kind in kinds if kind]
         if not kinds:
@@ -192,6 +206,9 @@ class World:
         state = (self.remembered[engine] or self.stored)[0]
         if state is None or state.status in TERMINAL:
             return None
+        if timer.run_timeout_ms:
+            self._end_in_any_case(engine)
+            return None
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
         return Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject])
@@ -225,6 +242,23 @@ class World:
                 self.tasks.setdefault(command.state.number, command.again)
             elif isinstance(command, SetTimer):
                 self.timers[command.timer] = command.record
+            elif isinstance(command, StopRun):
+                self.tasks.clear()
+                self.timers.clear()
+
+    # Those who end runs from outside
+
+    def terminator_looks(self) -> None:
+        """Let someone who wants to end the run look where it stands."""
+        state = self.state
+        if state is not None and state.status not in TERMINAL:
+            self.endings.append(state.number if state.live else state.number + 1)
+
+    def terminator_writes(self, index: int) -> None:
+        """Let someone who has looked end the run; whoever else ended that pass first has won."""
+        if self.endings:
+            number = self.endings.pop(index)
+            self.append(f"outcome.{number}", self._outcome_fact(number, "cancelled", seen=0, imposed=True))
 
     # The server
 
@@ -262,11 +296,11 @@ class World:
         return Pass(number, seen, left)
 
     def _outcome_fact(
-        self, number: int, status: Literal["suspended", "completed", "failed"], seen: int
+        self, number: int, status: OutcomeStatus, seen: int, *, imposed: bool = False
     ) -> Callable[[int], Fact]:
         def make(sequence: int) -> Fact:
             error = ErrorRecord(type="E", message="") if status == "failed" else None
-            record = OutcomeRecord(number=number, status=status, token="", seen=seen, error=error)
+            record = OutcomeRecord(number=number, status=status, token="", seen=seen, error=error, imposed=imposed)
             self.outcomes[number] = record
             return OutcomeRecorded(run=RUN, queue=QUEUE, record=record, sequence=sequence, time_ms=sequence)
 
@@ -290,6 +324,18 @@ class World:
         """Let the worker of a pass die."""
         del self.passes[index]
 
+    def _end_in_any_case(self, engine: int) -> None:
+        """End the run as someone does who folds what was written first, and tries again."""
+        while (state := self.state) is not None and state.status not in TERMINAL:
+            self.terminator_looks()
+            standing = f"outcome.{self.endings[-1]}"
+            if standing not in self.journal:
+                self.terminator_writes(-1)
+                return
+            self.endings.pop()
+            assert standing in self.inbox, "L6: an outcome is folded before it is acknowledged"
+            self.engine_takes(engine, [standing], "goes well")
+
     # In the end
 
     def engines_catch_up(self) -> None:
@@ -306,7 +352,8 @@ class World:
             elif self.tasks:
                 self.worker_takes(next(iter(self.tasks)))
             elif self.timers:
-                self.timer_fires(next(iter(self.timers)))
+                # The run's own timer is due last.
+                self.timer_fires(min(self.timers, key=lambda timer: timer == RUN_TIMER))
             else:
                 return
         raise AssertionError("it never comes to rest")

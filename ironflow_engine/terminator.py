@@ -1,0 +1,128 @@
+"""Ends runs from outside: by a cancel, or because they took too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, MessageTooLarge
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
+from ironflow.journal import Appended, Journal
+from ironflow.names import Names
+from ironflow.records import TERMINAL, ErrorRecord, EventRecord, OutcomeRecord, RunState
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.facts import OutcomeRecorded
+from ironflow_engine.run_store import RunStore
+
+_TRIES = 100
+"""How many passes of a run may end under our hands. Each costs a worker more than it costs us."""
+
+
+class Terminator:
+    """Ends runs that have not ended by themselves.
+
+    A run is ended by the outcome of its newest pass, or, where it rests, of the one that would come next. That
+    is the record which a worker would write too, and the journal takes only the first: so a run that completes
+    at the same moment has either completed or been ended, and never both.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        store: the run states.
+        conductor: applies what was recorded.
+        make_token: returns a new random mark.
+
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, store: RunStore, conductor: Conductor, make_token: Callable[[], str]
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._store = store
+        self._conductor = conductor
+        self._journal = Journal(broker, names)
+        self._make_token = make_token
+
+    async def end(self, run: str, status: Literal["failed", "cancelled"], error: ErrorRecord | None) -> bool:
+        """End a run, unless it has ended.
+
+        Returns:
+            Whether it ended by this call; if not, it had ended before, or there is no such run.
+
+        Raises:
+            BrokerError: it is not known whether it ended. Calling again does no harm.
+
+        """
+        token = self._make_token()
+        for _ in range(_TRIES):
+            # What is remembered may be out of date, and would name a pass that has its outcome.
+            state = (await self._store.load(run)).state
+            if state is None or state.status in TERMINAL:
+                return False
+            outcome = OutcomeRecord(
+                number=state.number if state.live else state.number + 1,
+                status=status,
+                token=token,
+                error=error,
+                event=await self._unrecorded_event(state),
+                imposed=True,
+            )
+            appended = await self._append(state, outcome)
+            if appended.ours:
+                await self._fold(state, outcome.number)
+                return True
+            await self._fold(state, outcome.number, must=True)
+        msg = f"run {run} could not be ended: its passes kept ending first"
+        raise Ambiguous(msg)
+
+    async def _append(self, state: RunState, outcome: OutcomeRecord) -> Appended:
+        subject = self._names.journal_outcome(state.queue, state.id, outcome.number)
+        try:
+            return await self._journal.append(subject, outcome)
+        except MessageTooLarge:
+            # With the event it is larger than the event was, which just fitted.
+            bare = OutcomeRecord(
+                number=outcome.number, status=outcome.status, token=outcome.token, error=outcome.error, imposed=True
+            )
+            return await self._journal.append(subject, bare)
+
+    async def _fold(self, state: RunState, number: int, *, must: bool = False) -> None:
+        """Apply the outcome that stands, so that whoever asks next sees it.
+
+        It is delivered to the engines in any case, so where nothing here depends on it a failure is let pass.
+        """
+        subject = self._names.journal_outcome(state.queue, state.id, number)
+        try:
+            message = await self._broker.last(self._names.journal, subject)
+        except BrokerError:
+            if must:
+                raise
+            return
+        if message is None:
+            return
+        fact = OutcomeRecorded(
+            run=state.id,
+            queue=state.queue,
+            record=decode_record(OutcomeRecord, message.payload),
+            sequence=message.sequence,
+            time_ms=message.time_ms,
+        )
+        failure = (await self._conductor.apply([fact])).get(state.id)
+        if failure is not None and must:
+            raise failure
+
+    async def _unrecorded_event(self, state: RunState) -> EventRecord | None:
+        """Return the triggering event where the journal has none and EVENTS still knows it."""
+        recorded = await self._broker.last(self._names.journal, self._names.journal_input(state.queue, state.id))
+        if recorded is not None:
+            return None
+        message = await self._broker.at(self._names.events, state.event_sequence)
+        if message is None:
+            return None
+        try:
+            event = decode_record(EventRecord, message.payload)
+        except SerializationError:
+            return None
+        return event if event.id == state.event_id else None
