@@ -11,7 +11,10 @@ import msgspec
 from ironflow.broker.protocol import Broker, BrokerError, Unavailable
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import EngineUnavailableError, IronflowError, RunNotFoundError
+from ironflow.limits import check_reason
 from ironflow.messages import (
+    Cancellation,
+    CancelRun,
     DeleteFunction,
     Done,
     EngineView,
@@ -135,6 +138,17 @@ class EngineApi:
             if before is None:
                 return
             left = left - len(page.runs) if left is not None else None
+
+    async def cancel(self, run_id: str, reason: str | None = None) -> Cancellation:
+        """Cancel a run; when this returns, it has ended, by this or otherwise.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+            LimitError: the reason is too long.
+
+        """
+        check_reason(reason)
+        return await self._ask("runs.cancel", CancelRun(id=run_id, reason=reason), Cancellation)
 
     async def runs_of_event(self, request: RunsOfEvent) -> EventRuns:
         """Return the runs that an event started."""

@@ -10,7 +10,13 @@ from ironflow.broker.protocol import Broker, BrokerError, Request
 from ironflow.codec import decode_value
 from ironflow.durations import Duration, parse_duration
 from ironflow.engine_api import EngineApi
-from ironflow.errors import EngineUnavailableError, RunCancelledError, RunFailedError, RunNotFoundError
+from ironflow.errors import (
+    EngineUnavailableError,
+    IronflowError,
+    RunCancelledError,
+    RunFailedError,
+    RunNotFoundError,
+)
 from ironflow.messages import RunView, StepView
 from ironflow.names import Names
 from ironflow.records import TERMINAL
@@ -20,6 +26,9 @@ Out = TypeVar("Out")
 _FIRST_ASK_AGAIN_SECONDS = 1.0
 _LAST_ASK_AGAIN_SECONDS = 60.0
 """The engine's hint that a run has ended can be lost, in a reconnect for example; then the answer is this late."""
+
+_FIRST_CANCEL_AGAIN_SECONDS = 0.05
+_LAST_CANCEL_AGAIN_SECONDS = 2.0
 
 
 class RunHandle(Generic[Out]):
@@ -89,12 +98,43 @@ class RunHandle(Generic[Out]):
         if view.status == "completed":
             return cast("Out", decode_value(view.output, self._output_type, "output"))
         if view.status == "cancelled":
-            msg = f"run {self.id} was cancelled"
+            msg = f"run {self.id} was cancelled" + (f": {view.error.message}" if view.error else "")
             raise RunCancelledError(msg)
         error = view.error
         raise RunFailedError(
             self.id, error.type if error else "Unknown", error.message if error else "no reason recorded"
         )
+
+    async def cancel(self, reason: str | None = None, *, compensate: bool = False) -> bool:
+        """Cancel the run. Its handler and the async bodies that run are cancelled, and no other step begins.
+
+        Args:
+            reason: shown with the run.
+            compensate: have what the run did undone; not there yet.
+
+        Returns:
+            Whether the run ended by this call; False where it had ended before, cancelled or otherwise.
+
+        Raises:
+            RunNotFoundError: there is no run with this id.
+            EngineUnavailableError: no engine answers.
+            LimitError: the reason is too long.
+            IronflowError: *compensate* was asked for.
+
+        """
+        if compensate:
+            msg = "compensation is not there yet; cancel without compensate=True"
+            raise IronflowError(msg)
+        patience = _FIRST_CANCEL_AGAIN_SECONDS
+        while True:
+            try:
+                return (await self._engine.cancel(self.id, reason)).recorded
+            except RunNotFoundError:
+                # Its event is stored, and an engine has yet to get to it.
+                if not self._just_started or patience > _LAST_CANCEL_AGAIN_SECONDS:
+                    raise
+            await asyncio.sleep(patience)
+            patience *= 2
 
     async def wait(self, timeout: Duration | None = None) -> RunView:
         """Wait until the run ends, however it does, and return its state.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ironflow.errors import PayloadTooLargeError
+from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError
 
 KIBIBYTE = 1024
 
@@ -30,6 +30,33 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS = Limits()
+
+
+REASON_BYTES = 1_000
+"""It is part of the run's state, which stays small."""
+
+
+def check_reason(reason: object) -> None:
+    """Refuse what cannot be the reason of a cancel.
+
+    Raises:
+        DefinitionError: it is neither text nor None.
+        LimitError: it is too long.
+
+    """
+    if reason is None:
+        return
+    if not isinstance(reason, str):
+        msg = f"reason must be a text, got {reason!r}"
+        raise DefinitionError(msg)
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError as error:
+        msg = f"reason must be valid text, got {reason!r}: {error.reason}"
+        raise DefinitionError(msg) from error
+    if size > REASON_BYTES:
+        msg = f"reason may have at most {REASON_BYTES:,} bytes, got {size:,}"
+        raise LimitError(msg)
 
 
 def check_payload(payload: bytes | bytearray | memoryview, what: str, limit: int) -> None:

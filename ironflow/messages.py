@@ -131,6 +131,20 @@ class RunsPage(Message, frozen=True, kw_only=True):
     next: str | None
 
 
+class CancelRun(Message, frozen=True, kw_only=True):
+    """``runs.cancel`` → Cancellation."""
+
+    id: str
+    reason: str | None = None
+
+
+class Cancellation(Message, frozen=True, kw_only=True):
+    """Whether the cancel was recorded, and how the run has ended; not recorded means that it had ended before."""
+
+    recorded: bool
+    status: RunStatus
+
+
 class RunsOfEvent(Message, frozen=True, kw_only=True):
     """``runs.of_event`` → EventRuns: the runs that an event started, once it has been matched.
 

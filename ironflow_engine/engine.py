@@ -17,6 +17,7 @@ from ironflow.broker.topology import TASK_LEASE_SECONDS, engine_consumers, strea
 from ironflow.clock import now_ms, to_iso
 from ironflow.engine_api import Empty
 from ironflow.messages import (
+    CancelRun,
     DeleteFunction,
     EngineView,
     GetRun,
@@ -30,6 +31,7 @@ from ironflow.messages import (
 from ironflow.names import Names
 from ironflow.version import __version__
 from ironflow_engine.administrator import Administrator
+from ironflow_engine.canceller import Canceller
 from ironflow_engine.census import Census
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
@@ -42,6 +44,7 @@ from ironflow_engine.read_model import ReadModel
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
+from ironflow_engine.terminator import Terminator
 from ironflow_engine.timer_intake import TimerIntake
 
 _log = structlog.get_logger("ironflow.engine")
@@ -94,17 +97,18 @@ class Engine:
         self._functions = FunctionStore(broker, names, make_token)
         conductor = Conductor(store, Dispatcher(broker, names))
         events = EventIntake(broker, conductor, names, self._functions)
+        terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
             events,
             JournalIntake(broker, conductor, names),
-            TimerIntake(broker, conductor, names, store, make_token),
+            TimerIntake(broker, conductor, names, store, terminator, make_token),
         )
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         census = Census(broker, names)
         runs = RunReader(broker, names, store, census, self._read_model)
         readers = EventReader(broker, names, store, self._functions, events)
         administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
-        self._service = Service(broker, names, self._verbs(runs, readers, administrator))
+        self._service = Service(broker, names, self._verbs(runs, Canceller(terminator, runs), readers, administrator))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -148,7 +152,9 @@ class Engine:
             started_at=self._started_at,
         )
 
-    def _verbs(self, runs: RunReader, events: EventReader, administrator: Administrator) -> dict[str, Verb]:
+    def _verbs(
+        self, runs: RunReader, canceller: Canceller, events: EventReader, administrator: Administrator
+    ) -> dict[str, Verb]:
         return {
             "engine.status": verb(Empty, self._status),
             "events.list": verb(ListEvents, events.page),
@@ -156,6 +162,7 @@ class Engine:
             "functions.list": verb(Empty, lambda _: administrator.list_functions()),
             "functions.register": verb(RegisterFunctions, administrator.register),
             "queues.list": verb(Empty, lambda _: administrator.list_queues()),
+            "runs.cancel": verb(CancelRun, canceller.cancel),
             "runs.get": verb(GetRun, lambda request: runs.get(request.id)),
             "runs.list": verb(ListRuns, runs.page),
             "runs.of_event": verb(RunsOfEvent, events.runs_of),

@@ -50,11 +50,25 @@ class RunReader:
             RunNotFoundError: there is none with that id.
 
         """
-        state = await self._state(run)
+        state = await self.state(run)
         status = state.status
         if status == "queued" and run in await self._census.running():
             status = "running"
         return await self._view(state, status, ANSWER_BYTES)
+
+    async def state(self, run: str) -> RunState:
+        """Return the state of a run as it is stored.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+
+        """
+        # Any text may be asked for, and only what can be a run's id may become part of a subject.
+        version = await self._store.load(run) if run.isascii() and run.isalnum() else None
+        if version is None or version.state is None:
+            msg = f"no run {readable(run)}"
+            raise RunNotFoundError(msg)
+        return version.state
 
     async def part(self, request: GetRunPart) -> msgspec.Raw:
         """Return the JSON of one large part of a run.
@@ -63,7 +77,7 @@ class RunReader:
             RunNotFoundError: there is no run with that id.
 
         """
-        state = await self._state(request.id)
+        state = await self.state(request.id)
         return await self._event_data(state) if request.part == "event" else await self._output(state)
 
     async def page(self, request: ListRuns) -> RunsPage:
@@ -96,7 +110,7 @@ class RunReader:
             RunNotFoundError: there is no run with that id.
 
         """
-        state = await self._state(request.id)
+        state = await self.state(request.id)
         history = StepHistory()
         async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
             history.read(page)
@@ -114,14 +128,6 @@ class RunReader:
             steps.append(step)
         open_steps = [] if state.status in TERMINAL else history.open_steps()
         return StepsPage(steps=(*steps, *open_steps), next=None)
-
-    async def _state(self, run: str) -> RunState:
-        # Any text may be asked for, and only what can be a run's id may become part of a subject.
-        version = await self._store.load(run) if run.isascii() and run.isalnum() else None
-        if version is None or version.state is None:
-            msg = f"no run {readable(run)}"
-            raise RunNotFoundError(msg)
-        return version.state
 
     async def _view(self, state: RunState, status: RunStatus, room: int) -> RunView:
         """Return a run with as many of its large parts as there is room for."""

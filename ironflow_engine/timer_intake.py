@@ -1,4 +1,4 @@
-"""Fired timers end waits and back-offs."""
+"""Fired timers end waits, back-offs, and runs that take too long."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
-from ironflow.errors import SerializationError
+from ironflow.errors import RunTimeoutError, SerializationError
 from ironflow.journal import Journal
 from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import TERMINAL, DueRecord, RunState, StepRecord, TimerRecord
+from ironflow.records import TERMINAL, DueRecord, ErrorRecord, RunState, StepRecord, TimerRecord
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.facts import Fact, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.server_clock import ServerClock
+from ironflow_engine.terminator import Terminator
 
 _Timer = tuple[Delivery, TimerRecord]
 
@@ -34,16 +35,24 @@ class TimerIntake(Intake):
         conductor: applies the facts.
         names: the namespace.
         store: the run states.
+        terminator: ends runs that take too long.
         make_token: returns a new random mark.
 
     """
 
     def __init__(
-        self, broker: Broker, conductor: Conductor, names: Names, store: RunStore, make_token: Callable[[], str]
+        self,
+        broker: Broker,
+        conductor: Conductor,
+        names: Names,
+        store: RunStore,
+        terminator: Terminator,
+        make_token: Callable[[], str],
     ) -> None:
         super().__init__(broker, conductor, stream=names.timers, consumer=ENGINE_CONSUMER)
         self._names = names
         self._store = store
+        self._terminator = terminator
         self._journal = Journal(broker, names)
         self._make_token = make_token
         self._clock = ServerClock(asyncio.get_running_loop().time)
@@ -55,6 +64,8 @@ class TimerIntake(Intake):
         for delivery, remaining_ms in early:
             self.hand_back(remaining_ms / 1000, delivery)
         still_open = await self._still_open(due, facts)
+        facts += await self._end_runs([timer for timer in still_open if timer[1].run_timeout_ms])
+        still_open = [timer for timer in still_open if not timer[1].run_timeout_ms]
         ends = await self._journal.append_all([self._end(timer) for _, timer in still_open])
         for (delivery, timer), end in zip(still_open, ends, strict=True):
             if isinstance(end, BrokerError):
@@ -62,6 +73,25 @@ class TimerIntake(Intake):
             else:
                 facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
         return facts
+
+    async def _end_runs(self, timers: list[_Timer]) -> list[tuple[Delivery, list[Fact]]]:
+        """End the runs whose own timers are due; return those that are done with."""
+        failures = await asyncio.gather(*(self._end_run(timer) for _, timer in timers))
+        done: list[tuple[Delivery, list[Fact]]] = []
+        for (delivery, _), failure in zip(timers, failures, strict=True):
+            if failure is None:
+                done.append((delivery, []))
+            else:
+                delivery.nak(TRY_AGAIN_SECONDS)
+        return done
+
+    async def _end_run(self, timer: TimerRecord) -> BrokerError | None:
+        message = f"the run took longer than its timeout of {timer.run_timeout_ms / 1000:g} s"
+        try:
+            await self._terminator.end(timer.run, "failed", ErrorRecord(type=RunTimeoutError.__name__, message=message))
+        except BrokerError as error:
+            return error
+        return None
 
     async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
         """Return the timers that are due, and the early ones with the milliseconds that remain."""

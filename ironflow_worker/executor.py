@@ -16,12 +16,14 @@ from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
 from ironflow_worker.bodies import Bodies
+from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.failures import error_record
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.replay import Replay
+from ironflow_worker.signals import PassStopped
 
 _log = structlog.get_logger("ironflow.worker")
 
@@ -39,6 +41,7 @@ class Executor:
         bodies: runs step bodies.
         leases: keeps tasks while they are executed.
         metrics: counts.
+        cancellations: knows which runs were ended from outside.
         make_token: returns a new random mark.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
@@ -54,6 +57,7 @@ class Executor:
         bodies: Bodies,
         leases: Leases,
         metrics: Metrics,
+        cancellations: Cancellations,
         *,
         make_token: Callable[[], str],
         chance: Callable[[], float],
@@ -66,13 +70,12 @@ class Executor:
         self._bodies = bodies
         self._leases = leases
         self._metrics = metrics
+        self._cancellations = cancellations
         self._make_token = make_token
         self._chance = chance
         self._now_ms = now_ms
         self._limits = limits
         self._journal = Journal(broker, names)
-        self.running: set[str] = set()
-        """The runs that are being executed now."""
 
     async def execute(self, queue: str, delivery: Delivery) -> None:
         """Execute a task to the end of its pass, or hand it back.
@@ -92,10 +95,15 @@ class Executor:
             _log.warning("task handed back: this worker lacks its function", function=task.function, run=task.run)
             delivery.nak(_NOT_FOR_US_SECONDS)
             return
-        self.running.add(task.run)
         try:
-            with self._leases.hold(delivery.lease), self._metrics.running.track_inprogress():
-                await self._execute(queue, task, function, delivery)
+            with (
+                self._leases.hold(delivery.lease),
+                self._metrics.running.track_inprogress(),
+                self._cancellations.watch(task.run) as running,
+            ):
+                await self._execute(queue, task, function, delivery, running)
+        except PassStopped:
+            await self._leave(queue, task, function, delivery)
         except (BrokerError, SerializationError) as error:
             _log.warning("pass given up, it will be done again", run=task.run, reason=str(error))
             delivery.nak(_TRY_AGAIN_SECONDS)
@@ -105,10 +113,10 @@ class Executor:
         except BaseException:
             delivery.nak()
             raise
-        finally:
-            self.running.discard(task.run)
 
-    async def _execute(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
+    async def _execute(
+        self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery, running: RunningPass
+    ) -> None:
         memo = await self._load(queue, task, delivery)
         if memo.last_pass >= task.number:
             delivery.ack()
@@ -118,7 +126,9 @@ class Executor:
             msg = f"the journal of run {task.run} has no triggering event"
             raise SerializationError(msg)
         tools = self._tools(queue, task)
-        outcome = await Replay(function, task, event, memo, tools).run()
+        replay = Replay(function, task, event, memo, tools)
+        running.replays(replay)
+        outcome = await replay.run()
         try:
             if outcome.status == "suspended" and memo.event is None:
                 await self._record_input(queue, task, event, tools)
@@ -129,9 +139,26 @@ class Executor:
         delivery.ack()
         self._metrics.passes.labels(function.id, outcome.status).inc()
 
+    async def _leave(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
+        """Let go of a task whose pass was stopped, once it is sure that the run has ended: hints prove nothing."""
+        subject = self._names.journal_outcome(queue, task.run, task.number)
+        try:
+            outcome = await self._broker.last(self._names.journal, subject)
+        except BrokerError as error:
+            _log.warning("task handed back: it is not known how its run ended", run=task.run, reason=str(error))
+            outcome = None
+        if outcome is None:
+            delivery.nak(_TRY_AGAIN_SECONDS)
+            return
+        delivery.ack()
+        _log.info("pass stopped: its run was ended", run=task.run, function=task.function)
+        self._metrics.passes.labels(function.id, "stopped").inc()
+
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
         memo = Memo()
-        if _nothing_can_be_recorded(task, delivery, self._broker.server.id):
+        if _nothing_can_be_recorded(task, delivery, self._broker.server.id) and self._cancellations.surely_none(
+            task.run, task.started_at
+        ):
             return memo
         subject_filter = self._names.journal_of_run(queue, task.run)
         async for page in self._broker.read(self._names.journal, subject_filter):
@@ -178,7 +205,7 @@ def _too_large(outcome: OutcomeRecord, error: MessageTooLarge) -> OutcomeRecord:
 
 
 def _nothing_can_be_recorded(task: Task, delivery: Delivery, server: str) -> bool:
-    """Tell whether the journal of the task's run is surely empty.
+    """Tell whether no worker can have written to the journal of the task's run.
 
     "Delivered once" alone proves nothing, since a server that was killed forgets its counts; so the server
     must be the very process that stored the task.

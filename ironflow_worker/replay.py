@@ -20,7 +20,7 @@ from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
-from ironflow_worker.signals import is_pass_end
+from ironflow_worker.signals import PassStopped, is_pass_end
 from ironflow_worker.step_client import StepClient, leave_bodies
 
 _UNWIND_SECONDS = 5.0
@@ -48,6 +48,8 @@ class Replay:
         self._memo = memo
         self._tools = tools
         self._current = CurrentPass(memo, tools.limits)
+        self._handler: asyncio.Task[Any] | None = None
+        self._stopped = False
 
     async def run(self) -> OutcomeRecord:
         """Run the handler until it ends or all that is left of it waits.
@@ -56,23 +58,35 @@ class Replay:
 
         Raises:
             BrokerError: something could not be recorded; the pass is to be done again.
+            PassStopped: :meth:`stop` was called.
             CancelledError: the worker gives the pass up.
 
         """
+        if self._stopped:
+            raise PassStopped
         if self._memo.is_backing_off(PASS_TOKEN):
             return self._outcome("suspended")
         try:
             context = self._context()
         except SerializationError as error:
             return self._failed(error_record(error))
-        handler = asyncio.create_task(self._handle(context), name=f"run {self._task.run}")
+        handler = self._handler = asyncio.create_task(self._handle(context), name=f"run {self._task.run}")
         try:
             await self._until_over(handler)
         except asyncio.CancelledError:
             self._current.end()
             await _cancel(handler)
             raise
+        if self._stopped:
+            raise PassStopped
         return await self._conclude(handler)
+
+    def stop(self) -> None:
+        """End the pass at once, since nothing that it does counts any more; no further step begins."""
+        self._stopped = True
+        self._current.end()
+        if self._handler is not None:
+            self._handler.cancel()
 
     async def _handle(self, context: Context[Any]) -> Any:
         leave_bodies()
@@ -110,6 +124,8 @@ class Replay:
         await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
         if not handler.done():
             await _cancel(handler)
+        if self._stopped:
+            return
         # Branches that the handler has left behind may still be recording something.
         await self._current.idle.wait()
 

@@ -1,4 +1,4 @@
-"""The signal that ends a pass early."""
+"""The signals that end a pass early."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class PassEnded(BaseException):
             "this pass ends here, because everything left of it waits; the handler runs again later. "
             "Do not catch it: use 'except Exception', not 'except BaseException' or a bare 'except'"
         )
+
+
+class PassStopped(Exception):  # noqa: N818 - an answer that decides, rather than a failure
+    """The run was ended from outside while its pass ran: the pass has no outcome of its own."""
 
 
 def is_pass_end(error: BaseException) -> bool:

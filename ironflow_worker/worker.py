@@ -22,6 +22,7 @@ from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.version import __version__
 from ironflow_worker.bodies import Bodies
+from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
 from ironflow_worker.leases import LeaseKeeper, Leases
 from ironflow_worker.metrics import Metrics
@@ -95,6 +96,7 @@ class Worker:
         self._leases = Leases()
         self._lease_keeper = make_lease_keeper(self._leases)
         self._threads = DaemonThreads(settings.threads, "ironflow-body")
+        self._cancellations = Cancellations(broker, names)
         self._executor = Executor(
             broker,
             names,
@@ -102,6 +104,7 @@ class Worker:
             Bodies(self._threads),
             self._leases,
             self.metrics,
+            self._cancellations,
             make_token=make_token,
             chance=chance,
             now_ms=now_ms,
@@ -118,7 +121,7 @@ class Worker:
             mine,
             settings.queues,
             settings.concurrency,
-            lambda: frozenset(self._executor.running),
+            lambda: self._cancellations.running,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
@@ -129,6 +132,7 @@ class Worker:
         An engine is not needed for it: a worker that restarts while none runs goes on with what is queued.
         """
         await self._lease_keeper.start()
+        await self._cancellations.start()
         await self._registrar.answer_census()
         self._tasks = [asyncio.create_task(self._register(), name="registrar")]
         self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
@@ -153,7 +157,7 @@ class Worker:
             async with asyncio.timeout(self._settings.drain_seconds):
                 await asyncio.gather(*(runner.finish() for runner in self._runners))
         except TimeoutError:
-            _log.warning("drain deadline reached, passes are handed back", runs=sorted(self._executor.running))
+            _log.warning("drain deadline reached, passes are handed back", runs=sorted(self._cancellations.running))
         await self.stop()
 
     async def stop(self) -> None:
@@ -167,6 +171,7 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self._registrar.stop()
+        await self._cancellations.stop()
         await self._lease_keeper.stop()
         # A plain body cannot be stopped; nobody waits for what it returns.
         self._threads.shutdown(wait=False, cancel_futures=True)

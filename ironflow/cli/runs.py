@@ -9,6 +9,7 @@ import click
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
+    complain,
     connection_options,
     json_option,
     limit_option,
@@ -23,7 +24,7 @@ from ironflow.records import RunStatus
 
 @click.group()
 def runs() -> None:
-    """List, show and follow runs."""
+    """List, show, follow and cancel runs."""
 
 
 @runs.command("list")
@@ -95,3 +96,38 @@ async def watch_runs(connection: ConnectionOptions, *, as_json: bool, run: str |
             return ExitCode.DONE
         with naming_run(run):
             return await follow_run(client, run, show)
+
+
+@runs.command("cancel")
+@click.argument("run")
+@click.option("--reason", metavar="TEXT", help="Shown with the run.")
+@click.option("--compensate", is_flag=True, help="Undo what the run did. Not there yet.")
+@connection_options
+@json_option
+@run_async
+async def cancel_run(
+    connection: ConnectionOptions, *, as_json: bool, run: str, reason: str | None, compensate: bool
+) -> ExitCode:
+    """Cancel a run: what runs of it is stopped, and no other step begins.
+
+    Exits with 0 once that is recorded, with 1 where the run had already ended.
+
+    Example: ironflow runs cancel 7m2pr5dqh6tvgk3xw4nbyc2soa --reason "ordered twice"
+    """
+    if compensate:
+        msg = "--compensate: compensation is not there yet; cancel without it"
+        raise click.UsageError(msg)
+    async with open_client(connection) as client:
+        with naming_run(run):
+            cancellation = await client.engine.cancel(run, reason)
+    if as_json:
+        print_json({"id": run, "recorded": cancellation.recorded, "status": cancellation.status})
+    elif cancellation.recorded:
+        click.echo(f"run {run} is cancelled")
+    if cancellation.recorded:
+        return ExitCode.DONE
+    complain(f"run {run} had already {_ENDED.get(cancellation.status, 'ended')}")
+    return ExitCode.FAILED
+
+
+_ENDED = {"completed": "completed", "failed": "failed", "cancelled": "been cancelled"}

@@ -81,6 +81,7 @@ VERBS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     "functions.list": (Empty, messages.FunctionsPage),
     "functions.register": (messages.RegisterFunctions, messages.Registered),
     "queues.list": (Empty, messages.QueuesPage),
+    "runs.cancel": (messages.CancelRun, messages.Cancellation),
     "runs.get": (messages.GetRun, messages.RunView),
     "runs.list": (messages.ListRuns, messages.RunsPage),
     "runs.of_event": (messages.RunsOfEvent, messages.EventRuns),
@@ -145,6 +146,14 @@ def core_channels(names: Names) -> tuple[Channel, ...]:
             message=None,
             senders=("engine",),
             receivers=("client",),
+        ),
+        Channel(
+            name="cancel",
+            address=_address(names.cancelled(_RUN)),
+            text="The hint that a run was ended from outside: cancelled, or because it took too long.",
+            message=None,
+            senders=("engine",),
+            receivers=("worker",),
         ),
         Channel(
             name="census",

@@ -38,6 +38,7 @@ PROGRAMS = st.builds(
     Program,
     st.lists(st.lists(KINDS, min_size=1, max_size=4).map(tuple), max_size=3).map(tuple),
     st.sampled_from(["completed", "failed"]),
+    st.booleans(),
 )
 LATE_FACTS: tuple[Fact, ...] = (
     Woken(run=RUN, queue=QUEUE, sequence=1_000_000),

@@ -59,11 +59,13 @@ class Program(msgspec.Struct, frozen=True):
     Attributes:
         groups: the kinds of the waits of each group.
         ends: how it ends.
+        may_be_ended: whether someone may end it from outside.
 
     """
 
     groups: tuple[tuple[Kind, ...], ...]
     ends: Literal["completed", "failed"]
+    may_be_ended: bool
 
     def steps(self, group: int) -> list[tuple[str, Kind]]:
         """Return the waits of a group, each with its name."""
@@ -143,7 +145,7 @@ class World:
         # Two that come together may be folded in either order.
         batches = [*itertools.permutations(messages, 1), *itertools.permutations(messages, 2)]
         # What ends the run leaves nothing more to be tried.
-        rarely = choice % _RARELY == 0
+        rarely = self.program.may_be_ended and choice % _RARELY == _RARELY - 1
         kinds: list[list[Callable[[], None]]] = [
             [partial(self.worker_takes, number) for number in self.tasks],
             [partial(self.pass_goes_on, index) for index in range(len(self.passes))],

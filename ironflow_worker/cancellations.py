@@ -1,0 +1,107 @@
+"""Hears that runs were ended from outside, and stops their passes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Generator
+
+import structlog
+
+from ironflow.broker.protocol import Broker, BrokerError, Request, Subscription
+from ironflow.names import Names
+from ironflow_worker.replay import Replay
+
+_log = structlog.get_logger("ironflow.worker")
+
+_REMEMBERED_RUNS = 10_000
+
+
+class RunningPass:
+    """A task from the moment at which a worker takes it up.
+
+    Attributes:
+        run: the run's id.
+        stopped: whether its run was ended from outside meanwhile.
+
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.stopped = False
+        self._replay: Replay | None = None
+
+    def replays(self, replay: Replay) -> None:
+        """Note the handler's turn; where the run has ended by now, it does not come."""
+        self._replay = replay
+        if self.stopped:
+            replay.stop()
+
+    def stop(self) -> None:
+        """Stop the pass, wherever it is."""
+        self.stopped = True
+        if self._replay is not None:
+            self._replay.stop()
+
+
+class Cancellations:
+    """Listens to the hints that runs were ended from outside.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._names = names
+        self._passes: set[RunningPass] = set()
+        self._heard: OrderedDict[str, None] = OrderedDict()
+        self._listens_since_ms: int | None = None
+        self._subscription: Subscription | None = None
+
+    @property
+    def running(self) -> frozenset[str]:
+        """The runs whose passes are at work now."""
+        return frozenset(each.run for each in self._passes)
+
+    async def start(self) -> None:
+        """Listen until :meth:`stop`."""
+        self._subscription = await self._broker.listen(self._names.every_cancel, self._hear)
+        try:
+            self._listens_since_ms = await self._broker.server_time_ms()
+        except BrokerError as error:
+            _log.warning("the server's time is not known, so journals are read more often", reason=str(error))
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._subscription is not None:
+            await self._subscription.stop()
+
+    @contextlib.contextmanager
+    def watch(self, run: str) -> Generator[RunningPass]:
+        """Have the pass stopped, if a hint comes while the block runs."""
+        running = RunningPass(run)
+        self._passes.add(running)
+        try:
+            yield running
+        finally:
+            self._passes.discard(running)
+
+    def surely_none(self, run: str, started_ms: int) -> bool:
+        """Tell whether this worker would have heard it if the run, which started then, had been ended.
+
+        A task can reach the queue behind the end of its run, from an engine that was held up, and can wait there
+        for a worker that was not there at the time. Both times are the server's.
+        """
+        return self._listens_since_ms is not None and started_ms > self._listens_since_ms and run not in self._heard
+
+    async def _hear(self, request: Request) -> None:
+        run = request.subject.rpartition(".")[2]
+        self._heard[run] = None
+        if len(self._heard) > _REMEMBERED_RUNS:
+            self._heard.popitem(last=False)
+        for running in self._passes:
+            if running.run == run:
+                running.stop()
