@@ -82,7 +82,7 @@ class TimerIntake(Intake):
             if failure is None:
                 done.append((delivery, []))
             else:
-                delivery.nak(TRY_AGAIN_SECONDS)
+                self.hand_back(TRY_AGAIN_SECONDS, delivery)
         return done
 
     async def _end_run(self, timer: TimerRecord) -> BrokerError | None:

@@ -25,6 +25,8 @@ from ironflow.client import Client
 from ironflow.codec import decode_record
 from ironflow.errors import EngineUnavailableError
 from ironflow.messages import (
+    Cancellation,
+    CancelRun,
     DeleteFunction,
     Done,
     EventRuns,
@@ -50,7 +52,7 @@ from ironflow.messages import (
     WorkerView,
 )
 from ironflow.names import Names
-from ironflow.records import NULL, EventRecord
+from ironflow.records import NULL, TERMINAL, EventRecord
 
 
 def raw(text: str) -> msgspec.Raw:
@@ -188,6 +190,7 @@ class FakeEngine:
     def _answers(self) -> dict[str, Callable[[bytes], msgspec.Struct]]:
         return {
             "runs.get": self._get_run,
+            "runs.cancel": self._cancel_run,
             "runs.steps": self._get_steps,
             "runs.list": self._list_runs,
             "runs.of_event": self._runs_of_event,
@@ -203,6 +206,16 @@ class FakeEngine:
         if not views:
             return Failure(type="RunNotFound", message="there is no such run")
         return views.pop(0) if len(views) > 1 else views[0]
+
+    def _cancel_run(self, payload: bytes) -> Cancellation | Failure:
+        request = msgspec.json.decode(payload, type=CancelRun)
+        self.requests.append(request)
+        views = self.runs.get(request.id)
+        if not views:
+            return Failure(type="RunNotFound", message="there is no such run")
+        status = views[0].status
+        recorded = status not in TERMINAL
+        return Cancellation(recorded=recorded, status="cancelled" if recorded else status)
 
     def _get_steps(self, payload: bytes) -> StepsPage:
         request = msgspec.json.decode(payload, type=GetSteps)

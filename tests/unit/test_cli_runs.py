@@ -7,8 +7,8 @@ import json
 import pytest
 
 from ironflow.clock import now_ms, parse_when
-from ironflow.messages import ErrorView, EventView, ListRuns
-from ironflow.records import NULL
+from ironflow.messages import CancelRun, ErrorView, EventView, ListRuns
+from ironflow.records import NULL, RunStatus
 from tests.unit.fake_engine import FakeEngine, Shell, raw, run_view, running_view, step_view
 
 RUN_FIELDS = ["id", "function", "queue", "status", "compensation", "event", "attempt", "output", "error"]
@@ -59,7 +59,7 @@ def test_get_shows_a_run_for_people(shell: Shell, engine: FakeEngine) -> None:
     assert "fetch   run     completed  1          12ms    1" in printed
 
 
-@pytest.mark.parametrize("words", [("runs", "get"), ("runs", "watch")])
+@pytest.mark.parametrize("words", [("runs", "get"), ("runs", "watch"), ("runs", "cancel")])
 @pytest.mark.parametrize("extra", [(), ("--json",)])
 def test_an_unknown_run_is_one_line(shell: Shell, words: tuple[str, ...], extra: tuple[str, ...]) -> None:
     result = shell(*words, "ABC", *extra)
@@ -223,3 +223,42 @@ class _InterruptedAfter(dict[str, object]):
             raise KeyboardInterrupt
         self._left -= 1
         return super().values()
+
+
+def test_cancel_says_that_it_is_recorded(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [running_view()]
+    result = shell("runs", "cancel", "r1", "--reason", "ordered twice")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "run r1 is cancelled\n", "")
+    assert engine.requests == [CancelRun(id="r1", reason="ordered twice")]
+
+
+def test_cancel_prints_json(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [running_view()]
+    assert shell.json("runs", "cancel", "r1") == {"id": "r1", "recorded": True, "status": "cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [("completed", "completed"), ("failed", "failed"), ("cancelled", "been cancelled")]
+)
+def test_a_run_that_has_ended_is_not_cancelled(
+    shell: Shell, engine: FakeEngine, status: RunStatus, says: str
+) -> None:
+    engine.runs["r1"] = [run_view(status=status)]
+    result = shell("runs", "cancel", "r1")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"run r1 had already {says}\n")
+    result = shell("runs", "cancel", "r1", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"id": "r1", "recorded": False, "status": status}
+
+
+def test_cancel_refuses_to_compensate_as_long_as_it_cannot(shell: Shell, engine: FakeEngine) -> None:
+    result = shell("runs", "cancel", "r1", "--compensate")
+    assert result.exit_code == 2
+    assert "compensation is not there yet" in result.stderr
+    assert engine.asked == []
+
+
+def test_a_reason_that_is_too_long_is_refused(shell: Shell, engine: FakeEngine) -> None:
+    result = shell("runs", "cancel", "r1", "--reason", "x" * 1001)
+    assert (result.exit_code, result.stderr) == (2, "reason may have at most 1,000 bytes, got 1,001\n")
+    assert engine.asked == []
