@@ -13,6 +13,7 @@ import pytest
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.client import Client
 from ironflow.clock import to_ms
+from ironflow.errors import RunCancelledError, RunFailedError
 from ironflow.handles import RunHandle
 from ironflow.names import bucket_stream
 from tests.support import eventually
@@ -123,6 +124,52 @@ async def test_a_worker_that_is_told_to_stop_finishes_its_pass_and_leaves_in_goo
         assert await stopping == 0
         assert await run.result("20s") == 55
     assert processes.witnessed()[f"{run.id} 7"] == 1
+
+
+async def test_a_running_run_is_cancelled_by_the_command(processes: Cluster) -> None:
+    processes.engine()
+    processes.worker("flows.py")
+    async with processes.client() as client:
+        await functions_are_known(client, "gated")
+        run = await publish_and_find(client, "gated")
+
+        def seventh_began() -> None:
+            assert processes.witnessed()[f"{run.id} 7"] == 1
+
+        await eventually(seventh_began, within=20.0)
+        cancelled = await processes.command("runs", "cancel", run.id, "--reason", "enough")
+        assert cancelled.returncode == 0, cancelled.stderr
+        with pytest.raises(RunCancelledError, match="enough"):
+            await run.result("5s")
+
+        async def worker_is_free() -> None:
+            assert [worker.running for worker in (await client.engine.workers()).workers] == [0]
+
+        await eventually(worker_is_free)
+        (processes.folder / "gate").touch()
+        after = await publish_and_find(client, "ten")
+        assert await after.result("20s") == 55
+        again = await processes.command("runs", "cancel", run.id)
+        assert (again.returncode, again.stderr.strip()) == (1, f"run {run.id} had already been cancelled")
+        for stream, left in (
+            (processes.names.tasks, processes.names.tasks_of_run("*", run.id)),
+            (processes.names.timers, processes.names.timers_of_run(run.id)),
+        ):
+            assert [page async for page in client.broker.read(stream, left)] == []
+    seen = processes.witnessed()
+    assert {number: seen[f"{run.id} {number}"] for number in range(7, 11)} == {7: 1, 8: 0, 9: 0, 10: 0}
+
+
+async def test_a_sleeping_run_ends_when_its_time_is_over_and_its_timers_are_gone(processes: Cluster) -> None:
+    processes.engine()
+    processes.worker("flows.py")
+    async with processes.client() as client:
+        await functions_are_known(client, "hurried")
+        run = await client.start("hurried")
+        with pytest.raises(RunFailedError, match="took longer than its timeout of 2 s"):
+            await run.result("20s")
+        left = processes.names.timers_of_run(run.id)
+        assert [page async for page in client.broker.read(processes.names.timers, left)] == []
 
 
 @pytest.fixture

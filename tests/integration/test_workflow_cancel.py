@@ -35,12 +35,14 @@ class Body:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
+        self.begins: asyncio.Queue[None] = asyncio.Queue()
         self.began: list[float] = []
         self.cancelled: list[float] = []
 
     async def __call__(self) -> str:
         loop = asyncio.get_running_loop()
         self.began.append(loop.time())
+        self.begins.put_nowait(None)
         try:
             await asyncio.sleep(self._seconds)
         except asyncio.CancelledError:
@@ -85,8 +87,8 @@ async def until_status(run: RunHandle[Any], status: str) -> None:
 async def until_begun(body: Body, times: int = 1) -> None:
     """Wait until a body has begun so often."""
     async with asyncio.timeout(60):
-        while len(body.began) < times:
-            await asyncio.sleep(0.01)
+        for _ in range(times):
+            await body.begins.get()
 
 
 async def assert_ended_once(system: System, run: RunHandle[Any], status: str) -> None:
@@ -224,9 +226,7 @@ async def test_a_plain_body_goes_on_and_its_result_does_not_count() -> None:
 
     async with running_system(f) as system:
         run = await system.client.start(f)
-        async with asyncio.timeout(60):
-            while not begun.is_set():
-                await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(begun.wait, 10)
         assert await run.cancel()
         gate.set()
         await asyncio.sleep(60)
@@ -372,7 +372,8 @@ async def test_of_many_who_cancel_at_once_one_has_done_it() -> None:
     async with running_system(f, engines=2) as system:
         run = await system.client.start(f)
         await until_status(run, "waiting")
-        assert sorted(await asyncio.gather(*(run.cancel(f"by {number}") for number in range(5)))) == [False] * 4 + [True]
+        recorded = await asyncio.gather(*(run.cancel(f"by {number}") for number in range(5)))
+        assert sorted(recorded) == [False] * 4 + [True]
         await assert_ended_once(system, run, "cancelled")
 
 
@@ -559,8 +560,8 @@ async def test_a_timeout_outlives_restarts_of_everything() -> None:
     async with running_system(f) as system:
         run = await system.client.start(f)
         await until_status(run, "waiting")
-        for process in [*system.engines, *system.workers]:
-            await system.kill(process)
+        await system.kill(next(iter(system.engines)))
+        await system.kill(next(iter(system.workers)))
         system.server.stop()
         await asyncio.sleep(3600)
         system.server.start()

@@ -106,14 +106,16 @@ class LawfulReducer:
         assert any(sequence > before.seen for sequence in self.world.wake_ups()), "L5"
 
 
-def cases(seed: int, count: int) -> Iterator[tuple[Program, list[int]]]:
+def cases(seed: int, count: int, may_be_ended: Sequence[bool] = (False, True)) -> Iterator[tuple[Program, list[int]]]:
     """Return cases that are evenly spread; hypothesis prefers small ones, and little goes wrong in those."""
     chance = random.Random(seed)
     for _ in range(count):
         groups = [
             [chance.choice(get_args(Kind)) for _ in range(chance.randint(1, 4))] for _ in range(chance.randint(0, 3))
         ]
-        program = Program(tuple(map(tuple, groups)), chance.choice(["completed", "failed"]))
+        program = Program(
+            tuple(map(tuple, groups)), chance.choice(["completed", "failed"]), chance.choice(may_be_ended)
+        )
         yield program, [chance.randrange(0x10000) for _ in range(chance.randint(0, 120))]
 
 
@@ -203,12 +205,12 @@ MISTAKES = {
         "    if state.live:\n        return outcome.number",
         "    if state.live or outcome.number == state.number:\n        return outcome.number",
     ),
-    "a run that rests cannot be ended": (
+    "a run that rests cannot be ended from outside": (
         "return outcome.number == state.number + 1 and outcome.status in TERMINAL",
         "return False",
     ),
     "a run that was ended from outside stays at its last pass": ("number=outcome.number,", ""),
-    "the task of a run that was ended is left": ("if fact.record.imposed else", "if False else"),
+    "the task of a run that was ended from outside is left": ("if fact.record.imposed else", "if False else"),
     "a run's timer is not set": ("if not state.timeout_ms:", "if True:"),
     "a run's timer is not set again": ("return Decision(state, _run_timer(state))", "return Decision(state)"),
     "a task that was not published is forgotten": (
@@ -244,8 +246,10 @@ MISTAKES = {
 def test_a_mistake_in_the_reducer_breaks_a_law(mistake: str) -> None:
     decide = _with_mistake(*MISTAKES[mistake])
 
+    # Ends from outside cut most stories short, and with them those in which another mistake shows.
+    ended = (False, True) if "from outside" in mistake else (False,)
     with pytest.raises(AssertionError, match=r"L[1-7]"):
-        check_all(decide, cases(seed=2, count=3_000))
+        check_all(decide, cases(seed=2, count=3_000, may_be_ended=ended))
 
 
 def _with_mistake(right: str, wrong: str) -> Callable[[RunState | None, Fact], Decision]:

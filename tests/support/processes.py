@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -107,6 +108,19 @@ class Cluster:
     def logs(self) -> str:
         """Return what all processes have logged."""
         return "\n".join(f"--- {process.log.name}\n{process.log.read_text()}" for process in self.processes)
+
+    async def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run ``ironflow`` with these words, to its end."""
+        environment = {**os.environ, "NATS_URL": self.url, "IRONFLOW_NAMESPACE": self.names.namespace}
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "ironflow.cli.main", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
 
     def _start(self, kind: str, arguments: list[str]) -> Process:
         environment = {

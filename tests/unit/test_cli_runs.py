@@ -240,9 +240,7 @@ def test_cancel_prints_json(shell: Shell, engine: FakeEngine) -> None:
 @pytest.mark.parametrize(
     ("status", "says"), [("completed", "completed"), ("failed", "failed"), ("cancelled", "been cancelled")]
 )
-def test_a_run_that_has_ended_is_not_cancelled(
-    shell: Shell, engine: FakeEngine, status: RunStatus, says: str
-) -> None:
+def test_a_run_that_has_ended_is_not_cancelled(shell: Shell, engine: FakeEngine, status: RunStatus, says: str) -> None:
     engine.runs["r1"] = [run_view(status=status)]
     result = shell("runs", "cancel", "r1")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"run r1 had already {says}\n")

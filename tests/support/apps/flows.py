@@ -71,6 +71,12 @@ async def sleeper(ctx: Context[float]) -> str:
     return "awake"
 
 
+@ironflow.function(id="hurried", queue="orders", timeout="2s")
+async def hurried(ctx: Context) -> None:
+    """Sleep for longer than the run may take."""
+    await ctx.step.sleep("nap", "1h")
+
+
 @ironflow.function(
     id="flaky", queue="orders", triggers=["flaky"], retry=Retry(max_attempts=3, initial_delay="200ms", jitter=0)
 )
