@@ -150,8 +150,8 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         seen: the newest journal record that the pass knew when it began; what came later needs another pass.
-        event: the triggering event of a run that failed without having waited, so that it can be retried
-            after EVENTS has forgotten it.
+        event: the triggering event of a run that failed, or was ended from outside, without having waited; so
+            that it can be retried, and shown, after EVENTS has forgotten it.
         imposed: the engine ended the run from outside; if a pass was running, it did not know.
 
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Generator
@@ -15,6 +16,8 @@ from ironflow_worker.replay import Replay
 _log = structlog.get_logger("ironflow.worker")
 
 _REMEMBERED_RUNS = 10_000
+_LOOK_SECONDS = 10.0
+"""A hint can be lost, in a reconnect for example; then a pass that runs for longer is stopped this late."""
 
 
 class RunningPass:
@@ -22,12 +25,16 @@ class RunningPass:
 
     Attributes:
         run: the run's id.
+        outcome: the subject of the pass's outcome.
+        seen_before: whether it was at work when the journal was looked at last.
         stopped: whether its run was ended from outside meanwhile.
 
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, outcome: str) -> None:
         self.run = run
+        self.outcome = outcome
+        self.seen_before = False
         self.stopped = False
         self._replay: Replay | None = None
 
@@ -60,6 +67,7 @@ class Cancellations:
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._listens_since_ms: int | None = None
         self._subscription: Subscription | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> frozenset[str]:
@@ -69,6 +77,7 @@ class Cancellations:
     async def start(self) -> None:
         """Listen until :meth:`stop`."""
         self._subscription = await self._broker.listen(self._names.every_cancel, self._hear)
+        self._looking = asyncio.create_task(self._look_now_and_then(), name="cancellations")
         try:
             self._listens_since_ms = await self._broker.server_time_ms()
         except BrokerError as error:
@@ -78,11 +87,20 @@ class Cancellations:
         """Listen no more."""
         if self._subscription is not None:
             await self._subscription.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
 
     @contextlib.contextmanager
-    def watch(self, run: str) -> Generator[RunningPass]:
-        """Have the pass stopped, if a hint comes while the block runs."""
-        running = RunningPass(run)
+    def watch(self, run: str, outcome: str) -> Generator[RunningPass]:
+        """Have the pass stopped, if its run is ended from outside while the block runs.
+
+        Args:
+            run: the run's id.
+            outcome: the subject of the pass's outcome.
+
+        """
+        running = RunningPass(run, outcome)
         self._passes.add(running)
         try:
             yield running
@@ -105,3 +123,21 @@ class Cancellations:
         for running in self._passes:
             if running.run == run:
                 running.stop()
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for running in tuple(self._passes):
+                if running.seen_before and not running.stopped:
+                    await self._look(running)
+                running.seen_before = True
+
+    async def _look(self, running: RunningPass) -> None:
+        """Stop a pass that has an outcome, which is not its own as long as it is at work."""
+        try:
+            outcome = await self._broker.last(self._names.journal, running.outcome)
+        except BrokerError as error:
+            _log.debug("not known whether a run was ended", run=running.run, reason=str(error))
+            return
+        if outcome is not None:
+            running.stop()

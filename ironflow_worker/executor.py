@@ -99,7 +99,7 @@ class Executor:
             with (
                 self._leases.hold(delivery.lease),
                 self._metrics.running.track_inprogress(),
-                self._cancellations.watch(task.run) as running,
+                self._cancellations.watch(task.run, self._outcome_subject(queue, task)) as running,
             ):
                 await self._execute(queue, task, function, delivery, running)
         except PassStopped:
@@ -141,9 +141,8 @@ class Executor:
 
     async def _leave(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
         """Let go of a task whose pass was stopped, once it is sure that the run has ended: hints prove nothing."""
-        subject = self._names.journal_outcome(queue, task.run, task.number)
         try:
-            outcome = await self._broker.last(self._names.journal, subject)
+            outcome = await self._broker.last(self._names.journal, self._outcome_subject(queue, task))
         except BrokerError as error:
             _log.warning("task handed back: it is not known how its run ended", run=task.run, reason=str(error))
             outcome = None
@@ -187,8 +186,10 @@ class Executor:
         await tools.append(subject, InputRecord(event=event, token=tools.token))
 
     async def _record_outcome(self, queue: str, task: Task, outcome: OutcomeRecord, tools: PassTools) -> None:
-        subject = self._names.journal_outcome(queue, task.run, task.number)
-        await tools.append(subject, outcome)
+        await tools.append(self._outcome_subject(queue, task), outcome)
+
+    def _outcome_subject(self, queue: str, task: Task) -> str:
+        return self._names.journal_outcome(queue, task.run, task.number)
 
 
 def _too_large(outcome: OutcomeRecord, error: MessageTooLarge) -> OutcomeRecord:

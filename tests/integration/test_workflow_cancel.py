@@ -14,6 +14,7 @@ import pytest
 
 import ironflow
 from ironflow import Context, Retry
+from ironflow.broker.local import LocalBroker
 from ironflow.broker.protocol import Publication
 from ironflow.handles import RunHandle
 from ironflow.names import RUN_TIMER
@@ -362,6 +363,27 @@ async def test_a_hint_without_a_cancel_costs_a_pass_and_nothing_else() -> None:
         await until_begun(body)
         system.broker.notify(system.names.cancelled(run.id), b"")
         assert await run.result("1m") == "finished"
+
+
+async def test_a_pass_whose_hint_was_lost_is_stopped_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = Body(600)
+    f = working(body)
+    notify = LocalBroker.notify
+
+    def lossy(broker: LocalBroker, subject: str, payload: bytes) -> None:
+        if ".cancel." not in subject:
+            notify(broker, subject, payload)
+
+    monkeypatch.setattr(LocalBroker, "notify", lossy)
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await until_begun(body)
+        assert await run.cancel()
+        cancelled = asyncio.get_running_loop().time()
+        await asyncio.sleep(3600)
+        await assert_ended_once(system, run, "cancelled")
+    assert len(body.began) == 1
+    assert body.cancelled[0] <= cancelled + 20
 
 
 # Races
