@@ -27,6 +27,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     metadata_bytes: int = 8 * KIBIBYTE
     """All keys and values of one event's metadata."""
     steps_per_run: int = 10_000
+    """Without those in the items of maps."""
+    map_items_per_run: int = 100_000
+    """The items of all maps of a run together, and so many steps in them."""
 
 
 DEFAULT_LIMITS = Limits()

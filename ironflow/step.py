@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from ironflow.durations import Duration
 from ironflow.events import Event
@@ -12,6 +12,15 @@ from ironflow.retry import Retry
 
 P = ParamSpec("P")
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+I = TypeVar("I")
+
+Branch = Callable[["Step"], Awaitable[T]]
+"""One of the things that a parallel does: an async function that takes a step client of its own."""
 
 
 class Step(Protocol):
@@ -129,6 +138,200 @@ class Step(Protocol):
             SerializationError: the data cannot be carried as JSON.
             LimitError: the name, the id or the data is too large.
             DuplicateStepError: the step's name was used before in this pass.
+
+        """
+        ...
+
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> tuple[T1]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> tuple[T1, T2]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2], Branch[T3]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> tuple[T1, T2, T3]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> tuple[T1, T2, T3, T4]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4], Branch[T5]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> tuple[T1, T2, T3, T4, T5]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T], ...],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> tuple[T, ...]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: list[Branch[T]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> list[T]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> tuple[T1 | Exception]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> tuple[T1 | Exception, T2 | Exception]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2], Branch[T3]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception, T4 | Exception]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4], Branch[T5]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception, T4 | Exception, T5 | Exception]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: tuple[Branch[T], ...],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> tuple[T | Exception, ...]: ...
+    @overload
+    async def parallel(
+        self,
+        name: str,
+        branches: list[Branch[T]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> list[T | Exception]: ...
+    async def parallel(self, name: str, branches: Any, **options: Any) -> Any:
+        """Run branches at the same time and return what they return, in their order.
+
+        Sleeps, waits and retries of different branches overlap. A branch gets a step client of its own, so two
+        branches may use the same names. The parallel itself is not recorded, only the steps in it.
+
+        Args:
+            name: unique in its scope, among steps too.
+            branches: async functions that take a step client; a list or a tuple.
+            concurrency: how many branches may have begun and not ended; one that sleeps or waits keeps its
+                place. Default no bound.
+            on_error: "fail_fast" cancels the branches that have begun when one fails, skips the others and raises
+                the failure; of several failed steps the one whose failure was recorded first, in every pass.
+                "all_settled" awaits all branches, and returns exceptions in the place of results.
+
+        Returns:
+            A list for a list of branches, a tuple for a tuple.
+
+        Raises:
+            DefinitionError: the branches are not async functions, or an option is not allowed.
+            DuplicateStepError: the name was used before in this pass.
+            Exception: what a branch raised, of a parallel that fails fast.
+
+        """
+        ...
+
+    @overload
+    async def map(
+        self,
+        name: str,
+        items: Sequence[I],
+        fn: Callable[[I, Step, int], Awaitable[T]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["fail_fast"] = "fail_fast",
+    ) -> list[T]: ...
+    @overload
+    async def map(
+        self,
+        name: str,
+        items: Sequence[I],
+        fn: Callable[[I, Step, int], Awaitable[T]],
+        *,
+        concurrency: int | None = None,
+        on_error: Literal["all_settled"],
+    ) -> list[T | Exception]: ...
+    async def map(self, name: str, items: Sequence[Any], fn: Callable[..., Any], **options: Any) -> Any:
+        """Do the same for each item, at the same time, and return the results in the order of the items.
+
+        An item is known by its index: every pass must see the same items in the same order.
+
+        Args:
+            name: unique in its scope, among steps too.
+            items: a list, or another sequence that is not a text.
+            fn: an async function that takes the item, a step client of its own, and the item's index.
+            concurrency: how many items may have begun and not ended; one that sleeps or waits keeps its place.
+                Default no bound; no more are in memory at a time than keep the journal busy.
+            on_error: as in ``parallel``.
+
+        Raises:
+            DefinitionError: the items are no sequence, the function is not async, or an option is not allowed.
+            LimitError: the maps of the run have more than 100,000 items together.
+            DuplicateStepError: the name was used before in this pass.
+            Exception: what the function raised for an item, of a map that fails fast.
 
         """
         ...

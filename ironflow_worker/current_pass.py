@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Generator
+from typing import Literal
 
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
 from ironflow.limits import Limits
@@ -12,11 +13,13 @@ from ironflow.names import Scope, step_token
 from ironflow.records import StepKind
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded
+from ironflow_worker.strands import Strand, strand_here
 
 _QUIET_ROUNDS = 32
-"""How many rounds of the event loop must pass without a step at work. A step that returns hands over to the
-code behind it within one round, and a gather or a task that it starts needs one more for each level. A round
-with nothing else to do costs a few microseconds."""
+"""How many rounds of the event loop must pass without a step at work or a strand that goes on. Strands are
+exact; within one, a gather is not: a step that returns hands over to the code behind it within one round, and a
+gather or a task that it starts needs one more for each level. A round with nothing else to do costs a few
+microseconds."""
 _FIRST_REFUSAL_SECONDS = 0.001
 _LONGEST_REFUSAL_SECONDS = 1.0
 
@@ -46,9 +49,14 @@ class CurrentPass:
         self.failure: Exception | None = None
         self._quiet_since = 0
         self._refusal_seconds = _FIRST_REFUSAL_SECONDS
-        self._asked: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._steps = {"run": 0, "map": 0}
+        self._map_items = 0
         self._unasked = set(memo.recorded_tokens())
         self._at_work = 0
+        self._strands: set[Strand] = set()
+        self._going_on = 0
+        self._at_gates: dict[asyncio.Future[None], Strand] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._executed = False
 
@@ -66,8 +74,14 @@ class CurrentPass:
         """Note that something new is done in this pass."""
         self._executed = True
 
-    def claim(self, scope: Scope, name: str, kind: StepKind) -> str:
+    def claim(self, scope: Scope, name: str, kind: StepKind, *, in_map: bool = False) -> str:
         """Take a step's name for this pass and return its token.
+
+        Args:
+            scope: the parallels around the step.
+            name: its name.
+            kind: what kind of step it is.
+            in_map: whether it belongs to an item of a map; those are counted apart.
 
         Raises:
             DefinitionError: the name is not a non-empty text.
@@ -76,6 +90,40 @@ class CurrentPass:
             NondeterminismError: it is recorded as another kind of step.
 
         """
+        token = self._free_token(scope, name, kind)
+        counted, limit = ("map", self.limits.map_items_per_run) if in_map else ("run", self.limits.steps_per_run)
+        if self._steps[counted] >= limit:
+            where = "the items of its maps" if in_map else "a run"
+            msg = f"{where} may have at most {limit:,} steps{' in all' if in_map else ''}; {name!r} is one more"
+            raise LimitError(msg)
+        self._steps[counted] += 1
+        self._asked.add(token)
+        self._unasked.discard(token)
+        return token
+
+    def claim_group(self, scope: Scope, name: str, kind: Literal["parallel", "map"], items: int) -> None:
+        """Take the name of a parallel or a map for this pass; it is not recorded, and so it is no step.
+
+        Raises:
+            DefinitionError: the name is not a non-empty text.
+            LimitError: the name is too long, or the maps of the run have too many items.
+            DuplicateStepError: the name was taken before in this pass.
+            NondeterminismError: it is recorded as a step.
+
+        """
+        token = self._free_token(scope, name, kind)
+        if kind == "map":
+            limit = self.limits.map_items_per_run
+            if self._map_items + items > limit:
+                msg = (
+                    f"the maps of a run may have at most {limit:,} items together; "
+                    f"{name!r} has {items:,}, and those before it {self._map_items:,}"
+                )
+                raise LimitError(msg)
+            self._map_items += items
+        self._asked.add(token)
+
+    def _free_token(self, scope: Scope, name: str, kind: StepKind | Literal["parallel", "map"]) -> str:
         self.check_name(name)
         token = step_token(scope, name)
         if token in self._asked:
@@ -91,11 +139,6 @@ class CurrentPass:
                 "nothing was changed. Give the new step another name, or restore the code, then retry the run"
             )
             raise NondeterminismError(msg)
-        if len(self._asked) >= self.limits.steps_per_run:
-            msg = f"a run may have at most {self.limits.steps_per_run:,} steps; {name!r} is one more"
-            raise LimitError(msg)
-        self._asked[token] = name
-        self._unasked.discard(token)
         return token
 
     async def check_running(self) -> None:
@@ -131,18 +174,109 @@ class CurrentPass:
             raise PassEnded
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
-        self._end_work()
-        try:
-            await future
-        finally:
-            self._waiting.discard(future)
-            self._begin_work()
+        strand = self.strand()
+        with self.new_work():
+            if strand is not None:
+                self.rest(strand)
+            self._end_work()
+            try:
+                await future
+            finally:
+                self._waiting.discard(future)
+                self._begin_work()
+                if strand is not None:
+                    self.wake(strand)
         raise PassEnded
+
+    # Strands
+
+    def strand(self) -> Strand | None:
+        """Return the strand of this pass that the caller belongs to; none for what a strand has left behind."""
+        strand = strand_here.get()
+        return strand if strand in self._strands else None
+
+    def add(self, strand: Strand) -> None:
+        """Keep the pass open for a strand."""
+        self._strands.add(strand)
+        self._going_on += 1
+
+    def remove(self, strand: Strand) -> None:
+        """Note that a strand has ended."""
+        self._strands.discard(strand)
+        if not strand.resting:
+            self._goes_on(-1)
+
+    def rest(self, strand: Strand) -> None:
+        """Note that something in a strand waits."""
+        if strand.rest() and strand in self._strands:
+            if strand.group is not None:
+                strand.group.rests(+1)
+            self._goes_on(-1)
+
+    def wake(self, strand: Strand) -> None:
+        """Note that something in a strand waits no more."""
+        if strand.wake() and strand in self._strands:
+            self._goes_on(+1)
+            if strand.group is not None:
+                strand.group.rests(-1)
+
+    @contextlib.contextmanager
+    def new_work(self) -> Generator[None]:
+        """Mark what runs within the block as something that is not recorded."""
+        strand = self.strand()
+        with strand.blocked() if strand is not None else contextlib.nullcontext():
+            yield
+
+    @contextlib.contextmanager
+    def recording(self) -> Generator[None]:
+        """Mark what runs within the block as recording something."""
+        strand = self.strand()
+        with strand.recording() if strand is not None else contextlib.nullcontext():
+            yield
+
+    def step_failed(self) -> None:
+        """Note that the failure of a step of the caller is recorded."""
+        strand = self.strand()
+        if strand is not None:
+            strand.fails()
+
+    async def may_begin(self) -> None:
+        """Wait until the groups around the caller let something begin that is not recorded.
+
+        Raises:
+            PassEnded: the pass has ended.
+            CancelledError: the caller was left behind by a group that has failed.
+
+        """
+        origin = strand_here.get()
+        if origin is None:
+            return
+        while any(not group.lets_new_work_begin for group in origin.groups()):
+            if self.ended:  # nobody would open the gate
+                raise PassEnded
+            if any(group.has_failed for group in origin.groups()):
+                raise asyncio.CancelledError
+            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._at_gates[gate] = origin
+            self.rest(origin)
+            try:
+                await gate
+            finally:
+                self._at_gates.pop(gate, None)
+                self.wake(origin)
+
+    def open_gates(self) -> None:
+        """Have all that wait for a group to let them begin ask again."""
+        for gate in self._at_gates:
+            if not gate.done():
+                gate.set_result(None)
+
+    # The end
 
     def end(self) -> None:
         """End the pass: the steps that wait, and every step asked for from now on, raise the signal."""
         self.over.set()
-        for future in self._waiting:
+        for future in (*self._waiting, *self._at_gates):
             if not future.done():
                 future.set_exception(PassEnded())
 
@@ -180,13 +314,21 @@ class CurrentPass:
         self._at_work -= 1
         if not self._at_work:
             self.idle.set()
-            self._quiet_since += 1
-            self._settle(self._quiet_since, _QUIET_ROUNDS)
+            self._grow_quiet()
+
+    def _goes_on(self, change: int) -> None:
+        self._going_on += change
+        if not self._going_on:
+            self._grow_quiet()
+
+    def _grow_quiet(self) -> None:
+        self._quiet_since += 1
+        self._settle(self._quiet_since, _QUIET_ROUNDS)
 
     def _settle(self, quiet_since: int, rounds: int) -> None:
-        """End the pass where no step was at work for so many rounds, and something waits."""
-        # A step that was at work in between begins the count anew.
-        if self._at_work or self.ended or not self._waiting or quiet_since != self._quiet_since:
+        """End the pass where nothing was at work for so many rounds, and something waits."""
+        # What was at work in between begins the count anew.
+        if self._at_work or self._going_on or self.ended or not self._waiting or quiet_since != self._quiet_since:
             return
         if rounds:
             asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)

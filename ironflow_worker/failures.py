@@ -88,18 +88,52 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, (NonRetryableError, IronflowError))
 
 
-def raise_recorded(record: StepRecord) -> NoReturn:
+_RECORDED_AT = "_ironflow_recorded_at"
+
+
+def raise_recorded(record: StepRecord, sequence: int) -> NoReturn:
     """Raise the failure that is recorded of a step, the same on the first pass and on every replay.
+
+    Args:
+        record: the step's result.
+        sequence: where it stands in the journal.
 
     Raises:
         StepError: the body failed.
         SerializationError, PayloadTooLargeError: its result could not be recorded.
 
     """
+    failure = _recorded_failure(record)
+    setattr(failure, _RECORDED_AT, sequence)
+    raise failure
+
+
+def recorded_at(error: BaseException) -> int | None:
+    """Return where the failed step behind an exception stands in the journal; None where there is none.
+
+    The exception may be the step's own, or have been raised because of it, or be a group with such parts.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        own: int | None = getattr(link, _RECORDED_AT, None)
+        if own is not None:
+            return own
+        if isinstance(link, BaseExceptionGroup):
+            parts = cast("BaseExceptionGroup[BaseException]", link).exceptions
+            found = [place for place in map(recorded_at, parts) if place is not None]
+            if found:
+                return min(found)
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _recorded_failure(record: StepRecord) -> IronflowError:
     error = record.error or ErrorRecord(type="Unknown", message="no reason recorded")
     own = _RAISED_AS_THEMSELVES.get(error.type)
     if own is SerializationError:
-        raise SerializationError(error.message, error.path)
+        return SerializationError(error.message, error.path)
     if own is not None:
-        raise own(error.message)
-    raise StepError(record.name, record.attempt, error.type, error.message)
+        return own(error.message)
+    return StepError(record.name, record.attempt, error.type, error.message)

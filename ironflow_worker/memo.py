@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
-from ironflow.names import PASS_TOKEN, parse_journal
+from ironflow.names import PASS_TOKEN, Scope, parse_journal
 from ironflow.records import InputRecord, StepKind, StepRecord, TryRecord, WaitRecord
 
 
@@ -28,6 +28,8 @@ class Memo:
         self._waits: dict[str, WaitRecord] = {}
         self._tries: dict[str, TryRecord] = {}
         self._due: set[tuple[str, int]] = set()
+        self._failed_at: dict[str, int] = {}
+        self._failed_branches: dict[Scope, set[int]] = {}
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -44,7 +46,7 @@ class Memo:
         address = parse_journal(message.subject)
         match address.kind, address.rest:
             case "step", (step, *_):
-                self._steps[step] = decode_record(StepRecord, message.payload)
+                self._read_step(step, decode_record(StepRecord, message.payload), message.sequence)
             case "wait", (step, *_):
                 self._waits[step] = decode_record(WaitRecord, message.payload)
             case "try", (step, *_):
@@ -60,6 +62,29 @@ class Memo:
                 self.event = decode_record(InputRecord, message.payload)
             case _:
                 pass  # a newer version's kind of record; this one does not depend on it
+
+    def _read_step(self, token: str, record: StepRecord, sequence: int) -> None:
+        self._steps[token] = record
+        if record.status != "failed":
+            return
+        self._failed_at[token] = sequence
+        for depth in range(0, len(record.scope) - 1, 2):
+            branch = record.scope[depth + 1]
+            if isinstance(branch, int):
+                self._failed_branches.setdefault(record.scope[: depth + 1], set()).add(branch)
+
+    def failed_at(self, token: str) -> int:
+        """Return the journal sequence of a step's failure; 0 where it has not failed."""
+        return self._failed_at.get(token, 0)
+
+    def failed_branches(self, group: Scope) -> frozenset[int]:
+        """Return the branches of a parallel that a failed step is recorded in, at whatever depth.
+
+        Args:
+            group: the scope of the parallel, and its name.
+
+        """
+        return frozenset(self._failed_branches.get(group, ()))
 
     def step(self, token: str) -> StepRecord | None:
         """Return the result of a step."""

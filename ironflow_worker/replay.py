@@ -22,6 +22,7 @@ from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassStopped, is_pass_end
 from ironflow_worker.step_client import StepClient, leave_bodies
+from ironflow_worker.strands import Strand, strand_here
 
 _UNWIND_SECONDS = 5.0
 """How long a handler may take to clean up once its pass has ended, before it is cancelled."""
@@ -90,6 +91,9 @@ class Replay:
 
     async def _handle(self, context: Context[Any]) -> Any:
         leave_bodies()
+        strand = Strand()
+        strand_here.set(strand)
+        self._current.add(strand)
         try:
             return await self._function(context)
         except SystemExit as error:
@@ -97,6 +101,7 @@ class Replay:
             msg = f"the handler called sys.exit({error.code!r})"
             raise RuntimeError(msg) from error
         finally:
+            self._current.remove(strand)
             self._current.end()
 
     def _context(self) -> Context[Any]:

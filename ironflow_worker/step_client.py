@@ -7,9 +7,9 @@ import contextlib
 import contextvars
 import functools
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -30,6 +30,7 @@ from ironflow.triggers import check_event_name
 from ironflow_worker.bodies import is_async_body, result_type
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, raise_recorded
+from ironflow_worker.fan_out import Branches, FanOut, OnError, check_options, checked_branches, checked_items
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassEnded
 
@@ -48,6 +49,13 @@ class _Call(msgspec.Struct, frozen=True):
     policy: RetryPolicy
 
 
+class _Standing(msgspec.Struct, frozen=True):
+    """What is recorded of a step, and where."""
+
+    record: StepRecord
+    sequence: int
+
+
 class StepClient(Step):
     """The steps of one pass, within one scope.
 
@@ -56,14 +64,24 @@ class StepClient(Step):
         tools: what is needed to do and record things.
         policy: the function's retry policy.
         scope: the parallels around this client; empty at the top.
+        in_map: whether one of them is a map, whose steps are counted apart.
 
     """
 
-    def __init__(self, current: CurrentPass, tools: PassTools, policy: RetryPolicy, scope: Scope = ()) -> None:
+    def __init__(
+        self,
+        current: CurrentPass,
+        tools: PassTools,
+        policy: RetryPolicy,
+        scope: Scope = (),
+        *,
+        in_map: bool = False,
+    ) -> None:
         self._current = current
         self._tools = tools
         self._policy = policy
         self._scope = scope
+        self._in_map = in_map
         self._unnamed: dict[str, int] = {}
 
     # The public steps; ironflow.step.Step documents them.
@@ -124,14 +142,71 @@ class StepClient(Step):
         recorded = await self._memoized(call, functools.partial(self._publish, record))
         return read_event(decode_record(EventRecord, bytes(recorded.output)))
 
+    async def parallel(  # type: ignore[override]  # the overloads say more than one signature can
+        self,
+        name: str,
+        branches: Sequence[Callable[[Step], Awaitable[Any]]],
+        *,
+        concurrency: int | None = None,
+        on_error: OnError = "fail_fast",
+    ) -> Any:
+        """Run branches at the same time."""
+        each = checked_branches(name, branches)
+        results = await self._fan_out(
+            name, "parallel", each, lambda index, step: each[index](step), concurrency, on_error
+        )
+        return tuple(results) if isinstance(branches, tuple) else results
+
+    async def map(  # type: ignore[override]  # the overloads say more than one signature can
+        self,
+        name: str,
+        items: Sequence[Any],
+        fn: Callable[[Any, Step, int], Awaitable[Any]],
+        *,
+        concurrency: int | None = None,
+        on_error: OnError = "fail_fast",
+    ) -> list[Any]:
+        """Do the same for each item, at the same time."""
+        each = checked_items(name, items, fn)
+        return await self._fan_out(
+            name, "map", each, lambda index, step: fn(each[index], step, index), concurrency, on_error
+        )
+
     def idempotency_key(self, name: str) -> str:
         """Return a text that is unique per run and step."""
         self._current.check_name(name)
         return f"{self._tools.run}/{step_token(self._scope, name)}"
 
+    async def _fan_out(  # noqa: PLR0913 - what a parallel and a map have in common
+        self,
+        name: str,
+        kind: Literal["parallel", "map"],
+        each: Sequence[Any],
+        call: Callable[[int, Step], Any],
+        concurrency: int | None,
+        on_error: OnError,
+    ) -> list[Any]:
+        check_options(name, concurrency, on_error)
+        await self._check_place(name)
+        self._current.claim_group(self._scope, name, kind, len(each))
+
+        def branch(index: int) -> Any:
+            scope = (*self._scope, name, index)
+            in_map = self._in_map or kind == "map"
+            return call(index, StepClient(self._current, self._tools, self._policy, scope, in_map=in_map))
+
+        branches = Branches((*self._scope, name), len(each), branch, concurrency, on_error)
+        return await FanOut(self._current, branches).run()
+
     # How a step goes
 
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
+        await self._check_place(name)
+        token = self._current.claim(self._scope, name, kind, in_map=self._in_map)
+        return _Call(name, token, kind, policy)
+
+    async def _check_place(self, name: str) -> None:
+        """Refuse a step where none may be asked for."""
         await self._current.check_running()
         outer = _body_of.get()
         if outer is not None:
@@ -141,7 +216,6 @@ class StepClient(Step):
                 "call the steps one after the other, in the handler"
             )
             raise DefinitionError(msg)
-        return _Call(name, self._current.claim(self._scope, name, kind), kind, policy)
 
     def _default_name(self, base: str) -> str:
         count = self._unnamed[base] = self._unnamed.get(base, 0) + 1
@@ -156,17 +230,21 @@ class StepClient(Step):
         """
         with self._current.at_work():
             record = self._current.memo.step(call.token)
-            if record is None:
+            if record is not None:
+                stands = _Standing(record, self._current.memo.failed_at(call.token))
+            else:
                 if self._current.memo.is_backing_off(call.token):
                     await self._current.wait()
-                self._current.executes()
-                record = await self._attempt(call, do)
+                with self._current.new_work():
+                    await self._current.may_begin()
+                    self._current.executes()
+                    stands = await self._attempt(call, do)
                 await self._current.check_running()
-        if record.status == "failed":
-            raise_recorded(record)
-        return record
+        if stands.record.status == "failed":
+            raise_recorded(stands.record, stands.sequence)
+        return stands.record
 
-    async def _attempt(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> StepRecord:
+    async def _attempt(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> _Standing:
         """Do a step once and record what came of it; where it is to be done again, wait for that."""
         earlier = self._current.memo.failed_attempt(call.token)
         attempt = 1 if earlier is None else earlier.attempt + 1
@@ -192,7 +270,7 @@ class StepClient(Step):
         self._count("completed")
         return recorded
 
-    async def _record_failure(self, call: _Call, attempt: int, took_ms: int, error: BaseException) -> StepRecord:
+    async def _record_failure(self, call: _Call, attempt: int, took_ms: int, error: BaseException) -> _Standing:
         self._count("failed")
         failed = error_record(error, step=call.name, attempts=attempt)
         return await self._record(self._result(call, attempt, took_ms, status="failed", error=failed), call.token)
@@ -211,16 +289,18 @@ class StepClient(Step):
             **result,
         )
 
-    async def _record(self, record: StepRecord, token: str) -> StepRecord:
+    async def _record(self, record: StepRecord, token: str) -> _Standing:
         """Record a step's result and return the one that stands: ours, or that of whoever was first."""
         tools = self._tools
         appended = await self._append(tools.names.journal_step(tools.queue, tools.run, token), record)
-        if appended.ours:
-            return record
-        try:
-            return decode_record(StepRecord, appended.payload)
-        except SerializationError as error:
-            raise self._give_up(error) from error
+        if not appended.ours:
+            try:
+                record = decode_record(StepRecord, appended.payload)
+            except SerializationError as error:
+                raise self._give_up(error) from error
+        if record.status == "failed":
+            self._current.step_failed()
+        return _Standing(record, appended.sequence)
 
     async def _append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record something, or end the pass where that is not possible.
@@ -231,11 +311,27 @@ class StepClient(Step):
 
         """
         try:
-            return await self._tools.append(subject, record)
+            with self._current.recording():
+                return await self._finished(self._tools.append(subject, record))
         except (BrokerError, SerializationError) as error:
             if isinstance(error, MessageTooLarge) and isinstance(record, StepRecord) and record.status == "completed":
                 raise
             raise self._give_up(error) from error
+
+    async def _finished(self, append: Coroutine[Any, Any, Appended]) -> Appended:
+        """Wait for an append to its end, also where the step is cancelled: what is not known may still be stored."""
+        task = asyncio.create_task(append)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Where the whole pass is given up, another one finds out what was stored.
+            over = asyncio.ensure_future(self._current.over.wait())
+            while not task.done() and not over.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            task.cancel()
+            raise
 
     def _give_up(self, error: Exception) -> PassEnded:
         """End the pass: what keeps us from recording is no failure of the step, and none of the handler's business."""
@@ -270,7 +366,6 @@ class StepClient(Step):
             if self._current.memo.step(call.token) is not None:
                 return
             if self._current.memo.wait(call.token) is None:
-                self._current.executes()
                 tools = self._tools
                 record = WaitRecord(
                     name=call.name,
@@ -280,7 +375,10 @@ class StepClient(Step):
                     delay_ms=delay_ms,
                     until_ms=until_ms,
                 )
-                await self._append(tools.names.journal_wait(tools.queue, tools.run, call.token), record)
+                with self._current.new_work():
+                    await self._current.may_begin()
+                    self._current.executes()
+                    await self._append(tools.names.journal_wait(tools.queue, tools.run, call.token), record)
             await self._current.wait()
 
     # What is done

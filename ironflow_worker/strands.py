@@ -1,0 +1,136 @@
+"""The strands of user code in a pass: the handler, and each branch of a parallel or a map.
+
+A strand keeps its pass open while it runs: whatever it awaits between two steps, an HTTP call say, will come to
+another step. It rests while a step of it waits for something that only a later pass can see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Generator
+from typing import Protocol
+
+
+class Group(Protocol):
+    """The parallel or map that a strand is a branch of."""
+
+    @property
+    def lets_new_work_begin(self) -> bool:
+        """Whether its branches may do what is not recorded yet."""
+        ...
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is over, and failed."""
+        ...
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it can end neither way by what is recorded alone."""
+        ...
+
+    def rests(self, change: int) -> None:
+        """Note that one branch more, or one fewer, rests."""
+        ...
+
+    def review(self) -> None:
+        """Look at the branches again: the state of one of them has changed."""
+        ...
+
+
+class Strand:
+    """One strand of user code.
+
+    Args:
+        outer: the strand that started the group.
+        group: what it is a branch of; none for a handler.
+        may_fail: whether a failure of a step in it is recorded, so that replaying it may make it fail.
+
+    Attributes:
+        resting: whether a step of it waits.
+
+    """
+
+    def __init__(self, outer: Strand | None = None, group: Group | None = None, *, may_fail: bool = False) -> None:
+        self.outer = outer
+        self.group = group
+        self.inner: set[Group] = set()
+        self._may_fail = may_fail
+        self._resting = 0
+        self._blocked = 0
+        self._recording = 0
+
+    @property
+    def resting(self) -> bool:
+        """Whether a step of it waits."""
+        return self._resting > 0
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it cannot go on by what is recorded alone."""
+        return self._blocked > 0 or any(group.is_blocked for group in self.inner)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may yet fail by what is recorded, or by what is just being recorded."""
+        return self._recording > 0 or (self._may_fail and not self.is_blocked)
+
+    def groups(self) -> Generator[Group]:
+        """Return the groups around it, innermost first."""
+        for strand in self._with_outer():
+            if strand.group is not None:
+                yield strand.group
+
+    def rest(self) -> bool:
+        """Note that one thing more waits; return whether it is the first."""
+        self._resting += 1
+        return self._resting == 1
+
+    def wake(self) -> bool:
+        """Note that one thing fewer waits; return whether it was the last."""
+        self._resting -= 1
+        return self._resting == 0
+
+    def changed(self) -> None:
+        """Have the groups around it look again."""
+        for group in self.groups():
+            group.review()
+
+    def fails(self) -> None:
+        """Note that a failure of one of its steps is recorded."""
+        for strand in self._with_outer():
+            strand._may_fail = True
+
+    @contextlib.contextmanager
+    def blocked(self) -> Generator[None]:
+        """Do something that is not recorded, or wait for it, within the block."""
+        self._blocked += 1
+        self.changed()
+        try:
+            yield
+        finally:
+            self._blocked -= 1
+            self.changed()
+
+    @contextlib.contextmanager
+    def recording(self) -> Generator[None]:
+        """Record something within the block."""
+        for strand in self._with_outer():
+            strand._recording += 1
+        try:
+            yield
+        finally:
+            # Nobody looks again here: the step goes on at once, and says itself what has become of it.
+            for strand in self._with_outer():
+                strand._recording -= 1
+
+    def _with_outer(self) -> Generator[Strand]:
+        strand: Strand | None = self
+        while strand is not None:
+            yield strand
+            strand = strand.outer
+
+
+strand_here: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("strand_here", default=None)
+"""The strand that this code belongs to; tasks that it starts belong to it as well."""

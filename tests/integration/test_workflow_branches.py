@@ -1,0 +1,703 @@
+"""What api.md says of ``step.parallel`` and ``step.map``, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections import Counter
+from typing import Any, Literal
+
+import pytest
+
+import ironflow
+from ironflow import Context, NonRetryableError, Retry, Step, StepError
+from ironflow.limits import Limits
+from tests.support.inprocess import running_system
+
+pytestmark = pytest.mark.virtual_time
+
+ONCE = Retry(max_attempts=1)
+THRICE = Retry(max_attempts=3, initial_delay="10s", backoff=2.0, jitter=0)
+MODES: tuple[Literal["fail_fast", "all_settled"], ...] = ("fail_fast", "all_settled")
+
+
+async def refuse(reason: str = "no") -> int:
+    raise NonRetryableError(reason)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# Order and overlap
+
+
+async def test_results_come_in_the_order_of_the_branches_whichever_ends_first() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        def branch(seconds: int) -> Any:
+            async def run(step: Step) -> int:
+                await step.sleep("nap", seconds)
+                return await step.run("work", lambda: seconds)
+
+            return run
+
+        return await ctx.step.parallel("all", [branch(30), branch(10), branch(20)])
+
+    async with running_system(f) as system:
+        assert await system.output(f) == [30, 10, 20]
+
+
+async def test_a_list_of_branches_gives_a_list_and_a_tuple_a_tuple() -> None:
+    async def one(step: Step) -> int:
+        return 1
+
+    kinds: list[Any] = []
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        kinds.append(await ctx.step.parallel("list", [one, one]))
+        kinds.append(await ctx.step.parallel("tuple", (one, one)))
+        kinds.append(await ctx.step.parallel("none", []))
+        kinds.append(await ctx.step.parallel("nothing", ()))
+        kinds.append(await ctx.step.map("no items", [], lambda item, step, index: one(step)))
+
+    async with running_system(f) as system:
+        assert (await system.run(f)).status == "completed"
+    assert kinds == [[1, 1], (1, 1), [], (), []]
+
+
+async def test_three_branches_that_sleep_an_hour_take_an_hour() -> None:
+    async def nap(step: Step) -> None:
+        await step.sleep("nap", "1h")
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.parallel("naps", [nap, nap, nap])
+
+    async with running_system(f) as system:
+        begun = now()
+        await system.output(f)
+        assert 3600 <= now() - begun < 3602
+
+
+async def test_a_retrying_branch_goes_on_beside_a_sleeping_one() -> None:
+    times: list[float] = []
+
+    async def flaky() -> int:
+        times.append(now())
+        if len(times) < 3:
+            msg = "not yet"
+            raise ValueError(msg)
+        return len(times)
+
+    async def nap(step: Step) -> None:
+        await step.sleep("nap", "1h")
+
+    async def work(step: Step) -> int:
+        return await step.run("work", flaky)
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.parallel("both", (nap, work))
+
+    async with running_system(f) as system:
+        assert await system.output(f) == [None, 3]
+    assert [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)] == [10, 20]
+
+
+async def test_a_wait_is_recorded_while_another_branch_still_works() -> None:
+    woken: list[float] = []
+
+    async def wake() -> None:
+        woken.append(now())
+
+    async def nap(step: Step) -> None:
+        await step.sleep("nap", "1s")
+        await step.run("woken", wake)
+
+    async def work(step: Step) -> None:
+        await step.run("work", asyncio.sleep, 10)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.parallel("both", [nap, work])
+
+    async with running_system(f) as system:
+        begun = now()
+        run = await system.client.start(f)
+        await asyncio.sleep(0.5)
+        assert await system.subjects("wait", run) == ["wait.both/0/nap"]
+        await run.result("1m")
+        # Its second was over long before the body ended, and is not counted from there.
+    assert woken[0] - begun < 10.9
+
+
+async def test_what_a_branch_awaits_between_its_steps_is_not_cut_off_by_a_branch_that_sleeps() -> None:
+    calls: list[str] = []
+
+    async def nap(step: Step) -> None:
+        await step.sleep("nap", "1s")
+
+    async def work(step: Step) -> str:
+        await step.run("first", lambda: None)
+        calls.append("call")
+        await asyncio.sleep(60)
+        return await step.run("second", lambda: "worked")
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.parallel("both", [nap, work])
+
+    async with running_system(f) as system:
+        assert await system.output(f) == [None, "worked"]
+    assert len(calls) <= 2
+
+
+async def test_a_gather_of_sleeps_in_a_branch_lets_the_pass_end() -> None:
+    async def naps(step: Step) -> int:
+        await asyncio.gather(step.sleep("a", "1h"), step.sleep("b", "1h"))
+        return await step.run("after", lambda: 1)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.parallel("all", [naps, naps])
+
+    async with running_system(f) as system:
+        begun = now()
+        run = await system.client.start(f)
+        await asyncio.sleep(5)
+        assert (await run.state()).status == "waiting"
+        assert await run.result("3h") == [1, 1]
+        assert now() - begun < 3602
+
+
+async def test_parallels_and_maps_nest_and_their_waits_overlap() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        async def outer(step: Step) -> Any:
+            async def inner(item: int, own: Step, index: int) -> int:
+                await own.sleep("nap", "1h")
+                return await own.run("work", lambda: item * 10 + index)
+
+            return await step.map("inner", [1, 2], inner)
+
+        return await ctx.step.parallel("outer", [outer, outer])
+
+    async with running_system(f) as system:
+        begun = now()
+        run = await system.client.start(f)
+        assert await run.result("3h") == [[10, 21], [10, 21]]
+        assert now() - begun < 3602
+        scopes = {(step.scope, step.name) for step in await run.steps()}
+    assert scopes == {
+        (("outer", one, "inner", two), name) for one in (0, 1) for two in (0, 1) for name in ("nap", "work")
+    }
+
+
+async def test_the_step_client_around_a_branch_still_works_in_it() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        async def branch(step: Step) -> list[int]:
+            await ctx.step.sleep("nap", "1m")
+            return [await ctx.step.run("outside", lambda: 1), await step.run("inside", lambda: 2)]
+
+        return await ctx.step.parallel("all", [branch])
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        assert await run.result("1h") == [[1, 2]]
+        scopes = {step.name: step.scope for step in await run.steps()}
+    assert scopes == {"nap": (), "outside": (), "inside": ("all", 0)}
+
+
+# Concurrency
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 7])
+async def test_no_more_branches_run_at_once_than_allowed_and_a_sleeping_one_keeps_its_place(concurrency: int) -> None:
+    inside: set[int] = set()
+    most = 0
+    begun: list[int] = []
+
+    async def work(item: int, step: Step, index: int) -> int:
+        nonlocal most
+        if index not in begun:
+            begun.append(index)
+        inside.add(index)
+        most = max(most, len(inside))
+        try:
+            await step.run("work", asyncio.sleep, 1)
+            await step.sleep("nap", "10s")
+        finally:
+            inside.discard(index)
+        return item
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.map("all", range(20), work, concurrency=concurrency)
+
+    async with running_system(f) as system:
+        start = now()
+        assert await system.output(f) == list(range(20))
+        assert now() - start >= 11 * (20 / concurrency) - 11
+    assert most == concurrency
+    assert begun == list(range(20))
+
+
+async def test_without_a_bound_all_branches_get_their_turn_although_the_first_ones_sleep() -> None:
+    async def nap(item: int, step: Step, index: int) -> int:
+        await step.sleep("nap", "1h")
+        return item
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> int:
+        return len(await ctx.step.map("naps", range(600), nap))
+
+    async with running_system(f) as system:
+        begun = now()
+        assert await system.output(f) == 600
+        assert now() - begun < 3610
+
+
+async def test_a_map_of_10_000_items_keeps_order_and_begins_few_at_a_time() -> None:
+    inside = most = 0
+
+    async def work(item: int, step: Step, index: int) -> int:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        result = await step.run("work", double, item)
+        inside -= 1
+        return result
+
+    async def double(number: int) -> int:
+        return number * 2
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> bool:
+        results = await ctx.step.map("all", range(10_000), work)
+        return results == [number * 2 for number in range(10_000)]
+
+    async with running_system(f) as system:
+        begun = time.monotonic()
+        assert await system.output(f) is True
+        took = time.monotonic() - begun
+    print(f"a map of 10,000 items, in process: {took:.1f} s, at most {most} at a time")  # noqa: T201 - a figure
+    assert most <= 256
+    assert took < 20
+
+
+# Failures
+
+
+@pytest.mark.parametrize("kind", ["parallel", "map"])
+async def test_the_first_failure_cancels_what_has_begun_and_skips_what_has_not(kind: str) -> None:
+    begun: list[int] = []
+    stopped: list[int] = []
+
+    async def hang(index: int) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            stopped.append(index)
+
+    async def branch(index: int, step: Step) -> None:
+        begun.append(index)
+        if index == 1:
+            await step.run("wait a little", asyncio.sleep, 5)
+            await step.run("fail", refuse, "branch 1")
+        await step.run("hang", hang, index)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        try:
+            if kind == "map":
+                await ctx.step.map("all", range(5), lambda _, step, index: branch(index, step), concurrency=3)
+            else:
+                branches = [lambda step, index=index: branch(index, step) for index in range(5)]
+                await ctx.step.parallel("all", branches, concurrency=3)
+        except StepError as error:
+            return f"{error.step}: {error.message}"
+        return ""
+
+    async with running_system(f) as system:
+        start = now()
+        assert await system.output(f) == "fail: branch 1"
+        assert now() - start < 10
+    assert begun == [0, 1, 2]
+    assert sorted(stopped) == [0, 2]
+
+
+async def test_all_settled_finishes_all_and_gives_exceptions_in_their_places_in_every_pass() -> None:
+    seen: list[Any] = []
+
+    async def work(item: int, step: Step, index: int) -> int:
+        if item == 1:
+            await step.run("fail", refuse, "one")
+        if item == 3:
+            msg = "no step"
+            raise KeyError(msg)
+        await step.sleep("nap", item + 1)
+        return await step.run("work", lambda: item)
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> None:
+        results = await ctx.step.map("all", range(5), work, on_error="all_settled")
+        seen.append([repr(each) for each in results])
+        await ctx.step.sleep("nap", "1h")
+
+    async with running_system(f) as system:
+        assert (await system.run(f)).status == "completed"
+    first, again = seen
+    assert first == again
+    assert [first[index] for index in (0, 2, 4)] == ["0", "2", "4"]
+    assert "StepError" in first[1]
+    assert first[3] == "KeyError('no step')"
+
+
+async def test_a_failed_parallel_starts_nothing_new_when_it_is_replayed() -> None:
+    begun: Counter[str] = Counter()
+
+    async def body(name: str) -> None:
+        begun[name] += 1
+        await asyncio.sleep(30)
+
+    async def slow(step: Step) -> None:
+        await step.run("quick", lambda: None)
+        await step.run("slow", body, "slow")
+        await step.run("never", body, "never")
+
+    async def fails(step: Step) -> None:
+        await step.run("wait", asyncio.sleep, 5)
+        await step.run("fail", refuse)
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.parallel("all", [slow, fails, slow])
+        except StepError as error:
+            await ctx.step.sleep("nap", "1h")
+            await ctx.step.sleep("another nap", "1h")
+            return error.step
+        return ""
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "fail"
+    assert begun == {"slow": 2}
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_of_several_failures_the_one_recorded_first_is_raised_in_every_pass(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - repeatable
+    count = chance.choice([2, 3, 8])
+    delays = [chance.choice([1, 1, 1, 2, 3]) for _ in range(count)]
+    caught_first = [chance.random() < 0.4 for _ in range(count)]
+    nested = [chance.random() < 0.4 for _ in range(count)]
+    naps = [chance.random() < 0.3 for _ in range(count)]
+    raised: list[str] = []
+    bodies: Counter[str] = Counter()
+
+    async def fail(name: str) -> None:
+        bodies[name] += 1
+        await asyncio.sleep(delays[int(name.split()[-1])])
+        raise NonRetryableError(name)
+
+    async def branch(_: object, step: Step, index: int) -> None:
+        if naps[index]:
+            await step.sleep("nap", 1)
+        if caught_first[index]:
+            try:
+                await step.run("caught", fail, f"caught {index}")
+            except StepError:
+                await asyncio.sleep(0.5)
+                if index % 2:
+                    raise
+        if nested[index]:
+            await step.parallel("inner", [lambda own: own.run("fail", fail, f"failure {index}"), hang])
+        await step.run("fail", fail, f"failure {index}")
+
+    async def hang(step: Step) -> None:
+        await step.run("hang", asyncio.sleep, 60)
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.map("all", range(count), branch, concurrency=chance.choice([None, 2]))
+        except StepError as error:
+            raised.append(error.message)
+            for number in range(3):
+                await ctx.step.sleep(f"nap {number}", "1h")
+                await ctx.step.run(f"work {number}", lambda: None)
+            return error.message
+        return ""
+
+    async with running_system(f) as system:
+        output = await system.output(f)
+    assert raised == [output] * 4
+    assert max(bodies.values()) == 1
+
+
+async def test_an_exception_raised_because_of_a_failed_step_counts_as_that_step() -> None:
+    seen: list[str] = []
+
+    async def first(step: Step) -> None:
+        try:
+            await step.run("fail", refuse, "first")
+        except StepError as error:
+            await asyncio.sleep(1)
+            msg = "translated"
+            raise KeyError(msg) from error
+
+    async def second(step: Step) -> None:
+        await step.run("wait", asyncio.sleep, 0.5)
+        await step.run("fail", refuse, "second")
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.parallel("all", [second, first])
+        except Exception as error:  # noqa: BLE001 - either of the two
+            seen.append(repr(error))
+            await ctx.step.sleep("nap", "1m")
+        return "done"
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "done"
+    assert seen == ["KeyError('translated')"] * 2
+
+
+# What is refused
+
+
+async def branch(step: Step) -> int:
+    return 1
+
+
+def plain(step: Step) -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected"),
+    [
+        ((3,), {}, "takes a list or a tuple"),
+        (({branch},), {}, "takes a list or a tuple"),
+        (([3],), {}, "branch 0 .* must be an async function"),
+        (([branch, plain],), {}, "must be async functions"),
+        (([branch],), {"concurrency": 0}, "whole number from 1"),
+        (([branch],), {"concurrency": True}, "whole number from 1"),
+        (([branch],), {"concurrency": 1.5}, "whole number from 1"),
+        (([branch],), {"on_error": "failfast"}, "'fail_fast' or 'all_settled', got 'failfast'"),
+        (([branch],), {"on_error": None}, "'fail_fast' or 'all_settled'"),
+    ],
+)
+async def test_parallel_refuses(arguments: tuple[Any], options: dict[str, Any], expected: str) -> None:
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.parallel("all", *arguments, **options)
+
+    await assert_fails(f, "DefinitionError", expected)
+
+
+async def test_parallel_refuses_a_coroutine_and_says_to_pass_the_function() -> None:
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.parallel("all", [branch(ctx.step)])  # type: ignore[list-item]
+
+    await assert_fails(f, "DefinitionError", "without calling it")
+
+
+@pytest.mark.parametrize(
+    ("items", "fn", "expected"),
+    [
+        ("text", branch, "takes a list of items, got str"),
+        ({1, 2}, branch, "takes a list of items, got set"),
+        (iter([1]), branch, "make a list of them"),
+        ([1], None, "takes an async function"),
+        ([1], lambda item, step, index: item, "must be async functions"),
+    ],
+)
+async def test_map_refuses(items: Any, fn: Any, expected: str) -> None:
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.map("all", items, fn)
+
+    await assert_fails(f, "DefinitionError", expected)
+
+
+async def assert_fails(function: ironflow.Function[Any, Any], kind: str, expected: str) -> None:
+    async with running_system(function) as system:
+        view = await system.run(function)
+        assert view.error is not None
+        assert (view.error.type, view.error.attempts) == (kind, 1)
+        assert re.search(expected, view.error.message)
+        assert await system.subjects("step") == []
+
+
+@pytest.mark.parametrize("order", [("parallel", "run"), ("run", "parallel"), ("map", "parallel"), ("map", "map")])
+async def test_the_name_of_a_parallel_is_taken_like_a_steps(order: tuple[str, str]) -> None:
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> None:
+        for kind in order:
+            if kind == "parallel":
+                await ctx.step.parallel("same", [branch])
+            elif kind == "map":
+                await ctx.step.map("same", [1], lambda item, step, index: branch(step))
+            else:
+                await ctx.step.run("same", lambda: None)
+
+    async with running_system(f) as system:
+        view = await system.run(f)
+    assert view.error is not None
+    assert view.error.type == "DuplicateStepError"
+    assert "'same'" in view.error.message
+
+
+async def test_branches_may_use_the_same_names_and_one_branch_may_not_use_a_name_twice() -> None:
+    async def twice(step: Step) -> None:
+        await step.run("work", lambda: None)
+        await step.run("work", lambda: None)
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> None:
+        await ctx.step.parallel("all", [twice])
+
+    async with running_system(f) as system:
+        view = await system.run(f)
+    assert view.error is not None
+    assert view.error.type == "DuplicateStepError"
+
+
+@pytest.mark.parametrize(
+    "name", ["a.b", "*", ">", "a/0/b", "0", " ", "\n", "=pass", "zürich 😀", "x" * 10_240], ids=lambda name: name[:9]
+)
+async def test_a_name_may_be_any_text_and_is_shown_as_given(name: str) -> None:
+    async def work(item: int, step: Step, index: int) -> int:
+        await step.sleep("nap", 1)
+        return await step.run(name, lambda: item)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        return [await ctx.step.map(name, [1, 2], work), await ctx.step.run("0", lambda: 3)]
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        assert await run.result("1h") == [[1, 2], 3]
+        shown = {(step.scope, step.name) for step in await run.steps()}
+    assert shown == {((), "0")} | {((name, index), step) for index in (0, 1) for step in (name, "nap")}
+
+
+async def test_more_items_than_the_maps_of_a_run_may_have_are_refused_before_anything_is_stored() -> None:
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        await ctx.step.map("first", range(6), lambda item, step, index: branch(step))
+        await ctx.step.map("second", range(5), lambda item, step, index: step.run("work", lambda: item))
+
+    async with running_system(f, limits=Limits(map_items_per_run=10)) as system:
+        view = await system.run(f)
+        assert view.error is not None
+        assert view.error.type == "LimitError"
+        assert "'second' has 5" in view.error.message
+        assert await system.subjects("step") == []
+
+
+async def test_steps_in_the_items_of_a_map_do_not_count_as_steps_of_the_run() -> None:
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        await ctx.step.map("all", range(10), lambda item, step, index: step.run("work", lambda: item))
+        for number in range(4):
+            await ctx.step.run(f"work {number}", lambda: None)
+
+    async with running_system(f, limits=Limits(map_items_per_run=10, steps_per_run=3)) as system:
+        view = await system.run(f)
+        assert view.error is not None
+        assert view.error.type == "LimitError"
+        assert "'work 3'" in view.error.message
+
+
+async def test_one_step_more_than_the_items_of_maps_may_have_is_refused() -> None:
+    async def twice(item: int, step: Step, index: int) -> None:
+        await step.run("one", lambda: None)
+        await step.run("two", lambda: None)
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> Any:
+        await ctx.step.map("all", range(10), twice, concurrency=1)
+
+    async with running_system(f, limits=Limits(map_items_per_run=10)) as system:
+        view = await system.run(f)
+        assert view.error is not None
+        assert (view.error.type, len(await system.subjects("step"))) == ("LimitError", 10)
+
+
+# What is no failure of a branch
+
+
+@pytest.mark.parametrize("on_error", MODES)
+async def test_a_branch_that_calls_exit_fails_like_any_other(on_error: Literal["fail_fast", "all_settled"]) -> None:
+    async def leave(step: Step) -> None:
+        raise SystemExit(3)
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            results: Any = await ctx.step.parallel("all", [leave], on_error=on_error)  # type: ignore[call-overload]
+        except RuntimeError as error:
+            results = [error]
+        return str(results[0])
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "a branch called sys.exit(3)"
+
+
+async def test_a_time_limit_around_a_parallel_cancels_its_branches_and_leaves_the_run_in_order() -> None:
+    stopped: list[str] = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            stopped.append("x")
+
+    async def waits(step: Step) -> None:
+        await step.run("hang", hang)
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            async with asyncio.timeout(10):
+                await ctx.step.parallel("all", [waits, waits])
+        except TimeoutError:
+            return await ctx.step.run("give up", lambda: "gave up")
+        return ""
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "gave up"
+    assert len(stopped) == 2
+
+
+async def test_a_recorded_step_asked_for_as_another_kind_parks_the_run_also_in_all_settled() -> None:
+    kind = "sleep"
+
+    async def work(step: Step) -> None:
+        if kind == "sleep":
+            await step.sleep("work", "1h")
+        else:
+            await step.run("work", lambda: None)
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> None:
+        await ctx.step.parallel("all", [work], on_error="all_settled")
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        kind = "run"
+        view = await run.wait("2h")
+    assert view.error is not None
+    assert view.error.type == "NondeterminismError"
+
+
