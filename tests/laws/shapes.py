@@ -10,10 +10,12 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import ironflow
-from ironflow import Context, Function, NonRetryableError, Retry, StepError
+from ironflow import Context, Function, NonRetryableError, Retry, Step, StepError
+from ironflow.names import Scope, step_token
 
 RETRY = Retry(max_attempts=4, initial_delay="5s", jitter=0)
 
@@ -28,7 +30,7 @@ class Probe:
         first_value: what the first body returns; each one after it returns one more.
 
     Attributes:
-        runs: how often each body was begun.
+        runs: how often each body was begun, by its step's token.
         recorded: the steps whose result is recorded; their bodies must not begin.
         seen: what the handler saw.
         returned: what it returned, each time it did.
@@ -49,8 +51,13 @@ class Probe:
 
     async def step(self, ctx: Context[Any], name: str, *, failures: int = 0, final: bool = False) -> int:
         """Run a step whose body fails so often before it succeeds, and see its result."""
-        value = await ctx.step.run(name, self._body, name, failures, final)
-        self.saw(name, value)
+        return await self.in_branch(ctx.step, (), name, failures=failures, final=final)
+
+    async def in_branch(self, step: Step, scope: Scope, name: str, *, failures: int = 0, final: bool = False) -> int:
+        """Run such a step in a branch; it is known by its token."""
+        token = step_token(scope, name)
+        value = await step.run(name, self._body, token, failures, final)
+        self.saw(token, value)
         return value
 
     def saw(self, label: str, value: Any) -> Any:
@@ -60,14 +67,14 @@ class Probe:
             self.violations.append(f"{label}: {known!r} in one pass, {value!r} in another")
         return value
 
-    async def _body(self, name: str, failures: int, final: bool) -> int:  # noqa: FBT001 - called by position
-        if name in self.recorded:
-            self.violations.append(f"the body of {name} began after its result was recorded")
-        self.runs[name] += 1
+    async def _body(self, token: str, failures: int, final: bool) -> int:  # noqa: FBT001 - called by position
+        if token in self.recorded:
+            self.violations.append(f"the body of {token} began after its result was recorded")
+        self.runs[token] += 1
         if self._body_seconds:
             await asyncio.sleep(self._body_seconds)
-        if self.runs[name] <= failures:
-            msg = f"failure {self.runs[name]}"
+        if self.runs[token] <= failures:
+            msg = f"failure {self.runs[token]}"
             raise NonRetryableError(msg) if final else ValueError(msg)
         return next(self._values)
 
@@ -135,6 +142,61 @@ async def failing_outside(probe: Probe, ctx: Context[Any]) -> list[int]:
     return [first, await probe.step(ctx, "second")]
 
 
+async def parallel(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    async def naps(step: Step) -> int:
+        await step.sleep("nap", 40)
+        return await probe.in_branch(step, ("all", 0), "after nap", failures=1)
+
+    async def works(step: Step) -> int:
+        return await probe.in_branch(step, ("all", 1), "work", failures=2)
+
+    async def nests(step: Step) -> list[int]:
+        async def each(item: int, own: Step, index: int) -> int:
+            await own.sleep("nap", 3 + item)
+            return await probe.in_branch(own, ("all", 2, "inner", index), "work")
+
+        return await step.map("inner", [1, 2, 3], each, concurrency=2)
+
+    return [*await ctx.step.parallel("all", (naps, works, nests)), await probe.step(ctx, "after")]
+
+
+async def parallel_failure(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    async def fails(index: int, step: Step) -> int:
+        # They fail at about the same time, so that which one is recorded first is a matter of chance.
+        if index == 1:
+            await step.sleep("nap", 2)
+        await probe.in_branch(step, ("all", index), "before", failures=index % 2)
+        try:
+            return await probe.in_branch(step, ("all", index), "doomed", failures=1_000_000, final=True)
+        except StepError as error:
+            msg = f"branch {index}"
+            raise LookupError(msg) from error
+
+    async def goes_on(step: Step) -> None:
+        for number in range(5):
+            await probe.in_branch(step, ("all", 3), f"work {number}")
+            await step.sleep(f"nap {number}", 3)
+
+    try:
+        await ctx.step.parallel("all", [*(partial(fails, index) for index in range(3)), goes_on])
+        outcome = "succeeded"
+    except LookupError as error:
+        outcome = str(error)
+    await ctx.step.sleep("nap", "1m")
+    # What follows from the failure is recorded, so a pass that saw another failure would show.
+    return [probe.saw("outcome", outcome), await probe.step(ctx, f"after {outcome}")]
+
+
+async def settled(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    async def each(item: int, step: Step, index: int) -> int:
+        await step.sleep("nap", 1 + item)
+        doomed = index == 1
+        return await probe.in_branch(step, ("all", index), "work", failures=1_000_000 * doomed, final=doomed)
+
+    results = await ctx.step.map("all", [3, 2, 1], each, on_error="all_settled")
+    return [str(result) for result in results]
+
+
 SHAPES: dict[str, Handler] = {
     handler.__name__: handler
     for handler in (
@@ -147,6 +209,9 @@ SHAPES: dict[str, Handler] = {
         gathered,
         task_group,
         failing_outside,
+        parallel,
+        parallel_failure,
+        settled,
     )
 }
 

@@ -42,7 +42,7 @@ from ironflow.codec import decode_value
 from ironflow.function import forget_functions
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS
-from ironflow.names import Names, parse_journal, step_token
+from ironflow.names import Names, parse_journal
 from ironflow.records import EventRecord, Task
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.memo import Memo
@@ -99,7 +99,7 @@ def note_recorded(probe: Probe, subject: str) -> None:
     """Note that a step's result is recorded."""
     address = parse_journal(subject)
     if address.kind == "step":
-        probe.recorded |= {name for name in probe.runs if step_token((), name) == address.rest[0]}
+        probe.recorded.add(address.rest[0])
 
 
 async def run_to_its_end(system: System, shape: str, probe: Probe, trouble: Interceptor) -> None:
@@ -170,8 +170,8 @@ async def test_r1_a_pass_sees_what_is_recorded_and_begins_no_recorded_body(shape
         task = Task(run=run.id, function=shape, number=100, started_at=0)
         event = EventRecord(id="e", name="ironflow.invoked", time="2026-01-01T00:00:00Z")
         outcome = await Replay(function_of(shape, probe), task, event, memo, tools).run()
-        recorded = {name for name in probe.seen if memo.step(step_token((), name)) is not None}
-        assert {name: probe.seen[name] for name in recorded} == {name: original.seen[name] for name in recorded}
+        recorded = {token for token in probe.seen if memo.step(token) is not None}
+        assert {token: probe.seen[token] for token in recorded} == {token: original.seen[token] for token in recorded}
         assert not recorded & set(probe.runs)
         if length == len(journal):
             assert probe.runs == {}
