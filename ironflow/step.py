@@ -17,7 +17,9 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 T5 = TypeVar("T5")
-I = TypeVar("I")
+Item = TypeVar("Item")
+
+OnError = Literal["fail_fast", "all_settled"]
 
 Branch = Callable[["Step"], Awaitable[T]]
 """One of the things that a parallel does: an async function that takes a step client of its own."""
@@ -142,17 +144,10 @@ class Step(Protocol):
         """
         ...
 
+    # A tuple is a sequence too; that it gives a tuple and not a list is what mypy calls an overlap.
+
     @overload
-    async def parallel(
-        self,
-        name: str,
-        branches: tuple[Branch[T1]],
-        *,
-        concurrency: int | None = None,
-        on_error: Literal["fail_fast"] = "fail_fast",
-    ) -> tuple[T1]: ...
-    @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2]],
@@ -161,7 +156,7 @@ class Step(Protocol):
         on_error: Literal["fail_fast"] = "fail_fast",
     ) -> tuple[T1, T2]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2], Branch[T3]],
@@ -170,7 +165,7 @@ class Step(Protocol):
         on_error: Literal["fail_fast"] = "fail_fast",
     ) -> tuple[T1, T2, T3]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4]],
@@ -179,7 +174,7 @@ class Step(Protocol):
         on_error: Literal["fail_fast"] = "fail_fast",
     ) -> tuple[T1, T2, T3, T4]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4], Branch[T5]],
@@ -188,7 +183,7 @@ class Step(Protocol):
         on_error: Literal["fail_fast"] = "fail_fast",
     ) -> tuple[T1, T2, T3, T4, T5]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T], ...],
@@ -200,22 +195,13 @@ class Step(Protocol):
     async def parallel(
         self,
         name: str,
-        branches: list[Branch[T]],
+        branches: Sequence[Branch[T]],
         *,
         concurrency: int | None = None,
         on_error: Literal["fail_fast"] = "fail_fast",
     ) -> list[T]: ...
     @overload
-    async def parallel(
-        self,
-        name: str,
-        branches: tuple[Branch[T1]],
-        *,
-        concurrency: int | None = None,
-        on_error: Literal["all_settled"],
-    ) -> tuple[T1 | Exception]: ...
-    @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2]],
@@ -224,7 +210,7 @@ class Step(Protocol):
         on_error: Literal["all_settled"],
     ) -> tuple[T1 | Exception, T2 | Exception]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2], Branch[T3]],
@@ -233,7 +219,7 @@ class Step(Protocol):
         on_error: Literal["all_settled"],
     ) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4]],
@@ -242,7 +228,7 @@ class Step(Protocol):
         on_error: Literal["all_settled"],
     ) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception, T4 | Exception]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T1], Branch[T2], Branch[T3], Branch[T4], Branch[T5]],
@@ -251,7 +237,7 @@ class Step(Protocol):
         on_error: Literal["all_settled"],
     ) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception, T4 | Exception, T5 | Exception]: ...
     @overload
-    async def parallel(
+    async def parallel(  # type: ignore[overload-overlap]
         self,
         name: str,
         branches: tuple[Branch[T], ...],
@@ -263,12 +249,19 @@ class Step(Protocol):
     async def parallel(
         self,
         name: str,
-        branches: list[Branch[T]],
+        branches: Sequence[Branch[T]],
         *,
         concurrency: int | None = None,
         on_error: Literal["all_settled"],
     ) -> list[T | Exception]: ...
-    async def parallel(self, name: str, branches: Any, **options: Any) -> Any:
+    async def parallel(
+        self,
+        name: str,
+        branches: Sequence[Branch[Any]],
+        *,
+        concurrency: int | None = None,
+        on_error: OnError = "fail_fast",
+    ) -> Any:
         """Run branches at the same time and return what they return, in their order.
 
         Sleeps, waits and retries of different branches overlap. A branch gets a step client of its own, so two
@@ -298,8 +291,8 @@ class Step(Protocol):
     async def map(
         self,
         name: str,
-        items: Sequence[I],
-        fn: Callable[[I, Step, int], Awaitable[T]],
+        items: Sequence[Item],
+        fn: Callable[[Item, Step, int], Awaitable[T]],
         *,
         concurrency: int | None = None,
         on_error: Literal["fail_fast"] = "fail_fast",
@@ -308,13 +301,21 @@ class Step(Protocol):
     async def map(
         self,
         name: str,
-        items: Sequence[I],
-        fn: Callable[[I, Step, int], Awaitable[T]],
+        items: Sequence[Item],
+        fn: Callable[[Item, Step, int], Awaitable[T]],
         *,
         concurrency: int | None = None,
         on_error: Literal["all_settled"],
     ) -> list[T | Exception]: ...
-    async def map(self, name: str, items: Sequence[Any], fn: Callable[..., Any], **options: Any) -> Any:
+    async def map(
+        self,
+        name: str,
+        items: Sequence[Any],
+        fn: Callable[[Any, Step, int], Awaitable[Any]],
+        *,
+        concurrency: int | None = None,
+        on_error: OnError = "fail_fast",
+    ) -> list[Any]:
         """Do the same for each item, at the same time, and return the results in the order of the items.
 
         An item is known by its index: every pass must see the same items in the same order.

@@ -15,14 +15,14 @@ import asyncio
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, cast, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, cast, get_args
 
 import msgspec
 
 from ironflow.errors import DefinitionError, NondeterminismError
 from ironflow.names import Scope
-from ironflow.step import Step
+from ironflow.step import OnError, Step
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import recorded_at
 from ironflow_worker.signals import PassEnded, is_pass_end
@@ -31,8 +31,6 @@ from ironflow_worker.strands import Strand, strand_here
 _WINDOW = 256
 """How many branches go on at a time where no concurrency is given: enough for the journal to be written in large
 groups, and few enough for a map of 100,000 items to need little memory. Branches that wait do not count."""
-
-OnError = Literal["fail_fast", "all_settled"]
 
 
 class Branches(msgspec.Struct, frozen=True):
@@ -184,7 +182,7 @@ class FanOut:
             if not inspect.isawaitable(coming):
                 self._break(_not_async(self._branches.scope, coming))
                 return None
-            return await cast("Awaitable[Any]", coming)
+            return await coming
         except SystemExit as error:
             # A task that raises it ends the process.
             msg = f"a branch called sys.exit({error.code!r})"
@@ -337,9 +335,7 @@ def checked_branches(name: str, branches: object) -> Sequence[Callable[[Step], A
         for coroutine in filter(inspect.iscoroutine, given):
             coroutine.close()
         number, branch = wrong[0]
-        msg = (
-            f"branch {number} of parallel {name!r} must be an async function that takes a step client, got {branch!r}"
-        )
+        msg = f"branch {number} of parallel {name!r} must be an async function that takes a step client, got {branch!r}"
         if inspect.iscoroutine(branch):
             msg += "; pass the function itself, without calling it: 'async def branch(step): …'"
         raise DefinitionError(msg)
@@ -362,7 +358,7 @@ def checked_items(name: str, items: object, fn: object) -> Sequence[Any]:
     if not callable(fn):
         msg = f"map {name!r} takes an async function (item, step, index), got {fn!r}"
         raise DefinitionError(msg)
-    return tuple(cast("Sequence[Any]", items))
+    return tuple(items)
 
 
 def _not_async(scope: Scope, got: object) -> DefinitionError:

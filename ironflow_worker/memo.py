@@ -86,6 +86,20 @@ class Memo:
         """
         return frozenset(self._failed_branches.get(group, ()))
 
+    def failures(self, group: Scope, *, but_of: str) -> list[int]:
+        """Return the journal sequences of the failed steps in a parallel.
+
+        Args:
+            group: the scope of the parallel, and its name.
+            but_of: the mark of the pass whose own records are left out.
+
+        """
+        return [
+            sequence
+            for token, sequence in self._failed_at.items()
+            if self._steps[token].token != but_of and self._steps[token].scope[: len(group)] == group
+        ]
+
     def step(self, token: str) -> StepRecord | None:
         """Return the result of a step."""
         return self._steps.get(token)

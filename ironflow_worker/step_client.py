@@ -25,12 +25,13 @@ from ironflow.limits import check_payload
 from ironflow.names import Scope, step_token
 from ironflow.records import EventRecord, StepKind, StepRecord, TryRecord, WaitRecord
 from ironflow.retry import Retry, RetryPolicy
-from ironflow.step import Step
+from ironflow.step import OnError, Step
 from ironflow.triggers import check_event_name
 from ironflow_worker.bodies import is_async_body, result_type
 from ironflow_worker.current_pass import CurrentPass
-from ironflow_worker.failures import delay_after, error_record, raise_recorded
-from ironflow_worker.fan_out import Branches, FanOut, OnError, check_options, checked_branches, checked_items
+from ironflow_worker.failures import delay_after, error_record, raise_recorded, recorded_at
+from ironflow_worker.fan_out import Branches, FanOut, check_options, checked_branches, checked_items
+from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassEnded
 
@@ -142,7 +143,7 @@ class StepClient(Step):
         recorded = await self._memoized(call, functools.partial(self._publish, record))
         return read_event(decode_record(EventRecord, bytes(recorded.output)))
 
-    async def parallel(  # type: ignore[override]  # the overloads say more than one signature can
+    async def parallel(
         self,
         name: str,
         branches: Sequence[Callable[[Step], Awaitable[Any]]],
@@ -157,7 +158,7 @@ class StepClient(Step):
         )
         return tuple(results) if isinstance(branches, tuple) else results
 
-    async def map(  # type: ignore[override]  # the overloads say more than one signature can
+    async def map(
         self,
         name: str,
         items: Sequence[Any],
@@ -177,7 +178,7 @@ class StepClient(Step):
         self._current.check_name(name)
         return f"{self._tools.run}/{step_token(self._scope, name)}"
 
-    async def _fan_out(  # noqa: PLR0913 - what a parallel and a map have in common
+    async def _fan_out(
         self,
         name: str,
         kind: Literal["parallel", "map"],
@@ -196,7 +197,32 @@ class StepClient(Step):
             return call(index, StepClient(self._current, self._tools, self._policy, scope, in_map=in_map))
 
         branches = Branches((*self._scope, name), len(each), branch, concurrency, on_error)
-        return await FanOut(self._current, branches).run()
+        try:
+            return await FanOut(self._current, branches).run()
+        except Exception as error:
+            await self._check_first(branches.scope, error)
+            raise
+
+    async def _check_first(self, group: Scope, error: Exception) -> None:
+        """Have the pass done again where another worker has recorded an older failure of a group meanwhile.
+
+        A worker that has lost its lease may go on for a while. What it recorded before our failure is in the
+        journal now, and every later pass will raise it.
+        """
+        tools, seen = self._tools, self._current.memo.seen
+        place = recorded_at(error)
+        if place is not None and place <= seen:
+            return
+        since, journal = Memo(), tools.names.journal_of_run(tools.queue, tools.run)
+        try:
+            async for page in tools.broker.read(tools.names.journal, journal, seen):
+                since.read(page)
+        except (BrokerError, SerializationError) as trouble:
+            raise self._give_up(trouble) from trouble
+        others = since.failures(group, but_of=tools.token)
+        if any(place is None or other < place for other in others):
+            overtaken = BrokerError(f"another worker has recorded an older failure in {group[-1]!r}")
+            raise self._give_up(overtaken)
 
     # How a step goes
 

@@ -48,7 +48,9 @@ class Strand:
         may_fail: whether a failure of a step in it is recorded, so that replaying it may make it fail.
 
     Attributes:
-        resting: whether a step of it waits.
+        inner: the groups that it has started and that are not over.
+        may_fail: as above.
+        appends: how many records of it, or of a branch in it, are on their way to the journal.
 
     """
 
@@ -56,10 +58,10 @@ class Strand:
         self.outer = outer
         self.group = group
         self.inner: set[Group] = set()
-        self._may_fail = may_fail
+        self.may_fail = may_fail
         self._resting = 0
         self._blocked = 0
-        self._recording = 0
+        self.appends = 0
 
     @property
     def resting(self) -> bool:
@@ -74,7 +76,7 @@ class Strand:
     @property
     def is_suspect(self) -> bool:
         """Whether it may yet fail by what is recorded, or by what is just being recorded."""
-        return self._recording > 0 or (self._may_fail and not self.is_blocked)
+        return self.appends > 0 or (self.may_fail and not self.is_blocked)
 
     def groups(self) -> Generator[Group]:
         """Return the groups around it, innermost first."""
@@ -100,7 +102,7 @@ class Strand:
     def fails(self) -> None:
         """Note that a failure of one of its steps is recorded."""
         for strand in self._with_outer():
-            strand._may_fail = True
+            strand.may_fail = True
 
     @contextlib.contextmanager
     def blocked(self) -> Generator[None]:
@@ -117,13 +119,13 @@ class Strand:
     def recording(self) -> Generator[None]:
         """Record something within the block."""
         for strand in self._with_outer():
-            strand._recording += 1
+            strand.appends += 1
         try:
             yield
         finally:
             # Nobody looks again here: the step goes on at once, and says itself what has become of it.
             for strand in self._with_outer():
-                strand._recording -= 1
+                strand.appends -= 1
 
     def _with_outer(self) -> Generator[Strand]:
         strand: Strand | None = self

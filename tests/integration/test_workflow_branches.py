@@ -7,12 +7,15 @@ import random
 import re
 import time
 from collections import Counter
+from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
 
 import ironflow
 from ironflow import Context, NonRetryableError, Retry, Step, StepError
+from ironflow.broker.protocol import BrokerError, Unavailable
 from ironflow.limits import Limits
 from tests.support.inprocess import running_system
 
@@ -29,6 +32,14 @@ async def refuse(reason: str = "no") -> int:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def one_item(item: object, step: Step, index: int) -> int:
+    return 1
+
+
+async def work_item(item: int, step: Step, index: int) -> int:
+    return await step.run("work", lambda: item)
 
 
 # Order and overlap
@@ -62,7 +73,7 @@ async def test_a_list_of_branches_gives_a_list_and_a_tuple_a_tuple() -> None:
         kinds.append(await ctx.step.parallel("tuple", (one, one)))
         kinds.append(await ctx.step.parallel("none", []))
         kinds.append(await ctx.step.parallel("nothing", ()))
-        kinds.append(await ctx.step.map("no items", [], lambda item, step, index: one(step)))
+        kinds.append(await ctx.step.map("no items", [], one_item))
 
     async with running_system(f) as system:
         assert (await system.run(f)).status == "completed"
@@ -105,7 +116,7 @@ async def test_a_retrying_branch_goes_on_beside_a_sleeping_one() -> None:
 
     async with running_system(f) as system:
         assert await system.output(f) == [None, 3]
-    assert [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)] == [10, 20]
+    assert [round(later - earlier) for earlier, later in pairwise(times)] == [10, 20]
 
 
 async def test_a_wait_is_recorded_while_another_branch_still_works() -> None:
@@ -317,8 +328,7 @@ async def test_the_first_failure_cancels_what_has_begun_and_skips_what_has_not(k
             if kind == "map":
                 await ctx.step.map("all", range(5), lambda _, step, index: branch(index, step), concurrency=3)
             else:
-                branches = [lambda step, index=index: branch(index, step) for index in range(5)]
-                await ctx.step.parallel("all", branches, concurrency=3)
+                await ctx.step.parallel("all", [partial(branch, index) for index in range(5)], concurrency=3)
         except StepError as error:
             return f"{error.step}: {error.message}"
         return ""
@@ -390,7 +400,9 @@ async def test_a_failed_parallel_starts_nothing_new_when_it_is_replayed() -> Non
 
 
 @pytest.mark.parametrize("seed", range(100))
-async def test_of_several_failures_the_one_recorded_first_is_raised_in_every_pass(seed: int) -> None:
+async def test_of_several_failures_the_one_recorded_first_is_raised_in_every_pass(  # noqa: C901 - all kinds at once
+    seed: int,
+) -> None:
     chance = random.Random(seed)  # noqa: S311 - repeatable
     count = chance.choice([2, 3, 8])
     delays = [chance.choice([1, 1, 1, 2, 3]) for _ in range(count)]
@@ -403,7 +415,7 @@ async def test_of_several_failures_the_one_recorded_first_is_raised_in_every_pas
 
     async def fail(name: str) -> None:
         bodies[name] += 1
-        await asyncio.sleep(delays[int(name.split()[-1])])
+        await asyncio.sleep(delays[int(name.rpartition(" ")[2])])
         raise NonRetryableError(name)
 
     async def branch(_: object, step: Step, index: int) -> None:
@@ -444,6 +456,37 @@ async def test_of_several_failures_the_one_recorded_first_is_raised_in_every_pas
     assert set(raised) == {output}
     assert len(raised) >= 4
     assert max(bodies.values()) == 1
+
+
+async def test_a_worker_that_was_overtaken_raises_the_failure_that_the_other_recorded_first() -> None:
+    seconds = {"a": [25, 60], "b": [60, 5]}
+    seen: list[str] = []
+
+    async def fail(name: str) -> None:
+        await asyncio.sleep(seconds[name].pop(0))
+        raise NonRetryableError(name)
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> None:
+        async def branch(name: str, step: Step) -> None:
+            await step.run("fail", fail, name)
+
+        try:
+            await ctx.step.parallel("all", [partial(branch, name) for name in "ab"])
+        except StepError as error:
+            seen.append(error.message)
+            await ctx.step.run("react", asyncio.sleep, 30)
+
+    def no_renewals(_: str, verb: str, __: str) -> BrokerError | None:
+        return Unavailable("lost") if verb == "renew" else None
+
+    async with running_system(f, workers=2) as system:
+        # Nobody keeps the lease, and so the second worker gets the task while the first executes it.
+        system.server.interceptor = no_renewals
+        assert (await system.run(f)).status == "completed"
+        await asyncio.sleep(120)
+    assert len(seen) > 1
+    assert set(seen) == {"b"}
 
 
 async def test_an_exception_raised_because_of_a_failed_step_counts_as_that_step() -> None:
@@ -523,7 +566,7 @@ async def test_parallel_refuses_a_coroutine_and_says_to_pass_the_function() -> N
         ({1, 2}, branch, "takes a list of items, got set"),
         (iter([1]), branch, "make a list of them"),
         ([1], None, "takes an async function"),
-        ([1], lambda item, step, index: item, "must be async functions"),
+        ([1], lambda *call: 1, "must be async functions"),
     ],
 )
 async def test_map_refuses(items: Any, fn: Any, expected: str) -> None:
@@ -551,7 +594,7 @@ async def test_the_name_of_a_parallel_is_taken_like_a_steps(order: tuple[str, st
             if kind == "parallel":
                 await ctx.step.parallel("same", [branch])
             elif kind == "map":
-                await ctx.step.map("same", [1], lambda item, step, index: branch(step))
+                await ctx.step.map("same", [1], one_item)
             else:
                 await ctx.step.run("same", lambda: None)
 
@@ -599,8 +642,8 @@ async def test_a_name_may_be_any_text_and_is_shown_as_given(name: str) -> None:
 async def test_more_items_than_the_maps_of_a_run_may_have_are_refused_before_anything_is_stored() -> None:
     @ironflow.function(id="f", retry=THRICE)
     async def f(ctx: Context) -> Any:
-        await ctx.step.map("first", range(6), lambda item, step, index: branch(step))
-        await ctx.step.map("second", range(5), lambda item, step, index: step.run("work", lambda: item))
+        await ctx.step.map("first", range(6), one_item)
+        await ctx.step.map("second", range(5), work_item)
 
     async with running_system(f, limits=Limits(map_items_per_run=10)) as system:
         view = await system.run(f)
@@ -613,7 +656,7 @@ async def test_more_items_than_the_maps_of_a_run_may_have_are_refused_before_any
 async def test_steps_in_the_items_of_a_map_do_not_count_as_steps_of_the_run() -> None:
     @ironflow.function(id="f", retry=THRICE)
     async def f(ctx: Context) -> Any:
-        await ctx.step.map("all", range(10), lambda item, step, index: step.run("work", lambda: item))
+        await ctx.step.map("all", range(10), work_item)
         for number in range(4):
             await ctx.step.run(f"work {number}", lambda: None)
 
@@ -649,8 +692,9 @@ async def test_a_branch_that_calls_exit_fails_like_any_other(on_error: Literal["
 
     @ironflow.function(id="f", retry=ONCE)
     async def f(ctx: Context) -> str:
+        step: Any = ctx.step
         try:
-            results: Any = await ctx.step.parallel("all", [leave], on_error=on_error)  # type: ignore[call-overload]
+            results = await step.parallel("all", [leave], on_error=on_error)
         except RuntimeError as error:
             results = [error]
         return str(results[0])
@@ -705,5 +749,3 @@ async def test_a_recorded_step_asked_for_as_another_kind_parks_the_run_also_in_a
         view = await run.wait("2h")
     assert view.error is not None
     assert view.error.type == "NondeterminismError"
-
-

@@ -161,13 +161,13 @@ async def parallel(probe: Probe, ctx: Context[Any]) -> list[Any]:
 
 
 async def parallel_failure(probe: Probe, ctx: Context[Any]) -> list[Any]:
-    async def fails(index: int, step: Step) -> int:
+    async def fails(index: int, step: Step) -> None:
         # They fail at about the same time, so that which one is recorded first is a matter of chance.
         if index == 1:
             await step.sleep("nap", 2)
         await probe.in_branch(step, ("all", index), "before", failures=index % 2)
         try:
-            return await probe.in_branch(step, ("all", index), "doomed", failures=1_000_000, final=True)
+            await probe.in_branch(step, ("all", index), "doomed", failures=1_000_000, final=True)
         except StepError as error:
             msg = f"branch {index}"
             raise LookupError(msg) from error
@@ -177,8 +177,9 @@ async def parallel_failure(probe: Probe, ctx: Context[Any]) -> list[Any]:
             await probe.in_branch(step, ("all", 3), f"work {number}")
             await step.sleep(f"nap {number}", 3)
 
+    branches: list[Callable[[Step], Awaitable[None]]] = [*(partial(fails, index) for index in range(3)), goes_on]
     try:
-        await ctx.step.parallel("all", [*(partial(fails, index) for index in range(3)), goes_on])
+        await ctx.step.parallel("all", branches)
         outcome = "succeeded"
     except LookupError as error:
         outcome = str(error)

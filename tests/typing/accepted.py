@@ -9,7 +9,7 @@ from typing import Any, assert_type
 import msgspec
 
 import ironflow
-from ironflow import Context, Event, Function, Retry, RunHandle
+from ironflow import Context, Event, Function, Retry, RunHandle, Step
 
 
 class OrderPlaced(msgspec.Struct):
@@ -29,6 +29,23 @@ def plain(number: int) -> str:
     return str(number)
 
 
+async def total(step: Step) -> int:
+    return await step.run("total", len, "abc")
+
+
+async def name(step: Step) -> str:
+    await step.sleep("nap", "1s")
+    return "name"
+
+
+async def length(item: str, step: Step, index: int) -> int:
+    return len(item) + index
+
+
+async def plus(item: int, step: Step, index: int) -> float:
+    return item + 0.5
+
+
 @ironflow.function(id="process", queue="orders", triggers=["order.placed", "order.*"], retry=Retry(max_attempts=5))
 async def process(ctx: Context[OrderPlaced]) -> Receipt:
     assert_type(ctx.event, Event[OrderPlaced])
@@ -44,6 +61,19 @@ async def process(ctx: Context[OrderPlaced]) -> Receipt:
     await ctx.step.sleep("short", 0.5)
     await ctx.step.sleep_until("later", datetime.now(UTC) + timedelta(days=1))
     assert_type(await ctx.step.publish("order.done", {"id": 1}, id="x"), Event[Any])
+    assert_type(await ctx.step.parallel("two", (total, name)), tuple[int, str])
+    assert_type(await ctx.step.parallel("three", (total, name, total), concurrency=2), tuple[int, str, int])
+    assert_type(await ctx.step.parallel("five", (total, name, total, name, total)), tuple[int, str, int, str, int])
+    assert_type(
+        await ctx.step.parallel("settled", (total, name), on_error="all_settled"),
+        tuple[int | Exception, str | Exception],
+    )
+    assert_type(await ctx.step.parallel("list", [total, total]), list[int])
+    assert_type(await ctx.step.parallel("list", [total], on_error="all_settled"), list[int | Exception])
+    assert_type(await ctx.step.parallel("lambda", [lambda step: step.run("a", plain, 3)]), list[str])
+    assert_type(await ctx.step.map("map", ["a", "b"], length), list[int])
+    assert_type(await ctx.step.map("map", range(3), plus, concurrency=2, on_error="fail_fast"), list[float])
+    assert_type(await ctx.step.map("map", ("a",), length, on_error="all_settled"), list[int | Exception])
     assert_type(ctx.step.idempotency_key("charge"), str)
     ctx.log.info("done", total=3)
     return Receipt(3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 import ironflow
-from ironflow import Context, Retry
+from ironflow import Context, Retry, Step
 
 
 class OrderPlaced(msgspec.Struct):
@@ -16,6 +16,18 @@ async def fetch(order_id: str) -> int:
     return len(order_id)
 
 
+async def total(step: Step) -> int:
+    return 3
+
+
+def blocking(step: Step) -> int:
+    return 3
+
+
+async def length(item: str, step: Step, index: int) -> int:
+    return len(item) + index
+
+
 @ironflow.function(id="process")
 async def process(ctx: Context[OrderPlaced]) -> int:
     ctx.event.data.orderid  # refused
@@ -23,6 +35,18 @@ async def process(ctx: Context[OrderPlaced]) -> int:
     await ctx.step.run("fetch", fetch, "a", "b")  # refused
     await ctx.step.run("fetch", fetch, timeout="5s", retry=3)  # refused
     await ctx.step.run(fetch, "a")  # refused
+    await ctx.step.parallel("all", total)  # refused
+    await ctx.step.parallel("all", [fetch])  # refused
+    await ctx.step.parallel("all", [blocking])  # refused
+    await ctx.step.parallel("all", [total(ctx.step)])  # refused
+    await ctx.step.parallel("all", [total], on_error="allSettled")  # refused
+    await ctx.step.parallel("all", [total], concurrency="2")  # refused
+    pair: tuple[int, str] = await ctx.step.parallel("all", (total, total))  # refused
+    await ctx.step.map("all", 3, length)  # refused
+    await ctx.step.map("all", [3], length)  # refused
+    await ctx.step.map("all", ["a"], total)  # refused
+    lengths: list[str] = await ctx.step.map("all", ["a"], length)  # refused
+    print(pair, lengths)
     text: str = await ctx.step.run("fetch", fetch, "a")  # refused
     await ctx.step.sleep("nap", None)  # refused
     ctx.event.id = text  # refused
