@@ -358,7 +358,7 @@ def checked_items(name: str, items: object, fn: object) -> Sequence[Any]:
     if not callable(fn):
         msg = f"map {name!r} takes an async function (item, step, index), got {fn!r}"
         raise DefinitionError(msg)
-    return tuple(items)
+    return tuple(cast("Sequence[Any]", items))  # type: ignore[redundant-cast]  # pyright does not know the items
 
 
 def _not_async(scope: Scope, got: object) -> DefinitionError:

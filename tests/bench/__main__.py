@@ -6,9 +6,10 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import wakeups
+from tests.bench import fan_out, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
+    "fan-out": (fan_out.main, "a map of 10,000 items: how long it takes, and the memory of worker and engine"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }
 

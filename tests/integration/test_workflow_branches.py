@@ -566,7 +566,7 @@ async def test_parallel_refuses_a_coroutine_and_says_to_pass_the_function() -> N
         ({1, 2}, branch, "takes a list of items, got set"),
         (iter([1]), branch, "make a list of them"),
         ([1], None, "takes an async function"),
-        ([1], lambda *call: 1, "must be async functions"),
+        ([1], max, "must be async functions"),
     ],
 )
 async def test_map_refuses(items: Any, fn: Any, expected: str) -> None:

@@ -70,7 +70,6 @@ async def process(ctx: Context[OrderPlaced]) -> Receipt:
     )
     assert_type(await ctx.step.parallel("list", [total, total]), list[int])
     assert_type(await ctx.step.parallel("list", [total], on_error="all_settled"), list[int | Exception])
-    assert_type(await ctx.step.parallel("lambda", [lambda step: step.run("a", plain, 3)]), list[str])
     assert_type(await ctx.step.map("map", ["a", "b"], length), list[int])
     assert_type(await ctx.step.map("map", range(3), plus, concurrency=2, on_error="fail_fast"), list[float])
     assert_type(await ctx.step.map("map", ("a",), length, on_error="all_settled"), list[int | Exception])

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import ironflow
-from ironflow import Context, Retry
+from ironflow import Context, Retry, Step
 
 
 def witness(line: str) -> None:
@@ -75,6 +75,21 @@ async def sleeper(ctx: Context[float]) -> str:
 async def hurried(ctx: Context) -> None:
     """Sleep for longer than the run may take."""
     await ctx.step.sleep("nap", "1h")
+
+
+async def double(number: int) -> int:
+    """Do as little as a body can."""
+    return 2 * number
+
+
+@ironflow.function(id="doubles", queue="orders", triggers=["doubles"])
+async def doubles(ctx: Context[int]) -> list[int]:
+    """Map as many items as the event says."""
+
+    async def each(item: int, step: Step, index: int) -> int:
+        return await step.run("double", double, item)
+
+    return await ctx.step.map("all", range(ctx.event.data), each)
 
 
 @ironflow.function(
