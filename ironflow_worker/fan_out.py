@@ -28,9 +28,9 @@ from ironflow_worker.failures import recorded_at
 from ironflow_worker.signals import PassEnded, is_pass_end
 from ironflow_worker.strands import Strand, strand_here
 
-_WINDOW = 256
-"""How many branches go on at a time where no concurrency is given: enough for the journal to be written in large
-groups, and few enough for a map of 100,000 items to need little memory. Branches that wait do not count."""
+_WINDOW = 1_000
+"""How many branches go on at a time where no concurrency is given: enough for the journal to be written in the
+largest groups, and few enough for a map of 100,000 items to need little memory. Branches that wait do not count."""
 
 
 class Branches(msgspec.Struct, frozen=True):
@@ -109,13 +109,13 @@ class FanOut:
 
     @property
     def lets_new_work_begin(self) -> bool:
-        """Whether branches may do what is not recorded yet."""
-        return self._is_open
+        """Whether branches, and what they leave behind, may do what is not recorded yet."""
+        return self._is_open or (self._is_over and not self.has_failed)
 
     @property
     def has_failed(self) -> bool:
         """Whether it is over, and has failed."""
-        return self._is_over and not self._is_open
+        return self._is_over and (self._closing or self._broken is not None)
 
     @property
     def is_blocked(self) -> bool:
@@ -201,8 +201,9 @@ class FanOut:
             self._results[index] = task.result()
         else:
             self._failed(index, error)
-        self.review()
+        # What may have failed begins before it is asked whether all that may have failed is cleared.
         self._begin_more()
+        self.review()
         if not self._running and not self._over.done():
             self._over.set_result(None)
         strand.changed()
