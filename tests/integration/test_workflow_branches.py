@@ -405,7 +405,7 @@ async def test_a_failed_parallel_starts_nothing_new_when_it_is_replayed() -> Non
 async def test_of_several_failures_the_one_recorded_first_is_raised_in_every_pass(  # noqa: C901 - all kinds at once
     seed: int,
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311 - repeatable
+    chance = random.Random(seed)
     count = chance.choice([2, 3, 8])
     delays = [chance.choice([1, 1, 1, 2, 3]) for _ in range(count)]
     caught_first = [chance.random() < 0.4 for _ in range(count)]

@@ -431,7 +431,7 @@ async def test_a_cancel_that_races_the_end_of_the_run_leaves_one_terminal_state(
 async def test_a_cancel_that_races_a_wake_up_leaves_one_terminal_state() -> None:
     ends: Counter[str] = Counter()
     for seed in range(60):
-        chance = random.Random(seed)  # noqa: S311 - repeatable, and nothing secret
+        chance = random.Random(seed)
 
         @ironflow.function(id="f")
         async def f(ctx: Context) -> str:
@@ -452,7 +452,7 @@ async def test_a_cancel_that_races_a_wake_up_leaves_one_terminal_state() -> None
 
 async def test_after_a_recorded_cancel_no_body_begins() -> None:
     for seed in range(40):
-        chance = random.Random(seed)  # noqa: S311 - repeatable, and nothing secret
+        chance = random.Random(seed)
         body = Body(0.01)
 
         @ironflow.function(id="f", retry=ONCE)
