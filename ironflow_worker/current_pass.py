@@ -264,6 +264,9 @@ class CurrentPass:
             finally:
                 self._at_gates.pop(gate, None)
                 self.wake(origin)
+            # The pass may have ended between the opening of the gate and this.
+            if self.ended:
+                raise PassEnded
 
     def open_gates(self) -> None:
         """Have all that wait for a group to let them begin ask again."""

@@ -15,6 +15,7 @@ from ironflow.records import StepRecord, WaitRecord
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded, is_pass_end
+from ironflow_worker.strands import Strand, strand_here
 
 pytestmark = pytest.mark.virtual_time
 
@@ -223,3 +224,64 @@ def test_the_signal_is_known_alone_and_in_groups(error: BaseException, expected:
 def test_the_signal_is_no_exception_and_says_what_to_do() -> None:
     assert not issubclass(PassEnded, Exception)
     assert "use 'except Exception'" in str(PassEnded())
+
+
+# Gates
+
+
+class Gate:
+    """A group that lets new work begin when it is told to."""
+
+    def __init__(self) -> None:
+        self.lets_new_work_begin = False
+        self.has_failed = False
+        self.is_blocked = False
+
+    def rests(self, change: int) -> None:
+        pass
+
+    def review(self) -> None:
+        pass
+
+
+def begins_behind(current: CurrentPass, gate: Gate) -> asyncio.Task[None]:
+    """Be a step, in a branch of a group, that is about to begin."""
+
+    async def begin() -> None:
+        strand = Strand(group=gate)
+        strand_here.set(strand)
+        current.add(strand)
+        with current.at_work():
+            await current.may_begin()
+
+    return asyncio.create_task(begin())
+
+
+async def test_a_step_begins_when_its_group_lets_it() -> None:
+    current, gate = new_pass(), Gate()
+    step = begins_behind(current, gate)
+    await turns(2)
+    assert not step.done()
+    gate.lets_new_work_begin = True
+    current.open_gates()
+    await step
+
+
+async def test_a_step_that_waits_for_its_group_does_not_begin_in_a_pass_that_has_ended() -> None:
+    current, gate = new_pass(), Gate()
+    step = begins_behind(current, gate)
+    await turns(2)
+    current.fail(Unavailable())
+    with pytest.raises(PassEnded):
+        await step
+
+
+async def test_a_step_does_not_begin_where_its_pass_ends_just_after_its_group_has_let_it() -> None:
+    current, gate = new_pass(), Gate()
+    step = begins_behind(current, gate)
+    await turns(2)
+    gate.lets_new_work_begin = True
+    current.open_gates()
+    current.fail(Unavailable())
+    with pytest.raises(PassEnded):
+        await step
