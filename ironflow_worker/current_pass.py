@@ -103,13 +103,14 @@ class CurrentPass:
 
         Raises:
             PassEnded: the pass has ended.
+            CancelledError: it has, with its handler; the caller is a task that the handler has left behind.
 
         """
         if self.ended:
             # A handler that catches the signal in a loop must not keep the worker from everything else.
             pause, self._refusal_seconds = self._refusal_seconds, self._refusal_seconds * 2
             await asyncio.sleep(min(pause, _LONGEST_REFUSAL_SECONDS))
-            raise PassEnded
+            raise self._signal()
 
     @contextlib.contextmanager
     def at_work(self) -> Generator[None]:
@@ -124,11 +125,12 @@ class CurrentPass:
         """Block the calling branch until the pass ends; never returns.
 
         Raises:
-            PassEnded: always.
+            PassEnded: the pass has ended.
+            CancelledError: it has, with its handler.
 
         """
         if self.ended:  # nobody would end the wait
-            raise PassEnded
+            raise self._signal()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         self._end_work()
@@ -137,13 +139,15 @@ class CurrentPass:
         finally:
             self._waiting.discard(future)
             self._begin_work()
-        raise PassEnded
+        raise self._signal()
 
     def end(self) -> None:
         """End the pass: the steps that wait, and every step asked for from now on, raise the signal."""
         self.over.set()
         for future in self._waiting:
-            if not future.done():
+            if not self.ended_early:
+                future.cancel()
+            elif not future.done():
                 future.set_exception(PassEnded())
 
     def fail(self, failure: Exception) -> None:
@@ -192,6 +196,10 @@ class CurrentPass:
             asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)
         else:
             self._end_early()
+
+    def _signal(self) -> BaseException:
+        # Nobody looks at the tasks that a handler leaves behind, and asyncio complains about what they raise.
+        return PassEnded() if self.ended_early else asyncio.CancelledError()
 
     def _end_early(self) -> None:
         self.ended_early = self.ended_early or not self.ended

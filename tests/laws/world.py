@@ -253,7 +253,9 @@ class World:
             # A step of its own before each group: it moves the sequences on and concerns no engine.
             if f"work.{group}" not in known:
                 left.append((f"work.{group}", lambda _: None))
-            waiting = [(name, kind) for name, kind in self.program.steps(group) if f"end.{name}" not in known]
+            waiting: list[tuple[str, Kind]] = [
+                (name, kind) for name, kind in self.program.steps(group) if f"end.{name}" not in known
+            ]
             left += [(f"wait.{name}", wait_fact(name, kind)) for name, kind in waiting if f"wait.{name}" not in known]
             if waiting:
                 status = "suspended"
