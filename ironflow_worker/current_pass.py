@@ -146,13 +146,14 @@ class CurrentPass:
 
         Raises:
             PassEnded: the pass has ended.
+            CancelledError: it has, with its handler; the caller is a task that the handler has left behind.
 
         """
         if self.ended:
             # A handler that catches the signal in a loop must not keep the worker from everything else.
             pause, self._refusal_seconds = self._refusal_seconds, self._refusal_seconds * 2
             await asyncio.sleep(min(pause, _LONGEST_REFUSAL_SECONDS))
-            raise PassEnded
+            raise self._signal()
 
     @contextlib.contextmanager
     def at_work(self) -> Generator[None]:
@@ -167,11 +168,12 @@ class CurrentPass:
         """Block the calling branch until the pass ends; never returns.
 
         Raises:
-            PassEnded: always.
+            PassEnded: the pass has ended.
+            CancelledError: it has, with its handler.
 
         """
         if self.ended:  # nobody would end the wait
-            raise PassEnded
+            raise self._signal()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         strand = self.strand()
@@ -186,7 +188,7 @@ class CurrentPass:
                 self._begin_work()
                 if strand is not None:
                     self.wake(strand)
-        raise PassEnded
+        raise self._signal()
 
     # Strands
 
@@ -245,7 +247,7 @@ class CurrentPass:
 
         Raises:
             PassEnded: the pass has ended.
-            CancelledError: the caller was left behind by a group that has failed.
+            CancelledError: it has, with its handler; or the caller was left behind by a group that has failed.
 
         """
         origin = strand_here.get()
@@ -253,7 +255,7 @@ class CurrentPass:
             return
         while any(not group.lets_new_work_begin for group in origin.groups()):
             if self.ended:  # nobody would open the gate
-                raise PassEnded
+                raise self._signal()
             if any(group.has_failed for group in origin.groups()):
                 raise asyncio.CancelledError
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -266,7 +268,7 @@ class CurrentPass:
                 self.wake(origin)
             # The pass may have ended between the opening of the gate and this.
             if self.ended:
-                raise PassEnded
+                raise self._signal()
 
     def open_gates(self) -> None:
         """Have all that wait for a group to let them begin ask again."""
@@ -280,7 +282,9 @@ class CurrentPass:
         """End the pass: the steps that wait, and every step asked for from now on, raise the signal."""
         self.over.set()
         for future in (*self._waiting, *self._at_gates):
-            if not future.done():
+            if not self.ended_early:
+                future.cancel()
+            elif not future.done():
                 future.set_exception(PassEnded())
 
     def fail(self, failure: Exception) -> None:
@@ -337,6 +341,10 @@ class CurrentPass:
             asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)
         else:
             self._end_early()
+
+    def _signal(self) -> BaseException:
+        # Nobody looks at the tasks that a handler leaves behind, and asyncio complains about what they raise.
+        return PassEnded() if self.ended_early else asyncio.CancelledError()
 
     def _end_early(self) -> None:
         self.ended_early = self.ended_early or not self.ended

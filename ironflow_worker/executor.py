@@ -92,7 +92,12 @@ class Executor:
             return
         function = self._functions.get(task.function)
         if function is None:
-            _log.warning("task handed back: this worker lacks its function", function=task.function, run=task.run)
+            _log.warning(
+                "task handed back: this worker lacks its function",
+                function=task.function,
+                run=task.run,
+                advice="give all workers of the queue the same apps, or start one that has it",
+            )
             delivery.nak(_NOT_FOR_US_SECONDS)
             return
         try:

@@ -17,7 +17,7 @@ import structlog
 from ironflow.broker.protocol import BrokerError, MessageTooLarge, Publication
 from ironflow.clock import parse_when, to_iso
 from ironflow.codec import decode_record, decode_value, encode_record, encode_value
-from ironflow.durations import LONGEST_DAYS, Duration, parse_duration
+from ironflow.durations import LONGEST_DAYS, Duration, format_milliseconds, parse_duration
 from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError, PublishError, SerializationError
 from ironflow.events import Event, make_event, read_event
 from ironflow.journal import Appended
@@ -467,7 +467,7 @@ def _check_body(name: str, fn: object) -> None:
 def _check_ahead(until_ms: int, now_ms: int) -> None:
     ahead = until_ms - now_ms
     if ahead <= 0:
-        msg = f"when must be in the future, got {to_iso(until_ms)}, which is {-ahead / 1000:g} s ago"
+        msg = f"when must be in the future, got {to_iso(until_ms)}, which is {format_milliseconds(-ahead)} ago"
         raise DefinitionError(msg)
     if ahead > LONGEST_DAYS * _DAY_MS:
         msg = f"when must be at most {LONGEST_DAYS} days ahead, got {to_iso(until_ms)}"

@@ -970,6 +970,12 @@ async def errors_of(calls: Iterable[Callable[[Any], Any]], client: Client) -> li
     return await asyncio.gather(*(attempt(call, client) for call in calls), return_exceptions=True)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask an engine once, and not for as long as it may take to come back."""
+    monkeypatch.setattr("ironflow.engine_api._PATIENT_SHARE", 0.0)
+
+
 class TestClient:
     @pytest.mark.usefixtures("nothing_stored")
     @pytest.mark.parametrize("wrong", CALLS, ids=ids_of(wrong.complaint for wrong in CALLS))
@@ -997,6 +1003,7 @@ class TestClient:
             with pytest.raises(TimeoutError, match=f"run {run.id} has not ended within 50ms; it goes on"):
                 await run.result("50ms")
 
+    @pytest.mark.usefixtures("impatient")
     async def test_without_an_engine_reading_fails_and_publishing_where_there_are_no_streams(
         self, nats_server: EmbeddedServer, namespace: str
     ) -> None:
@@ -1011,6 +1018,7 @@ class TestClient:
         assert [type(error) for error in unstored] == [PublishError] * 2
         assert all("is not stored: no stream takes the subject" in str(error) for error in unstored)
 
+    @pytest.mark.usefixtures("impatient")
     async def test_a_client_that_was_closed_says_so(self, place: Place) -> None:
         async with ironflow.connect(place.url, namespace=place.namespace) as client:
             pass

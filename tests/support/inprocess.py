@@ -67,8 +67,8 @@ class System:
         """Start one more engine."""
         broker = self.server.connect()
         engine = Engine(broker, self.names, make_token=self._token)
-        self.engines[engine] = broker
         await engine.start()
+        self.engines[engine] = broker
         return engine
 
     async def add_worker(
@@ -93,8 +93,8 @@ class System:
             now_ms=self.now_ms,
             limits=self._limits,
         )
-        self.workers[worker] = broker
         await worker.start()
+        self.workers[worker] = broker
         if self.engines:
             await worker.registered.wait()
         return worker

@@ -91,9 +91,19 @@ async def test_a_pass_in_which_nothing_waits_does_not_end_by_itself() -> None:
 
 async def test_a_wait_that_begins_after_the_end_does_not_wait() -> None:
     current = new_pass()
-    current.end()
+    current.fail(Unavailable())
     with pytest.raises(PassEnded):
         await asyncio.wait_for(waits(current), 1)
+
+
+async def test_what_a_handler_has_left_behind_is_cancelled_when_it_ends() -> None:
+    current = new_pass()
+    waiting = asyncio.create_task(waits(current))
+    await turns(2)
+    current.end()
+    late = [asyncio.create_task(waits(current)), asyncio.create_task(current.check_running())]
+    results = await asyncio.gather(waiting, *late, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 3
     assert not current.ended_early
 
 
@@ -122,7 +132,7 @@ async def test_a_step_that_is_cancelled_while_it_waits_is_not_at_work_any_more()
 async def test_each_refusal_after_the_end_takes_longer_up_to_a_second() -> None:
     current = new_pass()
     await current.check_running()
-    current.end()
+    current.fail(Unavailable())
     loop = asyncio.get_running_loop()
     pauses: list[float] = []
     for _ in range(12):
