@@ -29,6 +29,11 @@ def encode_record(record: msgspec.Struct) -> bytes:
     return _encoder.encode(record)
 
 
+def encode_raw(record: msgspec.Struct) -> msgspec.Raw:
+    """Encode one of our own records to be a part of another one."""
+    return msgspec.Raw(_encoder.encode(record))
+
+
 @functools.cache
 def _decoder(record_type: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(record_type)

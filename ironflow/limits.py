@@ -30,6 +30,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Without those in the items of maps."""
     map_items_per_run: int = 100_000
     """The items of all maps of a run together, and so many steps in them."""
+    open_waits_per_run: int = 1_000
+    """Waits for events that are open at a time."""
+    match_bytes: int = 8 * KIBIBYTE
+    """A value that waits compare, and the path to it, encoded: they are kept with every wait."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -26,6 +26,10 @@ RUN_TIMER = "timeout"
 
 ENGINE_CONSUMER = "engine"
 
+_ANY = "any"
+"""Stands where the hash of a path or a value would: shorter than every hash."""
+_PATHS = "=paths"
+
 RESERVED_ID_PREFIX = "ironflow:"
 """Event ids that start with it are made by Ironflow, so that no publisher can take the place of a start."""
 
@@ -74,6 +78,11 @@ def step_token(scope: Scope, name: str) -> str:
 def digest(data: bytes) -> str:
     """Return 128 bits of SHA-256 as 26 lower-case characters that are safe in subjects, keys and file names."""
     return base64.b32encode(hashlib.sha256(data).digest()[:16]).decode("ascii").rstrip("=").lower()
+
+
+def mark(text: str) -> str:
+    """Return 16 characters for any text: enough to tell apart what one run has, and small where there is much of it."""
+    return digest(text.encode("utf-8", "surrogatepass"))[:16]
 
 
 def wait_timer(step: str) -> str:
@@ -193,6 +202,10 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of everything recorded of a run."""
         return f"{self._journal(queue, run)}.>"
 
+    def journal_waits(self, queue: str, run: str) -> str:
+        """The filter of everything that a run has ever waited for."""
+        return f"{self._journal(queue, run)}.wait.*"
+
     def journal_kind(self, kind: str) -> str:
         """The filter of one kind of record ("wait", "outcome", …) of all runs."""
         return f"{self.namespace}.journal.*.*.{kind}.>"
@@ -227,6 +240,35 @@ class Names(msgspec.Struct, frozen=True):
         """The subject behind the key of a run's state."""
         return f"$KV.{self.runs_bucket}.{run}"
 
+    def wait_key(self, event: str, path: str | None, value: str | None, run: str, step: str) -> str:
+        """The subject behind the key of an open wait for an event.
+
+        Args:
+            event: the event's name.
+            path: where in its data to look; None where any event of that name will do.
+            value: the canonical JSON of what must stand there.
+            run: the run that waits.
+            step: the token of its step.
+
+        """
+        return f"{self._waits_for(event, path, value)}.{run}.{step}"
+
+    def waits_for(self, event: str, path: str | None, value: str | None) -> str:
+        """The filter of all open waits that an event ends which has *value* at *path*."""
+        return f"{self._waits_for(event, path, value)}.*.*"
+
+    def wait_path_key(self, event: str, path: str | None) -> str:
+        """The subject behind the key that says: there are waits for this event which look at this path."""
+        return f"$KV.{self.waits_bucket}.{_PATHS}.{escape_token(event)}.{_hash_or_any(path)}"
+
+    @property
+    def wait_paths(self) -> str:
+        """The filter of the paths of all events."""
+        return f"$KV.{self.waits_bucket}.{_PATHS}.>"
+
+    def _waits_for(self, event: str, path: str | None, value: str | None) -> str:
+        return f"$KV.{self.waits_bucket}.{escape_token(event)}.{_hash_or_any(path)}.{_hash_or_any(value)}"
+
     def function_key(self, function_id: str) -> str:
         """The subject behind the key of a function's definition."""
         return f"$KV.{self.functions_bucket}.{escape_token(function_id)}"
@@ -259,6 +301,10 @@ class Names(msgspec.Struct, frozen=True):
     def worker_census(self) -> str:
         """The request that every worker answers with what it is and does."""
         return f"{self.namespace}.workers"
+
+
+def _hash_or_any(text: str | None) -> str:
+    return _ANY if text is None else digest(text.encode("utf-8", "surrogatepass"))
 
 
 def bucket_stream(bucket: str) -> str:

@@ -16,6 +16,7 @@ from ironflow.retry import RetryPolicy
 RunStatus = Literal["queued", "running", "waiting", "compensating", "completed", "failed", "cancelled"]
 StepStatus = Literal["completed", "failed", "retrying", "sleeping", "waiting"]
 StepKind = Literal["run", "sleep", "publish", "wait_for_event", "invoke", "invoke_async", "compensate"]
+OnTimeout = Literal["fail", "none", "raise"]
 OutcomeStatus = Literal["completed", "failed", "suspended", "cancelled"]
 
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
@@ -116,7 +117,15 @@ class StepRecord(Record, frozen=True, kw_only=True):
 
 
 class WaitRecord(Record, frozen=True, kw_only=True):
-    """``wait.<step>``: what a step waits for. It is due *delay_ms* after it was stored, or at *until_ms*."""
+    """``wait.<step>``: what a step waits for. It is due *delay_ms* after it was stored, or at *until_ms*.
+
+    Attributes:
+        event: the name of the awaited event; empty where it waits for none.
+        path: where in that event's data to look, without ``data.`` in front; None where any such event will do.
+        value: the canonical JSON of what must stand there.
+        on_timeout: what the end of the time means to the run.
+
+    """
 
     name: str
     kind: StepKind
@@ -124,6 +133,36 @@ class WaitRecord(Record, frozen=True, kw_only=True):
     scope: tuple[str | int, ...] = ()
     delay_ms: int | None = None
     until_ms: int | None = None
+    event: str = ""
+    path: str | None = None
+    value: str | None = None
+    on_timeout: OnTimeout = "fail"
+
+
+class WaitEntry(Record, frozen=True, kw_only=True):
+    """An open wait for an event, where events find it.
+
+    Attributes:
+        step: the token of the step that waits.
+        wait: what it waits for, as the worker recorded it.
+        sequence: where that stands in the journal.
+        time_ms: when it was stored there.
+
+    """
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
+    sequence: int
+    time_ms: int
+
+
+class WaitPath(Record, frozen=True, kw_only=True):
+    """A mark that there are, or were, waits for an event which look at a path; null where they look at none."""
+
+    event: str
+    path: str | None = None
 
 
 class TryRecord(Record, frozen=True, kw_only=True):
@@ -195,6 +234,8 @@ class RunState(Record, frozen=True, kw_only=True):
         event_sequence: where the triggering event stands in EVENTS.
         ended_by: the journal sequence of the outcome that ended the run.
         timeout_ms: how long the run may take as a whole, as its function said when it started; 0 for ever.
+        event_waits: how each wait for an event has ended, by a short hash of its step: "" where it is open,
+            "timeout", or a short hash of the id of the event that ended it.
 
     """
 
@@ -216,6 +257,7 @@ class RunState(Record, frozen=True, kw_only=True):
     ended_by: int = 0
     timeout_ms: int = 0
     error: ErrorRecord | None = None
+    event_waits: dict[str, str] = {}
 
 
 class FunctionRecord(Record, frozen=True, kw_only=True):

@@ -124,6 +124,94 @@ class Step(Protocol):
         """
         ...
 
+    @overload
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        event: str,
+        match: str | None = None,
+        value: Any = ...,
+        type: None = None,
+        timeout: Duration = "7d",
+        on_timeout: Literal["fail", "raise"] = "fail",
+    ) -> Event[Any]: ...
+    @overload
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        event: str,
+        match: str | None = None,
+        value: Any = ...,
+        type: type[T],
+        timeout: Duration = "7d",
+        on_timeout: Literal["fail", "raise"] = "fail",
+    ) -> Event[T]: ...
+    @overload
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        event: str,
+        match: str | None = None,
+        value: Any = ...,
+        type: None = None,
+        timeout: Duration = "7d",
+        on_timeout: Literal["none"],
+    ) -> Event[Any] | None: ...
+    @overload
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        event: str,
+        match: str | None = None,
+        value: Any = ...,
+        type: type[T],
+        timeout: Duration = "7d",
+        on_timeout: Literal["none"],
+    ) -> Event[T] | None: ...
+    async def wait_for_event(
+        self,
+        name: str,
+        *,
+        event: str,
+        match: str | None = None,
+        value: Any = ...,
+        type: Any = None,
+        timeout: Duration = "7d",
+        on_timeout: Literal["fail", "none", "raise"] = "fail",
+    ) -> Event[Any] | None:
+        """Pause the run until an event comes, and return the event.
+
+        An event counts that came after the one that started the run, also where it came before this call. One
+        event ends one wait of a run. Event and timeout exclude each other: what came first is recorded.
+
+        Args:
+            name: unique in its scope.
+            event: the name of the awaited event; exact.
+            match: a path into an event's data, like ``"data.orderId"`` or ``"items.0.sku"``: the awaited event
+                must have there what the event has that started this run. Default: any event of the name will do.
+            value: what the awaited event must have at *match*, instead of what the starting event has there.
+            type: what to decode the event's data into. Default plain JSON.
+            timeout: how long to wait, from when the wait was recorded.
+            on_timeout: "fail" fails the run on the server, with "waitForEvent timed out"; "none" returns None;
+                "raise" raises WaitTimeoutError.
+
+        Raises:
+            WaitTimeoutError: no such event came in time, and *on_timeout* is "raise". It is recorded, and replays
+                raise it again.
+            DefinitionError: the starting event has nothing at *match*, or another argument is not allowed. It is
+                a ValueError.
+            SerializationError: the event's data does not decode into *type*, or *value* cannot be carried as JSON.
+            LimitError: the run waits for 1,000 events already, the timeout is over 366 days, or the compared value
+                is over 8 KiB.
+            DuplicateStepError: the name was used before in this pass.
+
+        """
+        ...
+
     async def publish(
         self, event: str, data: object = None, *, name: str | None = None, id: str | None = None
     ) -> Event[Any]:

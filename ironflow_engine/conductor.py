@@ -9,9 +9,21 @@ import structlog
 
 from ironflow.broker.protocol import BrokerError, WrongRevision
 from ironflow_engine.dispatcher import Dispatcher
-from ironflow_engine.facts import Command, Fact, RunStarted, TryRecorded, WaitRecorded
+from ironflow_engine.facts import (
+    Command,
+    Dispatch,
+    Fact,
+    RegisterWait,
+    RunStarted,
+    SendCommand,
+    SetTimer,
+    TryRecorded,
+    WaitCommand,
+    WaitRecorded,
+)
 from ironflow_engine.reducer import decide
 from ironflow_engine.run_store import ABSENT, RunStore, Version
+from ironflow_engine.wait_keeper import WaitKeeper
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -36,31 +48,41 @@ class Conductor:
 
     Args:
         store: the run states.
-        dispatcher: carries out the commands.
+        dispatcher: carries out what is to be sent.
+        keeper: carries out what is to be done about waits for events.
 
     """
 
-    def __init__(self, store: RunStore, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper) -> None:
         self._store = store
         self._dispatcher = dispatcher
+        self._keeper = keeper
 
     async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
-        """Apply facts in order; when this returns, their effects are stored.
+        """Apply facts in order, and those that follow from them; when this returns, their effects are stored.
 
         Returns:
             The runs whose facts could not be applied, and why; they must be applied again.
 
         """
-        by_run: dict[str, list[Fact]] = {}
-        for fact in facts:
-            by_run.setdefault(fact.run, []).append(fact)
         failures: dict[str, BrokerError] = {}
-        plans = await self._load(by_run, failures)
-        decided = await self._decide_and_store(plans, failures)
-        await self._carry_out(decided, failures)
+        left = facts
+        while left:
+            left = await self._apply(left, failures)
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures
+
+    async def _apply(self, facts: Sequence[Fact], failures: dict[str, BrokerError]) -> list[Fact]:
+        """Apply facts and return those that follow from them."""
+        by_run: dict[str, list[Fact]] = {}
+        for fact in facts:
+            by_run.setdefault(fact.run, []).append(fact)
+        plans = await self._load(by_run, failures)
+        decided = await self._decide_and_store(plans, failures)
+        commands = [command for plan in decided for command in plan.commands]
+        await self._send([each for each in commands if isinstance(each, SendCommand)], failures)
+        return await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
 
     async def _load(self, by_run: dict[str, list[Fact]], failures: dict[str, BrokerError]) -> list[_Plan]:
         plans: list[_Plan] = []
@@ -116,14 +138,34 @@ class Conductor:
                 reloaded.append(plan)
         return reloaded
 
-    async def _carry_out(self, plans: list[_Plan], failures: dict[str, BrokerError]) -> None:
-        owners = [(plan.run, command) for plan in plans for command in plan.commands]
-        if not owners:
+    async def _send(self, commands: list[SendCommand], failures: dict[str, BrokerError]) -> None:
+        if not commands:
             return
-        results = await self._dispatcher.carry_out([command for _, command in owners])
-        for (run, _), failure in zip(owners, results, strict=True):
+        for command, failure in zip(commands, await self._dispatcher.carry_out(commands), strict=True):
             if failure is not None:
-                failures[run] = failure
+                failures[_run_of(command)] = failure
+
+    async def _keep(self, commands: list[WaitCommand], failures: dict[str, BrokerError]) -> list[Fact]:
+        """Do what is to be done about waits, and return the facts that follow from it."""
+        following: list[Fact] = []
+        for command, result in zip(commands, await self._keeper.carry_out(commands) if commands else [], strict=True):
+            if isinstance(result, BrokerError):
+                failures[_run_of(command)] = result
+            else:
+                following += result
+        return following
+
+
+def _run_of(command: Command) -> str:
+    match command:
+        case Dispatch():
+            return command.state.id
+        case SetTimer():
+            return command.record.run
+        case RegisterWait():
+            return command.entry.run
+        case _:
+            return command.run
 
 
 def _decide(plan: _Plan) -> None:

@@ -11,7 +11,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication
 from ironflow.codec import encode_record
 from ironflow.names import Names
 from ironflow.records import Task
-from ironflow_engine.facts import AnnounceEnd, Command, Dispatch, SetTimer, StopRun
+from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -36,7 +36,7 @@ class Dispatcher:
         self._broker = broker
         self._names = names
 
-    async def carry_out(self, commands: Sequence[Command]) -> list[BrokerError | None]:
+    async def carry_out(self, commands: Sequence[SendCommand]) -> list[BrokerError | None]:
         """Carry out commands together; return what each failed with, in order."""
         failures: list[BrokerError | None] = [None] * len(commands)
         left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
@@ -54,7 +54,7 @@ class Dispatcher:
         await self._announce(commands)
         return failures
 
-    async def _announce(self, commands: Sequence[Command]) -> None:
+    async def _announce(self, commands: Sequence[SendCommand]) -> None:
         stops = [command for command in commands if isinstance(command, StopRun)]
         # The hint goes first: a task that was delivered before it is taken back finds that it came.
         for stop in stops:
@@ -72,7 +72,7 @@ class Dispatcher:
         except BrokerError as error:
             _log.warning("task and timers of an ended run not taken back", run=stop.run, reason=str(error))
 
-    def _publication(self, command: Command, *, again: bool) -> Publication:
+    def _publication(self, command: SendCommand, *, again: bool) -> Publication:
         match command:
             case Dispatch():
                 return self._task(command, again=again)

@@ -46,6 +46,8 @@ from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
 from ironflow_engine.terminator import Terminator
 from ironflow_engine.timer_intake import TimerIntake
+from ironflow_engine.wait_keeper import WaitKeeper
+from ironflow_engine.wait_store import WaitStore
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -95,8 +97,9 @@ class Engine:
         self._started_at = to_iso(now_ms())
         store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
-        conductor = Conductor(store, Dispatcher(broker, names))
-        events = EventIntake(broker, conductor, names, self._functions)
+        waits = WaitStore(broker, names)
+        conductor = Conductor(store, Dispatcher(broker, names), WaitKeeper(broker, names, waits, make_token))
+        events = EventIntake(broker, conductor, names, self._functions, waits)
         terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
             events,

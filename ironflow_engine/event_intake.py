@@ -1,4 +1,4 @@
-"""Published events start runs."""
+"""Published events start runs, and end waits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ironflow.broker.protocol import Broker, Delivery
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import ErrorRecord, EventRecord
+from ironflow.records import ErrorRecord, EventRecord, WaitEntry
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.facts import Fact, RunStarted
+from ironflow_engine.facts import EventArrived, Fact, RunStarted
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
+from ironflow_engine.wait_store import WaitStore
 
 _TASK_BYTES = 2_048
 """What a task has beside its event, at the most: ids, numbers, and names of up to 128 bytes."""
@@ -28,26 +29,33 @@ class EventIntake(Intake):
         conductor: applies the facts.
         names: the namespace.
         functions: the registered functions.
+        waits: the open waits.
 
     """
 
-    def __init__(self, broker: Broker, conductor: Conductor, names: Names, functions: FunctionStore) -> None:
+    def __init__(
+        self, broker: Broker, conductor: Conductor, names: Names, functions: FunctionStore, waits: WaitStore
+    ) -> None:
         super().__init__(broker, conductor, stream=names.events, consumer=ENGINE_CONSUMER)
         self._functions = functions
+        self._waits = waits
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
-        """Match each event with the functions as they are now."""
-        matcher = await self._functions.current()
+        """Match each event with the functions and the waits as they are now."""
         facts: list[tuple[Delivery, list[Fact]]] = []
+        events: list[tuple[Delivery, EventRecord]] = []
         for delivery in batch:
             try:
-                event = decode_record(EventRecord, delivery.payload)
+                events.append((delivery, decode_record(EventRecord, delivery.payload)))
             except SerializationError as error:
                 self.unreadable(delivery, error)
                 facts.append((delivery, []))
-            else:
-                starts = matcher.starts(event, delivery.sequence, delivery.time_ms)
-                facts.append((delivery, [*self._refuse_what_fits_no_task(starts, delivery)]))
+        matcher = await self._functions.current()
+        waiting = await self._waits.matching([event for _, event in events])
+        for (delivery, event), entries in zip(events, waiting, strict=True):
+            starts = matcher.starts(event, delivery.sequence, delivery.time_ms)
+            arrivals = [_arrival(delivery, event, entry) for entry in entries]
+            facts.append((delivery, [*self._refuse_what_fits_no_task(starts, delivery), *arrivals]))
         return facts
 
     def _refuse_what_fits_no_task(self, starts: list[RunStarted], delivery: Delivery) -> list[RunStarted]:
@@ -60,3 +68,14 @@ class EventIntake(Intake):
             message=f"the event is {size:,} bytes, and at most {room:,} fit into a task on this server",
         )
         return [msgspec.structs.replace(start, refusal=refusal) for start in starts]
+
+
+def _arrival(delivery: Delivery, event: EventRecord, entry: WaitEntry) -> EventArrived:
+    return EventArrived(
+        run=entry.run,
+        queue=entry.queue,
+        entry=entry,
+        event=event,
+        sequence=delivery.sequence,
+        time_ms=delivery.time_ms,
+    )

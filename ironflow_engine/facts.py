@@ -12,8 +12,10 @@ from ironflow.records import (
     FunctionRecord,
     OutcomeRecord,
     RunState,
+    StepRecord,
     TimerRecord,
     TryRecord,
+    WaitEntry,
     WaitRecord,
 )
 
@@ -78,7 +80,37 @@ class Woken(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
 
 
-Fact: TypeAlias = RunStarted | WaitRecorded | TryRecorded | OutcomeRecorded | Woken
+class EventArrived(msgspec.Struct, frozen=True, kw_only=True):
+    """An event matches a wait.
+
+    Attributes:
+        entry: the wait.
+        sequence: where the event stands in EVENTS.
+        time_ms: when it was stored there.
+        looked_back: it was found among the events that were stored before the wait was.
+
+    """
+
+    run: str
+    queue: str
+    entry: WaitEntry
+    event: EventRecord
+    sequence: int
+    time_ms: int
+    looked_back: bool = False
+
+
+class WaitTimedOut(msgspec.Struct, frozen=True, kw_only=True):
+    """The time of a wait for an event is over; *record* says so, where nothing else has ended the wait."""
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
+    record: StepRecord
+
+
+Fact: TypeAlias = RunStarted | WaitRecorded | TryRecorded | OutcomeRecorded | Woken | EventArrived | WaitTimedOut
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +150,58 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
 
 
-Command: TypeAlias = Dispatch | SetTimer | AnnounceEnd | StopRun
+class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):
+    """Have events find a wait, and see whether one came already.
+
+    Attributes:
+        after: where the run's own trigger stands in EVENTS; what came before it does not count.
+        trigger: the id of that event.
+        consumed: short hashes of the ids of the events that have ended waits of the run.
+        ended_by: the short hash of the event that has ended this one; empty where none has.
+
+    """
+
+    entry: WaitEntry
+    after: int
+    trigger: str
+    consumed: frozenset[str]
+    ended_by: str = ""
+
+
+class AppendStep(msgspec.Struct, frozen=True, kw_only=True):
+    """Record how a wait for an event ended, then take it from where events find it.
+
+    Attributes:
+        wakes: the run is to go on behind it.
+
+    """
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
+    record: StepRecord
+    wakes: bool = True
+
+
+class ForgetWait(msgspec.Struct, frozen=True, kw_only=True):
+    """Take a wait from where events find it: there is nothing left that it could end."""
+
+    run: str
+    step: str
+    wait: WaitRecord
+
+
+class ForgetWaits(msgspec.Struct, frozen=True, kw_only=True):
+    """Take all waits of a run that has ended from where events find them."""
+
+    run: str
+    queue: str
+
+
+WaitCommand: TypeAlias = RegisterWait | AppendStep | ForgetWait | ForgetWaits
+SendCommand: TypeAlias = Dispatch | SetTimer | AnnounceEnd | StopRun
+Command: TypeAlias = SendCommand | WaitCommand
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -80,7 +80,9 @@ class Intake(ABC):
 
     async def _apply(self, batch: Sequence[Delivery]) -> None:
         facts = await self.facts_of(batch)
-        failures = await self._conductor.apply([fact for _, found in facts for fact in found])
+        applied = [fact for _, found in facts for fact in found]
+        failures = await self._conductor.apply(applied)
+        failures |= await self.conclude([fact for fact in applied if fact.run not in failures])
         for delivery, found in facts:
             if any(fact.run in failures for fact in found):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
@@ -90,6 +92,10 @@ class Intake(ABC):
     @abstractmethod
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Return what each delivery means; one that means nothing has no facts and is acknowledged."""
+
+    async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:  # noqa: ARG002 - most do nothing
+        """Do what remains once facts are applied; return the runs for which it could not be done, and why."""
+        return {}
 
     def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
         """Have messages delivered again."""

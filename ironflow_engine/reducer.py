@@ -16,11 +16,13 @@ from msgspec.structs import replace
 
 from ironflow.names import RUN_TIMER, try_timer, wait_timer
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState, TimerRecord
+from ironflow_engine import event_waits
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
     Decision,
     Dispatch,
+    EventArrived,
     Fact,
     OutcomeRecorded,
     RunStarted,
@@ -28,6 +30,7 @@ from ironflow_engine.facts import (
     StopRun,
     TryRecorded,
     WaitRecorded,
+    WaitTimedOut,
     Woken,
 )
 
@@ -42,9 +45,20 @@ def decide(state: RunState | None, fact: Fact) -> Decision:
     """
     if isinstance(fact, RunStarted):
         return _start(fact) if state is None else _start_again(state, fact)
-    # Nobody but the run's own queue may report on it; a run that is gone has nothing left to decide.
-    if state is None or state.queue != fact.queue:
+    # Nobody but the run's own queue may report on it.
+    if state is not None and state.queue != fact.queue:
         return Decision(state)
+    match fact:
+        case EventArrived():
+            return event_waits.arrive(state, fact)
+        case WaitTimedOut():
+            return event_waits.time_out(state, fact)
+        case _:
+            # A run that is gone has nothing left to decide.
+            return Decision(state) if state is None else _go_on(state, fact)
+
+
+def _go_on(state: RunState, fact: OutcomeRecorded | Woken | WaitRecorded | TryRecorded) -> Decision:
     match fact:
         case OutcomeRecorded():
             return _end_pass(state, fact)
@@ -148,8 +162,8 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
 
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
-    announcement = AnnounceEnd(run=state.id)
-    return (StopRun(run=state.id, queue=state.queue), announcement) if fact.record.imposed else (announcement,)
+    stop = (StopRun(run=state.id, queue=state.queue),) if fact.record.imposed else ()
+    return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
@@ -183,7 +197,10 @@ def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     timer = TimerRecord(
         run=state.id, queue=state.queue, step=fact.step, due_ms=due, wait=record, waiting_since_ms=fact.time_ms
     )
-    return _set_timer(state, wait_timer(fact.step), timer)
+    if record.kind != "wait_for_event" or state.status in TERMINAL:
+        return _set_timer(state, wait_timer(fact.step), timer)
+    opened = event_waits.open_wait(state, fact)
+    return Decision(opened.state, (*opened.commands, SetTimer(timer=wait_timer(fact.step), record=timer)))
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:

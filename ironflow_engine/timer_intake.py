@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
-from ironflow.errors import RunTimeoutError, SerializationError
+from ironflow.durations import format_milliseconds
+from ironflow.errors import RunTimeoutError, SerializationError, WaitTimeoutError
 from ironflow.journal import Journal
 from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import TERMINAL, DueRecord, ErrorRecord, RunState, StepRecord, TimerRecord
+from ironflow.records import TERMINAL, DueRecord, ErrorRecord, RunState, StepRecord, TimerRecord, WaitRecord
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
-from ironflow_engine.facts import Fact, Woken
+from ironflow_engine.event_waits import has_timed_out
+from ironflow_engine.facts import Fact, WaitTimedOut, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.server_clock import ServerClock
@@ -35,7 +37,7 @@ class TimerIntake(Intake):
         conductor: applies the facts.
         names: the namespace.
         store: the run states.
-        terminator: ends runs that take too long.
+        terminator: ends runs that take too long, or whose time to wait is over.
         make_token: returns a new random mark.
 
     """
@@ -63,7 +65,13 @@ class TimerIntake(Intake):
         due, early = await self._by_time(timers)
         for delivery, remaining_ms in early:
             self.hand_back(remaining_ms / 1000, delivery)
-        still_open = await self._still_open(due, facts)
+        ends_itself: list[_Timer] = []
+        for delivery, timer in due:
+            if timer.wait is not None and timer.wait.event:
+                facts.append((delivery, [_time_out(timer, timer.wait)]))
+            else:
+                ends_itself.append((delivery, timer))
+        still_open = await self._still_open(ends_itself, facts)
         facts += await self._end_runs([timer for timer in still_open if timer[1].run_timeout_ms])
         still_open = [timer for timer in still_open if not timer[1].run_timeout_ms]
         ends = await self._journal.append_all([self._end(timer) for _, timer in still_open])
@@ -92,6 +100,21 @@ class TimerIntake(Intake):
         except BrokerError as error:
             return error
         return None
+
+    async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+        """Fail the runs of which a wait has timed out that means their end."""
+        failures: dict[str, BrokerError] = {}
+        ends = [fact for fact in facts if isinstance(fact, WaitTimedOut) and fact.wait.on_timeout == "fail"]
+        versions = await self._store.load_all([fact.run for fact in ends])
+        for fact, version in zip(ends, versions, strict=True):
+            try:
+                if isinstance(version, BrokerError):
+                    raise version
+                if version.state is not None and has_timed_out(version.state, fact.step):
+                    await self._terminator.end(fact.run, "failed", fact.record.error)
+            except BrokerError as error:
+                failures[fact.run] = error
+        return failures
 
     async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
         """Return the timers that are due, and the early ones with the milliseconds that remain."""
@@ -155,6 +178,28 @@ class TimerIntake(Intake):
             duration_ms=round(max(timer.due_ms, self._clock.at_least_ms()) - timer.waiting_since_ms),
         )
         return self._names.journal_step(timer.queue, timer.run, timer.step), record
+
+
+def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
+    error = None
+    if wait.on_timeout != "none":
+        message = (
+            "waitForEvent timed out"
+            if wait.on_timeout == "fail"
+            else f"step {wait.name!r}: no event {wait.event!r} that it waits for came within "
+            f"{format_milliseconds(wait.delay_ms or 0)}"
+        )
+        error = ErrorRecord(type=WaitTimeoutError.__name__, message=message, step=wait.name)
+    record = StepRecord(
+        name=wait.name,
+        kind=wait.kind,
+        scope=wait.scope,
+        token="",  # whoever records it marks it
+        status="completed" if error is None else "failed",
+        error=error,
+        duration_ms=wait.delay_ms or 0,
+    )
+    return WaitTimedOut(run=timer.run, queue=timer.queue, step=timer.step, wait=wait, record=record)
 
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Generator
-from typing import Literal
+from typing import Literal, NoReturn
 
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
 from ironflow.limits import Limits
 from ironflow.names import Scope, step_token
-from ironflow.records import StepKind
+from ironflow.records import EventRecord, StepKind
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded
 from ironflow_worker.strands import Strand, strand_here
@@ -30,6 +30,7 @@ class CurrentPass:
     Args:
         memo: what is recorded of the run.
         limits: bounds the number of steps and their names.
+        trigger: the event that started the run.
 
     Attributes:
         over: set when the pass has ended, for whichever reason.
@@ -39,9 +40,10 @@ class CurrentPass:
 
     """
 
-    def __init__(self, memo: Memo, limits: Limits) -> None:
+    def __init__(self, memo: Memo, limits: Limits, trigger: EventRecord) -> None:
         self.memo = memo
         self.limits = limits
+        self.trigger = trigger
         self.over = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -59,6 +61,7 @@ class CurrentPass:
         self._at_gates: dict[asyncio.Future[None], Strand] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._executed = False
+        self._open_waits = memo.open_waits("wait_for_event")
 
     @property
     def ended(self) -> bool:
@@ -141,6 +144,20 @@ class CurrentPass:
             raise NondeterminismError(msg)
         return token
 
+    def open_wait(self, name: str) -> None:
+        """Take a place for one more open wait for an event.
+
+        Raises:
+            LimitError: the run has too many.
+
+        """
+        if self._open_waits >= self.limits.open_waits_per_run:
+            msg = (
+                f"a run may wait for at most {self.limits.open_waits_per_run:,} events at a time; {name!r} is one more"
+            )
+            raise LimitError(msg)
+        self._open_waits += 1
+
     async def check_running(self) -> None:
         """Raise the signal again where the pass has ended: nothing new is started then.
 
@@ -164,7 +181,7 @@ class CurrentPass:
         finally:
             self._end_work()
 
-    async def wait(self) -> None:
+    async def wait(self) -> NoReturn:
         """Block the calling branch until the pass ends; never returns.
 
         Raises:

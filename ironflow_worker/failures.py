@@ -15,6 +15,7 @@ from ironflow.errors import (
     SerializationError,
     StepError,
     StepTimeoutError,
+    WaitTimeoutError,
 )
 from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
@@ -101,6 +102,7 @@ def raise_recorded(record: StepRecord, sequence: int) -> NoReturn:
     Raises:
         StepError: the body failed.
         SerializationError, PayloadTooLargeError: its result could not be recorded.
+        WaitTimeoutError: the event that it waits for did not come in time.
 
     """
     failure = _recorded_failure(record)
@@ -131,6 +133,9 @@ def recorded_at(error: BaseException) -> int | None:
 
 def _recorded_failure(record: StepRecord) -> IronflowError:
     error = record.error or ErrorRecord(type="Unknown", message="no reason recorded")
+    # What a body raises by that name is its failure like any other.
+    if record.kind == "wait_for_event" and error.type == WaitTimeoutError.__name__:
+        return WaitTimeoutError(error.message)
     own = _RAISED_AS_THEMSELVES.get(error.type)
     if own is SerializationError:
         return SerializationError(error.message, error.path)

@@ -122,6 +122,10 @@ class Memo:
         record = self._steps.get(token) or self._waits.get(token) or self._tries.get(token)
         return record.kind if record is not None else None
 
+    def open_waits(self, kind: StepKind) -> int:
+        """Return how many waits of a kind have not ended."""
+        return sum(wait.kind == kind and token not in self._steps for token, wait in self._waits.items())
+
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""
         return frozenset({*self._steps, *self._waits, *self._tries} - {PASS_TOKEN})

@@ -48,7 +48,7 @@ class Replay:
         self._event = event
         self._memo = memo
         self._tools = tools
-        self._current = CurrentPass(memo, tools.limits)
+        self._current = CurrentPass(memo, tools.limits, event)
         self._handler: asyncio.Task[Any] | None = None
         self._stopped = False
 

@@ -23,10 +23,11 @@ from ironflow.events import Event, make_event, read_event
 from ironflow.journal import Appended
 from ironflow.limits import check_payload
 from ironflow.names import Scope, step_token
-from ironflow.records import EventRecord, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.records import EventRecord, OnTimeout, StepKind, StepRecord, TryRecord, WaitRecord
 from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
 from ironflow.triggers import check_event_name
+from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import is_async_body, result_type
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, raise_recorded, recorded_at
@@ -114,7 +115,7 @@ class StepClient(Step):
     async def sleep(self, name: str, duration: Duration) -> None:
         """Pause the run."""
         delay_ms = parse_duration(duration, "duration")
-        await self._sleep(await self._claim(name, "sleep", self._policy), delay_ms=delay_ms)
+        await self._end_of_wait(await self._claim(name, "sleep", self._policy), delay_ms=delay_ms)
 
     async def sleep_until(self, name: str, when: str | datetime) -> None:
         """Pause the run until a point in time."""
@@ -122,7 +123,38 @@ class StepClient(Step):
         call = await self._claim(name, "sleep", self._policy)
         if self._current.memo.kind(call.token) is None:
             _check_ahead(until_ms, self._tools.now_ms())
-        await self._sleep(call, until_ms=until_ms)
+        await self._end_of_wait(call, until_ms=until_ms)
+
+    async def wait_for_event(  # type: ignore[override]  # the overloads say more than one signature can
+        self,
+        name: str,
+        *,
+        event: str,
+        match: str | None = None,
+        value: Any = ...,
+        type: Any = None,
+        timeout: Duration = "7d",
+        on_timeout: OnTimeout = "fail",
+    ) -> Event[Any] | None:
+        """Pause the run until an event comes."""
+        wanted = awaited_event(event, match, value, type, timeout, on_timeout, self._current.limits)
+        call = await self._claim(name, "wait_for_event", self._policy)
+        what = None
+        if self._current.memo.kind(call.token) is None:
+            what = wanted.compared(self._current.trigger, self._current.limits)
+        record = await self._end_of_wait(
+            call,
+            delay_ms=wanted.timeout_ms,
+            event=wanted.event,
+            path=wanted.path,
+            value=what,
+            on_timeout=wanted.on_timeout,
+        )
+        if record.status == "failed" and on_timeout == "fail" and is_timeout(record):
+            # The engine ends the run for it; what the handler would make of it does not count any more.
+            with self._current.at_work():
+                await self._current.wait()
+        return wanted.result(record, self._current.memo.failed_at(call.token))
 
     async def publish(
         self, event: str, data: object = None, *, name: str | None = None, id: str | None = None
@@ -387,25 +419,22 @@ class StepClient(Step):
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.token, attempt), record)
 
-    async def _sleep(self, call: _Call, *, delay_ms: int | None = None, until_ms: int | None = None) -> None:
+    async def _end_of_wait(self, call: _Call, **awaited: Any) -> StepRecord:
+        """Return how a step's wait has ended; where it has not, see to it that it is recorded, and wait."""
         with self._current.at_work():
-            if self._current.memo.step(call.token) is not None:
-                return
+            record = self._current.memo.step(call.token)
+            if record is not None:
+                return record
             if self._current.memo.wait(call.token) is None:
                 tools = self._tools
-                record = WaitRecord(
-                    name=call.name,
-                    kind=call.kind,
-                    scope=self._scope,
-                    token=tools.token,
-                    delay_ms=delay_ms,
-                    until_ms=until_ms,
-                )
+                wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
                 with self._current.new_work():
                     await self._current.may_begin()
+                    if call.kind == "wait_for_event":
+                        self._current.open_wait(call.name)
                     self._current.executes()
-                    await self._append(tools.names.journal_wait(tools.queue, tools.run, call.token), record)
-            await self._current.wait()
+                    await self._append(tools.names.journal_wait(tools.queue, tools.run, call.token), wait)
+            return await self._current.wait()
 
     # What is done
 

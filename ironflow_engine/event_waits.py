@@ -1,0 +1,127 @@
+"""What events and time-outs make of a run that waits for events: pure.
+
+The compare-and-set of the run's state decides how a wait ends, and the journal repeats it: so an event and a
+time-out that come together, or one event and two waits, are settled in one place. Had the journal decided, an
+event that lost against a time-out would be spent, although the run's next wait may be for that very event.
+
+What has been decided and not yet recorded is recorded when its cause comes again, which is acknowledged only
+then. So a wait stays where events find it until its end is recorded.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ironflow.codec import encode_raw
+from ironflow.names import mark
+from ironflow.records import TERMINAL, RunState, StepRecord, WaitEntry
+from ironflow_engine.facts import (
+    AppendStep,
+    Command,
+    Decision,
+    EventArrived,
+    ForgetWait,
+    ForgetWaits,
+    RegisterWait,
+    WaitRecorded,
+    WaitTimedOut,
+)
+
+OPEN = ""
+TIMED_OUT = "timeout"
+"""It is shorter than every hash of an event's id."""
+
+
+def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
+    """Return what a wait for an event calls for that a worker has recorded; the run goes on."""
+    step = mark(fact.step)
+    known = state.event_waits.get(step)
+    if known == TIMED_OUT:
+        return Decision(state)
+    after = state if known is not None else _with(state, step, OPEN)
+    entry = WaitEntry(
+        run=fact.run, queue=fact.queue, step=fact.step, wait=fact.record, sequence=fact.sequence, time_ms=fact.time_ms
+    )
+    return Decision(after, (_registration(after, entry),))
+
+
+def arrive(state: RunState | None, fact: EventArrived) -> Decision:
+    """Return what becomes of a run and a wait of it that an event matches."""
+    entry = fact.entry
+    if state is None or state.status in TERMINAL:
+        return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
+    step, event = mark(entry.step), mark(fact.event.id)
+    ended_by = state.event_waits.get(step, OPEN)
+    if ended_by == event:
+        return Decision(state, (_event_end(fact),))
+    if ended_by == TIMED_OUT:
+        return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
+    if ended_by != OPEN or not _counts(state, fact):
+        return Decision(state)
+    if event in state.event_waits.values():
+        # Another wait was quicker to take it. Behind it may stand one that is left for this wait.
+        return Decision(state, (_registration(state, entry),) if fact.looked_back else ())
+    return Decision(_with(state, step, event), (_event_end(fact),))
+
+
+def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
+    """Return what becomes of a run when the time of one of its waits is over."""
+    if state is None or state.status in TERMINAL:
+        return Decision(state, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))
+    step = mark(fact.step)
+    ended_by = state.event_waits.get(step, OPEN)
+    if ended_by not in (OPEN, TIMED_OUT):
+        return Decision(state)
+    after = state if ended_by == TIMED_OUT else _with(state, step, TIMED_OUT)
+    end = AppendStep(
+        run=fact.run,
+        queue=fact.queue,
+        step=fact.step,
+        wait=fact.wait,
+        record=fact.record,
+        # A run that fails for it does not go on.
+        wakes=fact.wait.on_timeout != "fail",
+    )
+    return Decision(after, (end,))
+
+
+def has_timed_out(state: RunState, step: str) -> bool:
+    """Tell whether a run that has not ended has come to know that the time of a wait was over first."""
+    return state.status not in TERMINAL and state.event_waits.get(mark(step)) == TIMED_OUT
+
+
+def leave(state: RunState) -> tuple[Command, ...]:
+    """Return what is left to do about the waits of a run that has ended."""
+    return (ForgetWaits(run=state.id, queue=state.queue),) if OPEN in state.event_waits.values() else ()
+
+
+def _with(state: RunState, step: str, ended_by: str) -> RunState:
+    return replace(state, event_waits={**state.event_waits, step: ended_by})
+
+
+def _counts(state: RunState, fact: EventArrived) -> bool:
+    """Tell whether an event came after the run's own trigger, and is not that one, stored once more."""
+    return fact.sequence > state.event_sequence and fact.event.id != state.event_id
+
+
+def _registration(state: RunState, entry: WaitEntry) -> RegisterWait:
+    return RegisterWait(
+        entry=entry,
+        after=state.event_sequence,
+        trigger=state.event_id,
+        consumed=frozenset(state.event_waits.values()),
+        ended_by=state.event_waits.get(mark(entry.step), OPEN),
+    )
+
+
+def _event_end(fact: EventArrived) -> AppendStep:
+    entry = fact.entry
+    record = StepRecord(
+        name=entry.wait.name,
+        kind=entry.wait.kind,
+        scope=entry.wait.scope,
+        token="",  # whoever records it marks it
+        output=encode_raw(fact.event),
+        duration_ms=max(0, fact.time_ms - entry.time_ms),
+    )
+    return AppendStep(run=fact.run, queue=fact.queue, step=entry.step, wait=entry.wait, record=record)

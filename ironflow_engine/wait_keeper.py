@@ -1,0 +1,118 @@
+"""Carries out what the reducer decides about waits for events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from msgspec.structs import replace
+
+from ironflow.broker.protocol import Broker, BrokerError, MessageTooLarge
+from ironflow.journal import Appended, Journal
+from ironflow.names import Names
+from ironflow.records import NULL, ErrorRecord, StepRecord
+from ironflow_engine.facts import AppendStep, Fact, ForgetWait, ForgetWaits, RegisterWait, WaitCommand, Woken
+from ironflow_engine.look_back import LookBack
+from ironflow_engine.wait_store import WaitStore
+
+CarriedOut: TypeAlias = BrokerError | Sequence[Fact]
+
+
+class WaitKeeper:
+    """Registers waits, records their ends, and forgets them. Doing it again has no further effect.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        waits: the open waits.
+        make_token: returns a new random mark.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names, waits: WaitStore, make_token: Callable[[], str]) -> None:
+        self._names = names
+        self._waits = waits
+        self._look_back = LookBack(broker, names)
+        self._journal = Journal(broker, names)
+        self._make_token = make_token
+
+    async def carry_out(self, commands: Sequence[WaitCommand]) -> list[CarriedOut]:
+        """Carry out commands; return for each what it failed with, or the facts that follow from it."""
+        registrations = [command for command in commands if isinstance(command, RegisterWait)]
+        appends = [command for command in commands if isinstance(command, AppendStep)]
+        registered = iter(await self._register(registrations) if registrations else [])
+        appended = iter(await self._append(appends) if appends else [])
+        forgotten = [
+            (command.run, command.step, command.wait) for command in commands if isinstance(command, ForgetWait)
+        ]
+        if forgotten:
+            await self._waits.forget(forgotten)
+        results: list[CarriedOut] = []
+        for command in commands:
+            match command:
+                case RegisterWait():
+                    results.append(next(registered))
+                case AppendStep():
+                    results.append(next(appended))
+                case ForgetWaits():
+                    results.append(await self._forget_run(command))
+                case ForgetWait():
+                    results.append([])
+        return results
+
+    async def _register(self, registrations: Sequence[RegisterWait]) -> list[CarriedOut]:
+        """Have events find the waits, and only then look which events have come already."""
+        try:
+            failures = await self._waits.put_all([each.entry for each in registrations])
+            stored = [each for each, failure in zip(registrations, failures, strict=True) if failure is None]
+            found = await self._look_back.find(stored) if stored else []
+        except BrokerError as error:
+            return [error] * len(registrations)
+        arrivals = {(fact.run, fact.entry.step): fact for fact in found}
+        return [
+            failure or [arrivals[key] for key in ((each.entry.run, each.entry.step),) if key in arrivals]
+            for each, failure in zip(registrations, failures, strict=True)
+        ]
+
+    async def _append(self, ends: Sequence[AppendStep]) -> list[CarriedOut]:
+        answers = await self._append_all([(end, end.record) for end in ends])
+        too_large = [index for index, answer in enumerate(answers) if isinstance(answer, MessageTooLarge)]
+        if too_large:
+            refusals = [(ends[index], _too_large(ends[index], answers[index])) for index in too_large]
+            again = await self._append_all(refusals)
+            for index, answer in zip(too_large, again, strict=True):
+                answers[index] = answer
+        await self._waits.forget(
+            (end.run, end.step, end.wait)
+            for end, answer in zip(ends, answers, strict=True)
+            if isinstance(answer, Appended)
+        )
+        return [_outcome(end, answer) for end, answer in zip(ends, answers, strict=True)]
+
+    async def _append_all(self, ends: Sequence[tuple[AppendStep, StepRecord]]) -> list[Appended | BrokerError]:
+        return await self._journal.append_all(
+            [
+                (self._names.journal_step(end.queue, end.run, end.step), replace(record, token=self._make_token()))
+                for end, record in ends
+            ]
+        )
+
+    async def _forget_run(self, command: ForgetWaits) -> CarriedOut:
+        try:
+            await self._waits.forget_run(command.queue, command.run)
+        except BrokerError as error:
+            return error
+        return []
+
+
+def _outcome(end: AppendStep, answer: Appended | BrokerError) -> CarriedOut:
+    if isinstance(answer, BrokerError):
+        return answer
+    return [Woken(run=end.run, queue=end.queue, sequence=answer.sequence)] if end.wakes else []
+
+
+def _too_large(end: AppendStep, reason: object) -> StepRecord:
+    """Return what is recorded where the awaited event just fitted into a message, and the step's record does not."""
+    message = f"the event that ended step {end.wait.name!r} is larger than the server takes as a result: {reason}"
+    error = ErrorRecord(type="PayloadTooLargeError", message=message, step=end.wait.name)
+    return replace(end.record, status="failed", output=NULL, error=error)

@@ -1,0 +1,180 @@
+"""The open waits for events, kept so that finding those of an event costs what matches.
+
+A wait's key says what it waits for: the event's name, a hash of the path and a hash of the value there. The
+paths that any wait of a name looks at have keys of their own; they come from code, so they are few and stay.
+An event is looked at along these paths, and only waits with just its values are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored
+from ironflow.codec import decode_record, encode_record
+from ironflow.errors import SerializationError
+from ironflow.matching import canonical_at, read_data
+from ironflow.names import Names, bucket_stream
+from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
+
+_log = structlog.get_logger("ironflow.engine")
+
+_TRIES = 3
+_AT_A_TIME = 64
+"""So many reads or purges keep the connection busy; more of them only wait in the server."""
+
+
+class WaitStore:
+    """The open waits of one namespace.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._names = names
+        self._stream = bucket_stream(names.waits_bucket)
+        self._paths: dict[str, set[str | None]] = {}
+        self._looked_at = 0
+        self._read_up_to = 0
+        self._lock = asyncio.Lock()
+        self._room = asyncio.Semaphore(_AT_A_TIME)
+
+    async def put_all(self, entries: Sequence[WaitEntry]) -> list[BrokerError | None]:
+        """Have events find waits; return for each what it failed with.
+
+        Raises:
+            BrokerError: it cannot be asked what is there.
+
+        """
+        known = await self._current_paths()
+        paths = dict.fromkeys((entry.wait.event, entry.wait.path) for entry in entries)
+        new = [path for path in paths if path[1] not in known.get(path[0], ())]
+        marks = [
+            Publication(
+                subject=self._names.wait_path_key(event, path), payload=encode_record(WaitPath(event=event, path=path))
+            )
+            for event, path in new
+        ]
+        waits = [
+            Publication(subject=self._key(entry.run, entry.step, entry.wait), payload=encode_record(entry))
+            for entry in entries
+        ]
+        answers = await self._store([*marks, *waits])
+        failed = {path: answer for path, answer in zip(new, answers, strict=False) if answer is not None}
+        # A wait at a path that is not marked would be found by none.
+        return [
+            failed.get((entry.wait.event, entry.wait.path)) or answer
+            for entry, answer in zip(entries, answers[len(marks) :], strict=True)
+        ]
+
+    async def matching(self, events: Sequence[EventRecord]) -> list[list[WaitEntry]]:
+        """Return the waits that each event matches, in the order in which they were recorded.
+
+        It costs one question to the bucket's leader, so that a wait that was just registered misses nothing.
+        """
+        paths = await self._current_paths() if events else {}
+        wanted = [self._filters(event, paths.get(event.name, set())) for event in events]
+        filters = list(dict.fromkeys(each for several in wanted for each in several))
+        found = dict(zip(filters, await asyncio.gather(*map(self._read, filters)), strict=True))
+        return [
+            sorted((entry for each in several for entry in found[each]), key=lambda entry: entry.sequence)
+            for several in wanted
+        ]
+
+    async def forget(self, waits: Iterable[tuple[str, str, WaitRecord]]) -> None:
+        """Have no event find these waits (run, step, wait) any more.
+
+        One that stays because the broker is in trouble costs some bytes until it is met again, and decides nothing.
+        """
+        await asyncio.gather(*(self._purge(self._key(*wait)) for wait in waits))
+
+    async def forget_run(self, queue: str, run: str) -> None:
+        """Have no event find any wait of a run that has ended. It costs what the run has waited for.
+
+        Raises:
+            BrokerError: the run's journal cannot be read.
+
+        """
+        waits: list[tuple[str, str, WaitRecord]] = []
+        prefix = self._names.journal_waits(queue, run).removesuffix("*")
+        async for page in self._broker.read(self._names.journal, self._names.journal_waits(queue, run)):
+            for message in page:
+                try:
+                    wait = decode_record(WaitRecord, message.payload)
+                except SerializationError:
+                    continue  # nobody has registered it either
+                if wait.event:
+                    waits.append((run, message.subject.removeprefix(prefix), wait))
+        await self.forget(waits)
+
+    def _key(self, run: str, step: str, wait: WaitRecord) -> str:
+        return self._names.wait_key(wait.event, wait.path, wait.value, run, step)
+
+    def _filters(self, event: EventRecord, paths: set[str | None]) -> list[str]:
+        if not paths:
+            return []
+        filters = [self._names.waits_for(event.name, None, None)] if None in paths else []
+        data = read_data(event.data)
+        for path in paths - {None}:
+            value = None if path is None else canonical_at(data, path)
+            if value is not None:
+                filters.append(self._names.waits_for(event.name, path, value))
+        return filters
+
+    async def _current_paths(self) -> dict[str, set[str | None]]:
+        """Return the paths in use of each event, as they are now."""
+        async with self._lock:
+            newest = (await self._broker.stream_state(self._stream)).last_sequence
+            if newest < self._looked_at:  # the bucket was made anew
+                self._paths, self._read_up_to = {}, 0
+            if newest != self._looked_at:
+                async for page in self._broker.read(self._stream, self._names.wait_paths, self._read_up_to):
+                    for message in page:
+                        self._learn(message.payload)
+                        self._read_up_to = message.sequence
+                self._looked_at = newest
+            return self._paths
+
+    def _learn(self, payload: bytes) -> None:
+        try:
+            path = decode_record(WaitPath, payload)
+        except SerializationError as error:
+            _log.error("unreadable path of waits left out", reason=str(error))
+        else:
+            self._paths.setdefault(path.event, set()).add(path.path)
+
+    async def _read(self, subject_filter: str) -> list[WaitEntry]:
+        entries: list[WaitEntry] = []
+        async with self._room:
+            async for page in self._broker.read(self._stream, subject_filter):
+                for message in page:
+                    try:
+                        entries.append(decode_record(WaitEntry, message.payload))
+                    except SerializationError as error:
+                        # Of a newer engine, or of someone who should not write here. The other waits go on.
+                        _log.error("unreadable wait left out", subject=message.subject, reason=str(error))
+        return entries
+
+    async def _purge(self, subject: str) -> None:
+        async with self._room:
+            try:
+                await self._broker.purge(self._stream, subject)
+            except BrokerError as error:
+                _log.debug("wait not taken away", subject=subject, reason=str(error))
+
+    async def _store(self, publications: Sequence[Publication]) -> list[BrokerError | None]:
+        """Store publications; one whose answer was lost is stored again, which changes nothing."""
+        failures: list[BrokerError | None] = [None] * len(publications)
+        left = list(range(len(publications)))
+        for _ in range(_TRIES):
+            answers = await self._broker.publish_all([publications[index] for index in left]) if left else []
+            for index, answer in zip(left, answers, strict=True):
+                failures[index] = None if isinstance(answer, Stored) else answer
+            left = [index for index in left if isinstance(failures[index], Ambiguous)]
+        return failures
