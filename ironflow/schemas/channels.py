@@ -9,7 +9,7 @@ import msgspec
 
 from ironflow import messages
 from ironflow.engine_api import Empty
-from ironflow.names import Names, bucket_stream
+from ironflow.names import Names, bucket_stream, digest
 from ironflow.records import (
     DueRecord,
     EventRecord,
@@ -21,6 +21,8 @@ from ironflow.records import (
     Task,
     TimerRecord,
     TryRecord,
+    WaitEntry,
+    WaitPath,
     WaitRecord,
 )
 
@@ -34,6 +36,8 @@ _PASS, _ATTEMPT, _BUCKET = _NUMBER
 _QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION = (
     f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function")
 )
+_PATH, _VALUE = "path", "value"
+_HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
 
 PARAMETERS = {
     "attempt": "which attempt of the step failed, from 1",
@@ -41,10 +45,12 @@ PARAMETERS = {
     "event": "the event's name, escaped token by token; its dots stay",
     "function": "the function's id, escaped",
     "number": "the pass; 0 is the first",
+    "path": 'a hash of the path within the event\'s data at which a wait looks, or "any"',
     "queue": "the queue of the run's function",
     "run": "the run's id, a hash of the function's and the event's id",
     "step": "the step's scope and name, escaped, or hashed where that is long",
     "timer": "which timer of the run it is",
+    "value": 'a hash of the canonical JSON of what must stand there, or "any"',
 }
 """What each parameter of an address stands for."""
 
@@ -133,6 +139,7 @@ def stored_channels(names: Names) -> tuple[Channel, ...]:
             stream=names.timers,
         ),
         *_bucket_channels(names),
+        *_wait_channels(names),
     )
 
 
@@ -212,5 +219,37 @@ def _bucket_channels(names: Names) -> tuple[Channel, ...]:
     )
 
 
+def _wait_channels(names: Names) -> tuple[Channel, ...]:
+    engine: tuple[Role, ...] = ("engine",)
+    rows: tuple[tuple[str, str, str, type[msgspec.Struct]], ...] = (
+        (
+            names.waits_bucket,
+            names.wait_key(_EVENT, _PATH, _VALUE, _RUN, _STEP),
+            "The open waits for events. The event's name is escaped as one token here, its dots too.",
+            WaitEntry,
+        ),
+        (
+            f"{names.waits_bucket}.paths",
+            names.wait_path_key(_EVENT, _PATH),
+            "The paths at which the waits for an event look.",
+            WaitPath,
+        ),
+    )
+    return tuple(
+        Channel(
+            name=name,
+            address=_address(subject),
+            text=f"{text} A key-value bucket; a hint, since the run's state decides what a wait ends with.",
+            message=record,
+            senders=engine,
+            receivers=engine,
+            stream=bucket_stream(names.waits_bucket),
+        )
+        for name, subject, text, record in rows
+    )
+
+
 def _address(subject: str) -> str:
+    for hashed, name in _HASHES.items():
+        subject = subject.replace(hashed, f"{{{name}}}")
     return _MARK.sub(lambda found: f"{{{found[1] or _NUMBER[int(found[2])]}}}", subject)

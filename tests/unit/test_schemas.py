@@ -30,6 +30,8 @@ from ironflow.records import (
     Task,
     TimerRecord,
     TryRecord,
+    WaitEntry,
+    WaitPath,
     WaitRecord,
 )
 from ironflow.schemas import api_schema, asyncapi_document, document_text, record_schemas, schema_documents
@@ -43,7 +45,16 @@ ERROR = ErrorRecord(type="ValueError", message="no such price", step="charge", a
 EVENT = EventRecord(
     id="o-1", name="order.placed", time="2026-01-31T09:00:00.000Z", data=msgspec.Raw(b'{"orderId": "o-1"}')
 )
-WAIT = WaitRecord(name="approval", kind="wait_for_event", token=WRITER, delay_ms=1000)
+WAIT = WaitRecord(
+    name="approval",
+    kind="wait_for_event",
+    token=WRITER,
+    delay_ms=1000,
+    event="order.approved",
+    path="orderId",
+    value='"o-1"',
+    on_timeout="none",
+)
 SAMPLES: dict[str, Record] = {
     "due": DueRecord(token=WRITER),
     "error": ERROR,
@@ -77,6 +88,9 @@ SAMPLES: dict[str, Record] = {
     "timer": TimerRecord(run="r", queue="orders", step="approval", due_ms=1, wait=WAIT),
     "try": TryRecord(name="charge", kind="run", token=WRITER, attempt=1, delay_ms=1000, error=ERROR),
     "wait": WAIT,
+    "wait of a sleep": WaitRecord(name="nap", kind="sleep", token=WRITER, delay_ms=1000),
+    "wait-entry": WaitEntry(run="r", queue="orders", step="approval", wait=WAIT, sequence=3, time_ms=1),
+    "wait-path": WaitPath(event="order.approved", path="orderId"),
 }
 
 
