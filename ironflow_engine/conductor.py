@@ -10,9 +10,11 @@ import structlog
 from ironflow.broker.protocol import BrokerError, WrongRevision
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import (
+    AppendStep,
     Command,
     Dispatch,
     Fact,
+    ForgetWait,
     RegisterWait,
     RunStarted,
     SendCommand,
@@ -66,21 +68,26 @@ class Conductor:
 
         """
         failures: dict[str, BrokerError] = {}
+        waits_ended: list[AppendStep | ForgetWait] = []
         left = facts
         while left:
-            left = await self._apply(left, failures)
+            left = await self._apply(left, failures, waits_ended)
+        await self._keeper.forget([command for command in waits_ended if command.run not in failures])
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures
 
-    async def _apply(self, facts: Sequence[Fact], failures: dict[str, BrokerError]) -> list[Fact]:
-        """Apply facts and return those that follow from them."""
+    async def _apply(
+        self, facts: Sequence[Fact], failures: dict[str, BrokerError], waits_ended: list[AppendStep | ForgetWait]
+    ) -> list[Fact]:
+        """Apply facts, note the waits that they end, and return the facts that follow from them."""
         by_run: dict[str, list[Fact]] = {}
         for fact in facts:
             by_run.setdefault(fact.run, []).append(fact)
         plans = await self._load(by_run, failures)
         decided = await self._decide_and_store(plans, failures)
         commands = [command for plan in decided for command in plan.commands]
+        waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
         await self._send([each for each in commands if isinstance(each, SendCommand)], failures)
         return await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
 

@@ -42,11 +42,6 @@ class WaitKeeper:
         appends = [command for command in commands if isinstance(command, AppendStep)]
         registered = iter(await self._register(registrations) if registrations else [])
         appended = iter(await self._append(appends) if appends else [])
-        forgotten = [
-            (command.run, command.step, command.wait) for command in commands if isinstance(command, ForgetWait)
-        ]
-        if forgotten:
-            await self._waits.forget(forgotten)
         results: list[CarriedOut] = []
         for command in commands:
             match command:
@@ -59,6 +54,13 @@ class WaitKeeper:
                 case ForgetWait():
                     results.append([])
         return results
+
+    async def forget(self, ended: Sequence[AppendStep | ForgetWait]) -> None:
+        """Have no event find waits any more of which the ends, and all that follows from them, are stored.
+
+        Not earlier: an event that comes again, because an engine died in between, must find its wait again.
+        """
+        await self._waits.forget({(each.run, each.step): each.wait for each in ended})
 
     async def _register(self, registrations: Sequence[RegisterWait]) -> list[CarriedOut]:
         """Have events find the waits, and only then look which events have come already."""
@@ -82,11 +84,6 @@ class WaitKeeper:
             again = await self._append_all(refusals)
             for index, answer in zip(too_large, again, strict=True):
                 answers[index] = answer
-        await self._waits.forget(
-            (end.run, end.step, end.wait)
-            for end, answer in zip(ends, answers, strict=True)
-            if isinstance(answer, Appended)
-        )
         return [_outcome(end, answer) for end, answer in zip(ends, answers, strict=True)]
 
     async def _append_all(self, ends: Sequence[tuple[AppendStep, StepRecord]]) -> list[Appended | BrokerError]:

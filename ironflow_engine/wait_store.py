@@ -8,7 +8,7 @@ An event is looked at along these paths, and only waits with just its values are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -87,12 +87,12 @@ class WaitStore:
             for several in wanted
         ]
 
-    async def forget(self, waits: Iterable[tuple[str, str, WaitRecord]]) -> None:
-        """Have no event find these waits (run, step, wait) any more.
+    async def forget(self, waits: Mapping[tuple[str, str], WaitRecord]) -> None:
+        """Have no event find these waits, by run and step, any more.
 
         One that stays because the broker is in trouble costs some bytes until it is met again, and decides nothing.
         """
-        await asyncio.gather(*(self._purge(self._key(*wait)) for wait in waits))
+        await asyncio.gather(*(self._purge(self._key(run, step, wait)) for (run, step), wait in waits.items()))
 
     async def forget_run(self, queue: str, run: str) -> None:
         """Have no event find any wait of a run that has ended. It costs what the run has waited for.
@@ -101,7 +101,7 @@ class WaitStore:
             BrokerError: the run's journal cannot be read.
 
         """
-        waits: list[tuple[str, str, WaitRecord]] = []
+        waits: dict[tuple[str, str], WaitRecord] = {}
         prefix = self._names.journal_waits(queue, run).removesuffix("*")
         async for page in self._broker.read(self._names.journal, self._names.journal_waits(queue, run)):
             for message in page:
@@ -110,7 +110,7 @@ class WaitStore:
                 except SerializationError:
                     continue  # nobody has registered it either
                 if wait.event:
-                    waits.append((run, message.subject.removeprefix(prefix), wait))
+                    waits[run, message.subject.removeprefix(prefix)] = wait
         await self.forget(waits)
 
     def _key(self, run: str, step: str, wait: WaitRecord) -> str:
