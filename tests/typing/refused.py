@@ -49,6 +49,11 @@ async def process(ctx: Context[OrderPlaced]) -> int:
     print(pair, lengths)
     text: str = await ctx.step.run("fetch", fetch, "a")  # refused
     await ctx.step.sleep("nap", None)  # refused
+    await ctx.step.wait_for_event("a", "order.approved")  # refused
+    await ctx.step.wait_for_event("b", event="x", on_timeout="ignore")  # refused
+    await ctx.step.wait_for_event("c", event="x", match=5)  # refused
+    (await ctx.step.wait_for_event("d", event="x", on_timeout="none")).data  # refused
+    (await ctx.step.wait_for_event("e", event="x", type=OrderPlaced)).data.orderid  # refused
     ctx.event.id = text  # refused
     return "no number"  # refused
 
