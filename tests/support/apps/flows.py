@@ -107,3 +107,26 @@ async def flaky(ctx: Context) -> int:
         return 3
 
     return await ctx.step.run("attempt", attempt)
+
+
+@ironflow.function(id="racer", queue="orders", triggers=["race"])
+async def racer(ctx: Context) -> bool:
+    """Say whether the event came before two seconds were over."""
+    event = await ctx.step.wait_for_event("flag", event="flag", match="n", timeout="2s", on_timeout="none")
+    return event is not None
+
+
+async def pause(milliseconds: int) -> int:
+    """Let some time go by."""
+    await asyncio.sleep(milliseconds / 1000)
+    return milliseconds
+
+
+@ironflow.function(id="late-waiter", queue="orders", triggers=["late"])
+async def late_waiter(ctx: Context) -> bool:
+    """Wait for an event that was published 0 to 50 ms before, and say whether it came."""
+    number = ctx.event.data["n"]
+    await ctx.step.publish("early", {"n": number})
+    await ctx.step.run("pause", pause, number % 51)
+    event = await ctx.step.wait_for_event("flag", event="early", match="n", timeout="20s", on_timeout="none")
+    return event is not None
