@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import ironflow
 from ironflow import Context, Function
 from ironflow.broker.local import LocalBroker
-from ironflow.broker.protocol import Publication
+from ironflow.broker.protocol import Publication, StoredMessage
 from ironflow.codec import decode_record, encode_record, encode_value
 from ironflow.handles import RunHandle
 from ironflow.limits import Limits
@@ -409,7 +410,7 @@ async def test_finding_the_waits_of_an_event_costs_what_matches() -> None:
     read: list[int] = []
 
     class Counting(LocalBroker):
-        async def read(self, stream: str, subject_filter: str, after: int = 0) -> Any:
+        async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
             async for page in super().read(stream, subject_filter, after):
                 read.append(len(page))
                 yield page

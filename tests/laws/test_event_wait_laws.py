@@ -89,7 +89,8 @@ class World:
         self.waits.append(
             WaitEntry(run=RUN, queue=QUEUE, step=wait.name, wait=wait, sequence=number + 1, time_ms=number)
         )
-        self.inbox += [("wait", number), ("timer", number)]
+        self.inbox.append(("wait", number))
+        self.inbox.append(("timer", number))
 
     def _publish(self, event_id: str) -> None:
         if event_id != "before":
@@ -123,7 +124,8 @@ class World:
                         pass
         for step in ended:
             self.found.pop(step, None)
-        self.inbox = [message for message in self.inbox if message not in messages]
+        for message in messages:
+            self.inbox.remove(message)
 
     def _facts_of(self, message: Message) -> list[Fact]:
         kind, number = message
