@@ -90,7 +90,7 @@ def print_counts(what: str, counts: Counter[str], seconds: float) -> None:
 
 async def races() -> int:
     """Print how 400 races ended; fail where one ended with both or neither, or where one side never won."""
-    chance = random.Random(1)  # noqa: S311 - repeatable, and nothing secret
+    chance = random.Random(1)
     counts = Counter({"event": 0, "timeout": 0, "both": 0, "neither": 0})
     async with running("racer") as (client, names):
         began = time.monotonic()

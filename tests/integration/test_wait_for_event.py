@@ -382,7 +382,7 @@ async def test_one_wait_more_than_a_run_may_have_open_is_refused_before_it_is_st
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_of_an_event_and_a_time_out_that_come_together_exactly_one_counts(seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311 - repeatable, and nothing secret
+    chance = random.Random(seed)
     f = waiting(match="n", timeout="60s", on_timeout="none")
     async with running_system(f, engines=2, workers=2) as system:
         events = [await system.client.publish_record("order.placed", {"n": number}) for number in range(100)]

@@ -18,6 +18,8 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, WaitRecorded, Woken
 from ironflow_engine.run_store import RunStore
+from ironflow_engine.wait_keeper import WaitKeeper
+from ironflow_engine.wait_store import WaitStore
 
 pytestmark = pytest.mark.virtual_time
 
@@ -34,8 +36,12 @@ class Engines:
 
     def new(self) -> Conductor:
         broker = self.server.connect()
-        store = RunStore(broker, NAMES, lambda: f"token-{next(self._tokens)}")
-        return Conductor(store, Dispatcher(broker, NAMES))
+        store = RunStore(broker, NAMES, self._token)
+        keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), self._token)
+        return Conductor(store, Dispatcher(broker, NAMES), keeper)
+
+    def _token(self) -> str:
+        return f"token-{next(self._tokens)}"
 
     async def state(self, run: str = "r") -> tuple[str, int, bool]:
         version = await RunStore(self._broker, NAMES, str).load(run)

@@ -11,13 +11,15 @@ from ironflow.broker.protocol import StoredMessage, Unavailable
 from ironflow.codec import encode_record
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
 from ironflow.limits import Limits
-from ironflow.records import StepRecord, WaitRecord
+from ironflow.records import EventRecord, StepRecord, WaitRecord
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded, is_pass_end
 from ironflow_worker.strands import Strand, strand_here
 
 pytestmark = pytest.mark.virtual_time
+
+TRIGGER = EventRecord(id="e", name="order.placed", time="2026-01-01T00:00:00Z")
 
 
 def new_pass(*recorded: tuple[str, StepRecord | WaitRecord], limits: Limits | None = None) -> CurrentPass:
@@ -26,7 +28,7 @@ def new_pass(*recorded: tuple[str, StepRecord | WaitRecord], limits: Limits | No
         StoredMessage(f"ironflow.journal.q.r.{rest}", encode_record(record), number, 0)
         for number, (rest, record) in enumerate(recorded, 1)
     )
-    return CurrentPass(memo, limits or Limits())
+    return CurrentPass(memo, limits or Limits(), TRIGGER)
 
 
 async def waits(current: CurrentPass) -> None:

@@ -17,6 +17,8 @@ from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, Woken
 from ironflow_engine.intake import Intake
 from ironflow_engine.run_store import RunStore
+from ironflow_engine.wait_keeper import WaitKeeper
+from ironflow_engine.wait_store import WaitStore
 
 pytestmark = pytest.mark.virtual_time
 
@@ -27,7 +29,8 @@ class Recorder(Conductor):
     """Applies facts by counting them; the facts of some runs fail, by returning an error or by raising one."""
 
     def __init__(self, broker: LocalBroker) -> None:
-        super().__init__(RunStore(broker, NAMES, str), Dispatcher(broker, NAMES))
+        keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), str)
+        super().__init__(RunStore(broker, NAMES, str), Dispatcher(broker, NAMES), keeper)
         self.applied: Counter[str] = Counter()
         self.refused: dict[str, BrokerError] = {}
         self.fails: dict[str, Exception] = {}
