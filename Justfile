@@ -15,9 +15,9 @@ default:
 demo *args:
     python -m examples.demo "$@"
 
-# Run the tests: `just test tests/unit -k retry`
+# Run the tests, one process a core: `just test tests/unit -k retry`
 test *args:
-    pytest "$@"
+    pytest -n auto --dist worksteal "$@"
 
 # Run the tests that need a container engine
 containers *args:

@@ -89,6 +89,7 @@ class Step(Protocol):
             SerializationError: the result cannot be carried as JSON.
             PayloadTooLargeError: the result is over 512 KiB as JSON.
             LimitError: the run has more than 10,000 steps, or the name is over 10 kB.
+            DefinitionError: the name is no text, or this is the body of another step: bodies have no steps.
 
         """
         ...

@@ -30,9 +30,11 @@ def banner(url: str, data: Path, functions: Sequence[DescribedFunction], variabl
     ]
     event = example_event(functions)
     if event is not None:
-        words = ["ironflow", "publish", event, "--data", "{}", "--wait"]
+        words = ["ironflow", "publish", event, "--data", "{…}", "--wait"]
         settings = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
         lines.append(f"try        {' '.join([*settings, shlex.join(words)])}")
+    if "NATS_URL" in variables:
+        lines.append("attention  without NATS_URL, commands in other terminals reach another NATS server than this one")
     return "\n".join(lines)
 
 

@@ -223,9 +223,11 @@ async def test_the_same_event_id_makes_one_run_across_restarts(
             first = await publish_and_find(client, "ten", id="order-1")
             assert await first.result("20s") == 55
             engine.restart()
+            await functions_are_known(client, "ten-steps")
             second = await publish_and_find(client, "ten", id="order-1")
             own_server.kill()
             await asyncio.to_thread(own_server.restart)
+            await functions_are_known(client, "ten-steps")
             third = await publish_and_find(client, "ten", id="order-1")
             assert {first.id, second.id, third.id} == {first.id}
             assert [view.id async for view in client.runs()] == [first.id]

@@ -47,7 +47,8 @@ def test_the_banner_says_where_nats_is_and_what_to_try() -> None:
         "data       data\n"
         "functions  pay        queue orders   ← order.placed, order.changed\n"
         "           send-mail  queue default  ← only started or invoked\n"
-        "try        NATS_URL=nats://127.0.0.1:5000 ironflow publish order.placed --data '{}' --wait"
+        "try        NATS_URL=nats://127.0.0.1:5000 ironflow publish order.placed --data '{…}' --wait\n"
+        "attention  without NATS_URL, commands in other terminals reach another NATS server than this one"
     )
 
 
