@@ -170,7 +170,7 @@ class CurrentPass:
             # A handler that catches the signal in a loop must not keep the worker from everything else.
             pause, self._refusal_seconds = self._refusal_seconds, self._refusal_seconds * 2
             await asyncio.sleep(min(pause, _LONGEST_REFUSAL_SECONDS))
-            raise self._signal()
+            raise self.signal()
 
     @contextlib.contextmanager
     def at_work(self) -> Generator[None]:
@@ -190,7 +190,7 @@ class CurrentPass:
 
         """
         if self.ended:  # nobody would end the wait
-            raise self._signal()
+            raise self.signal()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         strand = self.strand()
@@ -205,7 +205,7 @@ class CurrentPass:
                 self._begin_work()
                 if strand is not None:
                     self.wake(strand)
-        raise self._signal()
+        raise self.signal()
 
     # Strands
 
@@ -272,7 +272,7 @@ class CurrentPass:
             return
         while any(not group.lets_new_work_begin for group in origin.groups()):
             if self.ended:  # nobody would open the gate
-                raise self._signal()
+                raise self.signal()
             if any(group.has_failed for group in origin.groups()):
                 raise asyncio.CancelledError
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -285,7 +285,7 @@ class CurrentPass:
                 self.wake(origin)
             # The pass may have ended between the opening of the gate and this.
             if self.ended:
-                raise self._signal()
+                raise self.signal()
 
     def open_gates(self) -> None:
         """Have all that wait for a group to let them begin ask again."""
@@ -359,7 +359,8 @@ class CurrentPass:
         else:
             self._end_early()
 
-    def _signal(self) -> BaseException:
+    def signal(self) -> BaseException:
+        """Return what ends a branch once the pass has ended: the signal, or a quiet cancellation."""
         # Nobody looks at the tasks that a handler leaves behind, and asyncio complains about what they raise.
         return PassEnded() if self.ended_early else asyncio.CancelledError()
 

@@ -25,7 +25,7 @@ from ironflow.names import Scope
 from ironflow.step import OnError, Step
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import recorded_at
-from ironflow_worker.signals import PassEnded, is_pass_end
+from ironflow_worker.signals import is_pass_end
 from ironflow_worker.strands import Strand, strand_here
 
 _WINDOW = 1_000
@@ -299,7 +299,7 @@ class FanOut:
         if self._failures:
             raise min(self._failures, key=lambda failure: failure[:2])[2]
         if self._next < self._branches.count:
-            raise PassEnded
+            raise self._current.signal()
         return self._results
 
 

@@ -164,7 +164,7 @@ def nats_pid(folder: Path) -> int:
 async def test_one_command_runs_an_app_and_says_how_to_reach_it(shared: Dev) -> None:
     url = await shared.url()
     assert "greet  queue orders  ← order.placed" in shared.output
-    assert f"NATS_URL={url} ironflow publish order.placed --data '{{}}' --wait" in shared.output
+    assert f"NATS_URL={url} ironflow publish order.placed --data '{{…}}' --wait" in shared.output
     async with ironflow.connect(url) as client:
         assert await greeting(client) == "hello"
     assert "engine │ " in shared.log
