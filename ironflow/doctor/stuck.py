@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ironflow.doctor.finding import Finding
 
 STUCK_SECONDS = 60
-"""The engine's reconciler acts within 35 s, so what stands for this long is not merely slow."""
+"""An engine dispatches within moments, and after a crash within its ack wait of 5 s; this is not merely slow."""
 BUCKET_SECONDS = 30
 """The due time in a schedule's subject is in units of this."""
 
@@ -30,7 +30,10 @@ def check_runs(stuck: Sequence[str], looked_at: int, *, all_seen: bool) -> Findi
         check="stuck runs",
         level="error",
         text=f"{len(stuck)} of {seen} have had no task for over {STUCK_SECONDS} s: {_some(stuck)}",
-        advice="look into the engine's log, and restart the engine: it dispatches such runs within 35 s",
+        advice=(
+            "look into the engines' logs for messages that come again and again; where tasks were deleted by hand, "
+            "nothing brings them back yet: start the runs again under other ids"
+        ),
     )
 
 
@@ -48,8 +51,8 @@ def check_timers(overdue: Sequence[str]) -> Finding:
         level="error",
         text=f"{len(overdue)} are overdue by over {STUCK_SECONDS} s, of runs {_some(sorted(set(overdue)))}",
         advice=(
-            "make sure that JetStream has room left and that an engine runs: it wakes such runs within 35 s; "
-            "a server that had run out of room fires what is stuck only after a restart"
+            "make sure that JetStream has room left, then restart nats-server: "
+            "what fell due while it had no room fires only after a restart"
         ),
     )
 
