@@ -17,7 +17,7 @@ _log = structlog.get_logger("ironflow.engine")
 
 _TRIES = 3
 
-TIMER_LEAD_MS = 1_000
+TIMER_LEAD_MS = 1_500
 """How much earlier than due a timer is scheduled. The server looks at its schedules every 250 ms, and each
 that fires costs it two forced writes, so many that are due at once come late; the timer intake hands an
 early one back to the server, with the time that remains, which is exact to a few milliseconds."""
