@@ -60,7 +60,7 @@ def read_fact(delivery: Delivery) -> Fact:
             return WaitRecorded(
                 run=address.run,
                 queue=address.queue,
-                step=address.rest[0],
+                step=address.step,
                 record=decode_record(WaitRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,
@@ -69,7 +69,7 @@ def read_fact(delivery: Delivery) -> Fact:
             return TryRecorded(
                 run=address.run,
                 queue=address.queue,
-                step=address.rest[0],
+                step=address.step,
                 record=decode_record(TryRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,

@@ -159,7 +159,7 @@ class Executor:
         self._metrics.passes.labels(function.id, "stopped").inc()
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
-        memo = Memo()
+        memo = Memo(task.attempt - 1)
         if _nothing_can_be_recorded(task, delivery, self._broker.server.id) and self._cancellations.surely_none(
             task.run, task.started_at
         ):

@@ -14,7 +14,7 @@ from ironflow.errors import PayloadTooLargeError, SerializationError
 from ironflow.events import read_event
 from ironflow.function import Function
 from ironflow.limits import check_payload
-from ironflow.names import PASS_TOKEN
+from ironflow.names import PASS_TOKEN, step_key
 from ironflow.records import ErrorRecord, EventRecord, OutcomeRecord, Task, TryRecord
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record
@@ -49,6 +49,7 @@ class Replay:
         self._memo = memo
         self._tools = tools
         self._current = CurrentPass(memo, tools.limits, event)
+        self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._handler: asyncio.Task[Any] | None = None
         self._stopped = False
 
@@ -65,7 +66,7 @@ class Replay:
         """
         if self._stopped:
             raise PassStopped
-        if self._memo.is_backing_off(PASS_TOKEN):
+        if self._memo.is_backing_off(self._pass_key):
             return self._outcome("suspended")
         try:
             context = self._context()
@@ -163,7 +164,7 @@ class Replay:
 
     async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
         """Fail the run, or have the whole pass done again after the function's back-off."""
-        earlier = self._memo.failed_attempt(PASS_TOKEN)
+        earlier = self._memo.failed_attempt(self._pass_key)
         attempt = 1 if earlier is None else earlier.attempt + 1
         tools = self._tools
         delay_ms = delay_after(error, self._function.retry.policy, attempt, tools.chance())
@@ -176,7 +177,7 @@ class Replay:
         record = TryRecord(
             name="", kind="run", token=tools.token, attempt=attempt, delay_ms=delay_ms, error=error_record(error)
         )
-        await tools.append(tools.names.journal_try(tools.queue, tools.run, PASS_TOKEN, attempt), record)
+        await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
         return self._outcome("suspended")
 
     def _failed(self, error: ErrorRecord) -> OutcomeRecord:
