@@ -190,6 +190,11 @@ class Names(msgspec.Struct, frozen=True):
         """The bucket of function definitions."""
         return f"{self.namespace}_functions"
 
+    @property
+    def engines_bucket(self) -> str:
+        """The bucket of what engines settle among themselves."""
+        return f"{self.namespace}_engines"
+
     # Subjects of events, tasks and timers
 
     def event(self, name: str) -> str:
@@ -307,6 +312,10 @@ class Names(msgspec.Struct, frozen=True):
     def function_key(self, function_id: str) -> str:
         """The subject behind the key of a function's definition."""
         return f"$KV.{self.functions_bucket}.{escape_token(function_id)}"
+
+    def duty_key(self, duty: str) -> str:
+        """The subject behind the key that says which engine has a duty."""
+        return f"$KV.{self.engines_bucket}.{duty}"
 
     # Core NATS: requests and hints, nothing that must arrive
 

@@ -238,6 +238,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
         imposed: the engine ended the run from outside; if a pass was running, it did not know.
         ending: of "compensating": how the run ends once what it did is undone.
         compensation: of the outcome that ends a run: how its undos went, where it has any.
+        due_ms: of "suspended": about when the first of the open waits and back-offs is over; 0 where none will be.
         unasked: of "completed": the recorded steps, by key, that the code did not ask for; the first hundred.
 
     """
@@ -252,6 +253,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
     imposed: bool = False
     ending: Ending = "failed"
     compensation: CompensationStatus | None = None
+    due_ms: int = 0
     unasked: tuple[str, ...] = ()
 
 
@@ -293,6 +295,7 @@ class RunState(Record, frozen=True, kw_only=True):
         epoch_started_at: when that was recorded; 0 likewise.
         ending: how the run ends, once it is known and what it did is being undone, or was; None before.
         compensation: how that goes.
+        due_ms: of a run that rests: about when the first of its waits and back-offs is over; 0 where none will be.
         parent: who waits for the run's end.
         depth: how many runs stand above this one.
         has_children: whether the run has ever waited for a child run.
@@ -322,6 +325,7 @@ class RunState(Record, frozen=True, kw_only=True):
     epoch_started_at: int = 0
     ending: Ending | None = None
     compensation: CompensationStatus | None = None
+    due_ms: int = 0
     parent: ParentLink | None = None
     depth: int = 0
     has_children: bool = False
@@ -342,3 +346,10 @@ class FunctionRecord(Record, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     deleted: bool = False
     token: str = ""
+
+
+class DutyRecord(Record, frozen=True, kw_only=True):
+    """Which engine has a duty that only one has at a time."""
+
+    engine: str
+    token: str

@@ -35,12 +35,14 @@ from ironflow_engine.canceller import Canceller
 from ironflow_engine.census import Census
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.read_model import ReadModel
+from ironflow_engine.reconciler import DUTY_SECONDS, Reconciler
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
@@ -107,6 +109,8 @@ class Engine:
             TimerIntake(broker, conductor, names, store, terminator, make_token),
         )
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
+        duty = Duty(broker, names, "reconcile", self.id, DUTY_SECONDS, make_token)
+        self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty)
         census = Census(broker, names)
         runs = RunReader(broker, names, store, census, self._read_model)
         readers = EventReader(broker, names, store, self._functions, events)
@@ -127,6 +131,7 @@ class Engine:
             await self._broker.ensure_consumer(consumer)
         await self._service.start()
         self._tasks = [asyncio.create_task(intake.run(), name=type(intake).__name__) for intake in self._intakes]
+        self._tasks.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
         _log.info("engine started", engine=self.id, namespace=self._names.namespace, version=__version__)
 
     async def wait(self) -> None:

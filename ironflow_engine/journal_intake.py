@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ironflow.broker.protocol import Broker, Delivery
+from ironflow.broker.protocol import Broker, Delivery, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
@@ -39,7 +39,7 @@ class JournalIntake(Intake):
         return facts
 
 
-def read_fact(delivery: Delivery) -> Fact:
+def read_fact(delivery: Delivery | StoredMessage) -> Fact:
     """Return the fact that a journal message records.
 
     Raises:

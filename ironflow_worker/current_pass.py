@@ -61,6 +61,7 @@ class CurrentPass:
         self._at_gates: dict[asyncio.Future[None], Strand] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._executed = False
+        self._next_due_ms: int | None = None
         self._open_waits = memo.open_waits("wait_for_event")
 
     @property
@@ -161,6 +162,15 @@ class CurrentPass:
             )
             raise LimitError(msg)
         self._open_waits += 1
+
+    def note_due(self, due_ms: int) -> None:
+        """Note when something is over that this pass has recorded to be waited for, by this machine's clock."""
+        self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
+
+    @property
+    def next_due_ms(self) -> int:
+        """About when the first of all that the run waits for is over; 0 where nothing will be."""
+        return min((due for due in (self._next_due_ms, self.memo.next_due_ms()) if due), default=0)
 
     async def check_running(self) -> None:
         """Raise the signal again where the pass has ended: nothing new is started then.

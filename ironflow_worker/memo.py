@@ -38,6 +38,7 @@ class Memo:
         self._closed: set[str] = set()
         self._tries: dict[str, TryRecord] = {}
         self._due: set[tuple[str, int]] = set()
+        self._due_ms: dict[str, int] = {}
         self._failed: set[str] = set()
         self._failed_branches: dict[Scope, set[int]] = {}
         self._undone_at: dict[str, int] = {}
@@ -63,7 +64,8 @@ class Memo:
             case "step":
                 self._read_step(key, decode_record(StepRecord, message.payload), message.sequence)
             case "wait":
-                self._waits[key] = decode_record(WaitRecord, message.payload)
+                wait = self._waits[key] = decode_record(WaitRecord, message.payload)
+                self._due_ms[key] = wait.until_ms or _after(message, wait.delay_ms)
             case "closed":
                 self._closed.add(key)
             case "try":
@@ -71,6 +73,7 @@ class Memo:
                 newest = self._tries.get(key)
                 if newest is None or newest.attempt < record.attempt:
                     self._tries[key] = record
+                    self._due_ms[key] = _after(message, record.delay_ms)
             case "due":
                 self._due.add((key, address.number))
             case "outcome":
@@ -176,6 +179,11 @@ class Memo:
         """
         return {key: wait for key, wait in self._open().items() if wait.scope[: len(group)] == group}
 
+    def next_due_ms(self) -> int | None:
+        """Return when the first of the open waits and back-offs is over, in server time; None where none will be."""
+        backing_off = (key for key in self._tries if key not in self._steps and self.is_backing_off(key))
+        return min((due for key in (*self._open(), *backing_off) if (due := self._due_ms[key])), default=None)
+
     def _open(self) -> dict[str, WaitRecord]:
         return {
             key: wait
@@ -186,3 +194,8 @@ class Memo:
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""
         return frozenset({parse_step_key(key)[0] for key in (*self._steps, *self._waits, *self._tries)} - {PASS_TOKEN})
+
+
+def _after(message: StoredMessage, delay_ms: int | None) -> int:
+    # What has no time of its own waits for as long as it takes.
+    return message.time_ms + delay_ms if delay_ms else 0

@@ -67,7 +67,7 @@ class Replay:
         if self._stopped:
             raise PassStopped
         if self._memo.is_backing_off(self._pass_key):
-            return self._outcome("suspended")
+            return self._suspended()
         try:
             context = self._context()
         except SerializationError as error:
@@ -146,11 +146,11 @@ class Replay:
         if error is None:
             return self._failed(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
         if is_pass_end(error):
-            return self._outcome("suspended")
+            return self._suspended()
         if isinstance(error, asyncio.CancelledError):
             if self._current.ended_early:
                 self._tools.log.warning("a handler took too long to clean up at the end of a pass, and was cancelled")
-                return self._outcome("suspended")
+                return self._suspended()
             error = RuntimeError("the handler was cancelled from within")
         return await self._fail_or_try_again(error)
 
@@ -178,11 +178,15 @@ class Replay:
             name="", kind="run", token=tools.token, attempt=attempt, delay_ms=delay_ms, error=error_record(error)
         )
         await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
-        return self._outcome("suspended")
+        self._current.note_due(tools.now_ms() + delay_ms)
+        return self._suspended()
 
     def _failed(self, error: ErrorRecord) -> OutcomeRecord:
         event = self._event if self._memo.event is None else None
         return self._outcome("failed", error=error, event=event)
+
+    def _suspended(self) -> OutcomeRecord:
+        return self._outcome("suspended", due_ms=self._current.next_due_ms)
 
     def _outcome(self, status: Any, **details: Any) -> OutcomeRecord:
         return OutcomeRecord(

@@ -418,6 +418,7 @@ class StepClient(Step):
             error=f"{record.error.type}: {record.error.message}",
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, attempt), record)
+        self._current.note_due(tools.now_ms() + delay_ms)
 
     async def _end_of_wait(self, call: _Call, **awaited: Any) -> StepRecord:
         """Return how a step's wait has ended; where it has not, see to it that it is recorded, and wait."""
@@ -434,6 +435,8 @@ class StepClient(Step):
                         self._current.open_wait(call.name)
                     self._current.executes()
                     await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
+                    if wait.until_ms or wait.delay_ms:
+                        self._current.note_due(wait.until_ms or tools.now_ms() + (wait.delay_ms or 0))
             return await self._current.wait()
 
     # What is done

@@ -61,7 +61,7 @@ def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
                 bucket=True,
                 replicas=replicas,
             )
-            for bucket in (names.runs_bucket, names.waits_bucket, names.functions_bucket)
+            for bucket in (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
         ),
     )
 

@@ -13,6 +13,7 @@ from ironflow.names import Names, bucket_stream, digest
 from ironflow.records import (
     ClosedRecord,
     DueRecord,
+    DutyRecord,
     EventRecord,
     FunctionRecord,
     InputRecord,
@@ -35,8 +36,8 @@ _TEXT = "PARAMETER-"
 _NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket", 910_004: "epoch"}
 _MARK = re.compile(rf"{_TEXT}([a-z]+)|({'|'.join(map(str, _NUMBER))})")
 _PASS, _ATTEMPT, _BUCKET, _EPOCH = _NUMBER
-_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION = (
-    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function")
+_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION, _DUTY = (
+    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function", "duty")
 )
 _PATH, _VALUE = "path", "value"
 _HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
@@ -44,6 +45,7 @@ _HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
 PARAMETERS = {
     "attempt": "which attempt of the step failed, from 1",
     "bucket": "the due time in units of 30 seconds since 1970",
+    "duty": "what only one engine at a time does",
     "epoch": "how often the run has been retried by then, from 1",
     "event": "the event's name, escaped token by token; its dots stay",
     "function": "the function's id, escaped",
@@ -212,6 +214,7 @@ def _bucket_channels(names: Names) -> tuple[Channel, ...]:
     rows: tuple[tuple[str, str, str, type[msgspec.Struct]], ...] = (
         (names.runs_bucket, names.run_key(_RUN), "Where each run stands.", RunState),
         (names.functions_bucket, names.function_key(_FUNCTION), "The registered functions.", FunctionRecord),
+        (names.engines_bucket, names.duty_key(_DUTY), "Which engine has a duty.", DutyRecord),
     )
     return tuple(
         Channel(

@@ -20,6 +20,7 @@ from ironflow.messages import ErrorView, EventView, Reply, RunView
 from ironflow.records import (
     ClosedRecord,
     DueRecord,
+    DutyRecord,
     ErrorRecord,
     EventRecord,
     FunctionRecord,
@@ -60,6 +61,7 @@ WAIT = WaitRecord(
 )
 SAMPLES: dict[str, Record] = {
     "closed": ClosedRecord(token=WRITER, wait=WAIT),
+    "duty": DutyRecord(engine="e-1", token=WRITER),
     "due": DueRecord(token=WRITER),
     "error": ERROR,
     "event": EVENT,
