@@ -341,6 +341,20 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of the hints that the engine has ended any run from outside."""
         return f"{self.namespace}.cancel.*"
 
+    def worker_ping(self, worker: str, connection: str) -> str:
+        """The subject that a worker listens on for as long as a connection of it ("work" or "leases") stands."""
+        return f"{self.namespace}.worker.{escape_token(worker)}.{connection}"
+
+    @property
+    def claims(self) -> str:
+        """The hint to all engines that a worker has taken tasks, or has done with them."""
+        return f"{self.namespace}.claims"
+
+    @property
+    def ask_for_claims(self) -> str:
+        """The hint to all workers that an engine does not know what they have taken."""
+        return f"{self.namespace}.ask.claims"
+
     @property
     def worker_census(self) -> str:
         """The request that every worker answers with what it is and does."""

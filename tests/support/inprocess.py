@@ -87,10 +87,11 @@ class System:
                 threads=4,
                 drain_seconds=drain_seconds,
             ),
-            lambda leases: InlineLeaseKeeper(leases, broker),
+            lambda leases, be_seen: InlineLeaseKeeper(leases, broker, be_seen),
             make_token=self._token,
             chance=self._random.random,
             now_ms=self.now_ms,
+            monotonic=asyncio.get_running_loop().time,
             limits=self._limits,
         )
         await worker.start()
@@ -166,7 +167,8 @@ class System:
         return self.server.clock.now_us() // 1000
 
     def _token(self) -> str:
-        return f"token-{next(self._numbers)}"
+        # The ids of engines and workers have the first four characters of one in them.
+        return f"{next(self._numbers):04}"
 
 
 @contextlib.asynccontextmanager
