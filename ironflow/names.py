@@ -205,6 +205,11 @@ class Names(msgspec.Struct, frozen=True):
         """The subject of the task for pass *number* of a run."""
         return f"{self.namespace}.tasks.{queue}.{run}.{number}"
 
+    def parse_task(self, subject: str) -> tuple[str, int]:
+        """Return the run and the pass of a task's subject."""
+        *_, run, number = subject.split(".")
+        return run, int(number)
+
     def tasks_of_queue(self, queue: str) -> str:
         """The filter of all tasks of a queue."""
         return f"{self.namespace}.tasks.{queue}.>"
@@ -269,6 +274,14 @@ class Names(msgspec.Struct, frozen=True):
     def journal_retry(self, queue: str, run: str, epoch: int) -> str:
         """The subject of the fact that a failed run goes on, in that epoch."""
         return f"{self._journal(queue, run)}.retry.{epoch}"
+
+    def journal_began(self, queue: str, run: str, number: int, count: int) -> str:
+        """The subject of the fact that a worker began pass *number* after others had."""
+        return f"{self._journal(queue, run)}.began.{number}.{count}"
+
+    def journal_excused(self, queue: str, run: str, number: int, count: int) -> str:
+        """The subject of the fact that this worker handed the pass back, and did not die of it."""
+        return f"{self._journal(queue, run)}.excused.{number}.{count}"
 
     def journal_outcome(self, queue: str, run: str, number: int) -> str:
         """The subject of how pass *number* ended."""

@@ -117,6 +117,19 @@ class ErrorRecord(Record, frozen=True, kw_only=True):
     cause: str | None = None
 
 
+class BeganRecord(Record, frozen=True, kw_only=True):
+    """``began.<number>.<k>``: a worker has begun a pass that another one had begun, the k-th to do so."""
+
+    token: str
+    worker: str = ""
+
+
+class ExcusedRecord(Record, frozen=True, kw_only=True):
+    """``excused.<number>.<k>``: that worker did not die of it: it handed the pass back."""
+
+    token: str
+
+
 class InputRecord(Record, frozen=True, kw_only=True):
     """``input``: the triggering event, kept once a run waits, since EVENTS forgets."""
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from ironflow.broker.protocol import Broker, Delivery
+from ironflow.clock import to_iso
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
-from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow.names import ENGINE_CONSUMER, Names, run_id
 from ironflow.records import ErrorRecord, EventRecord, WaitEntry
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import EventArrived, Fact, RunStarted
@@ -37,6 +38,7 @@ class EventIntake(Intake):
         self, broker: Broker, conductor: Conductor, names: Names, functions: FunctionStore, waits: WaitStore
     ) -> None:
         super().__init__(broker, conductor, stream=names.events, consumer=ENGINE_CONSUMER)
+        self._names = names
         self._functions = functions
         self._waits = waits
 
@@ -48,8 +50,7 @@ class EventIntake(Intake):
             try:
                 events.append((delivery, decode_record(EventRecord, delivery.payload)))
             except SerializationError as error:
-                self.unreadable(delivery, error)
-                facts.append((delivery, []))
+                facts.append((delivery, [self._refuse_unreadable(delivery, error)]))
         matcher = await self._functions.current()
         waiting = await self._waits.matching([event for _, event in events])
         for (delivery, event), entries in zip(events, waiting, strict=True):
@@ -57,6 +58,20 @@ class EventIntake(Intake):
             arrivals = [_arrival(delivery, event, entry) for entry in entries]
             facts.append((delivery, [*self._refuse_what_fits_no_task(starts, delivery), *arrivals]))
         return facts
+
+    def _refuse_unreadable(self, delivery: Delivery, error: SerializationError) -> RunStarted:
+        """Return the start of a run that fails at once, so that the event shows; our own clients publish none."""
+        self.unreadable(delivery, error)
+        name = ".".join(delivery.subject.split(".")[2:])
+        event = EventRecord(id=f"unreadable:{delivery.sequence}", name=name, time=to_iso(delivery.time_ms))
+        return RunStarted(
+            run=run_id("", event.id),
+            event=event,
+            function=None,
+            sequence=delivery.sequence,
+            time_ms=delivery.time_ms,
+            refusal=ErrorRecord(type="EventUnreadable", message=f"the event cannot be read: {error}"),
+        )
 
     def _refuse_what_fits_no_task(self, starts: list[RunStarted], delivery: Delivery) -> list[RunStarted]:
         """Mark the starts of an event that cannot be carried on to a worker; our own clients publish none."""

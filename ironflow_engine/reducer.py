@@ -76,6 +76,8 @@ def _go_on(state: RunState, fact: RunFact) -> Decision:
 
 def _start(fact: RunStarted) -> Decision:
     function = fact.function
+    if fact.refusal is not None:
+        return _refuse_start(fact, fact.event.target if function is None else function.id, fact.refusal)
     if function is None:
         name = fact.event.target
         return _refuse_start(
@@ -86,8 +88,6 @@ def _start(fact: RunStarted) -> Decision:
                 message=f"no function {name!r} is registered; start a worker that has it, then start the run again",
             ),
         )
-    if fact.refusal is not None:
-        return _refuse_start(fact, function.id, fact.refusal)
     state = RunState(
         id=fact.run,
         function=function.id,

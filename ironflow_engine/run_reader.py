@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 
 import msgspec
 
@@ -145,9 +146,10 @@ class RunReader:
         """Return the triggering event's data from wherever it still is; null where it is gone."""
         message = await self._broker.at(self._names.events, state.event_sequence)
         if message is not None:
-            event = decode_record(EventRecord, message.payload)
-            if event.id == state.event_id:
-                return event.data
+            with contextlib.suppress(SerializationError):  # such a one ends its run at once
+                event = decode_record(EventRecord, message.payload)
+                if event.id == state.event_id:
+                    return event.data
         if not state.queue:  # the run never had a function, and so no journal
             return NULL
         message = await self._broker.last(self._names.journal, self._names.journal_input(state.queue, state.id))

@@ -23,11 +23,16 @@ _LOOK_SECONDS = 10.0
 class RunningPass:
     """A task from the moment at which a worker takes it up.
 
+    Args:
+        run: the run's id.
+        outcome: the subject of the pass's outcome.
+
     Attributes:
         run: the run's id.
         outcome: the subject of the pass's outcome.
         seen_before: whether it was at work when the journal was looked at last.
         stopped: whether its run was ended from outside meanwhile.
+        begun: which number of the workers this is that began it after others had; 0 where none had.
 
     """
 
@@ -36,6 +41,7 @@ class RunningPass:
         self.outcome = outcome
         self.seen_before = False
         self.stopped = False
+        self.begun = 0
         self._replay: Replay | None = None
 
     def replays(self, replay: Replay) -> None:
@@ -92,18 +98,11 @@ class Cancellations:
             await asyncio.gather(self._looking, return_exceptions=True)
 
     @contextlib.contextmanager
-    def watch(self, run: str, outcome: str) -> Generator[RunningPass]:
-        """Have the pass stopped, if its run is ended from outside while the block runs.
-
-        Args:
-            run: the run's id.
-            outcome: the subject of the pass's outcome.
-
-        """
-        running = RunningPass(run, outcome)
+    def watch(self, running: RunningPass) -> Generator[None]:
+        """Have a pass stopped, if its run is ended from outside while the block runs."""
         self._passes.add(running)
         try:
-            yield running
+            yield
         finally:
             self._passes.discard(running)
 

@@ -17,18 +17,19 @@ from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
+from ironflow_worker.dead_letters import DeadLetters
 from ironflow_worker.failures import error_record
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.pass_tools import LeaseLost, PassTools
+from ironflow_worker.poison import MOST_LOSSES, pause_ms, unknown_function, unreadable, worker_lost
 from ironflow_worker.presence import Presence
 from ironflow_worker.replay import Replay
 from ironflow_worker.signals import PassStopped
 
 _log = structlog.get_logger("ironflow.worker")
 
-_NOT_FOR_US_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 1.0
 
 
@@ -44,6 +45,7 @@ class Executor:
         presence: tells engines which tasks are being executed.
         metrics: counts.
         cancellations: knows which runs were ended from outside.
+        worker_id: names this worker in what it records of its passes.
         make_token: returns a new random mark.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
@@ -62,6 +64,7 @@ class Executor:
         metrics: Metrics,
         cancellations: Cancellations,
         *,
+        worker_id: str,
         make_token: Callable[[], str],
         chance: Callable[[], float],
         now_ms: Callable[[], int],
@@ -75,11 +78,13 @@ class Executor:
         self._presence = presence
         self._metrics = metrics
         self._cancellations = cancellations
+        self._worker_id = worker_id
         self._make_token = make_token
         self._chance = chance
         self._now_ms = now_ms
         self._limits = limits
         self._journal = Journal(broker, names)
+        self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery) -> None:
         """Execute a task to the end of its pass, or hand it back.
@@ -90,41 +95,56 @@ class Executor:
         try:
             task = decode_record(Task, delivery.payload)
         except SerializationError as error:
-            # Only engines write tasks, so this one's is newer than this worker.
-            _log.error("task handed back: this worker cannot read it", subject=delivery.subject, reason=str(error))
-            delivery.nak(_NOT_FOR_US_SECONDS)
+            # Only engines write tasks, so this one's may be newer than this worker.
+            _log.error("this worker cannot read a task", subject=delivery.subject, reason=str(error))
+            await self._dead_letters.refuse(queue, delivery, unreadable(str(error), delivery.delivered), None)
             return
         function = self._functions.get(task.function)
         if function is None:
             _log.warning(
-                "task handed back: this worker lacks its function",
+                "this worker lacks the function of a task",
                 function=task.function,
                 run=task.run,
                 advice="give all workers of the queue the same apps, or start one that has it",
             )
-            delivery.nak(_NOT_FOR_US_SECONDS)
+            unknown = unknown_function(task.function, queue, delivery.delivered)
+            await self._dead_letters.refuse(queue, delivery, unknown, task.event)
             return
+        running = RunningPass(task.run, self._outcome_subject(queue, task))
         try:
             with (
                 self._leases.hold(delivery.lease),
                 self._presence.holds(delivery),
                 self._metrics.running.track_inprogress(),
-                self._cancellations.watch(task.run, self._outcome_subject(queue, task)) as running,
+                self._cancellations.watch(running),
             ):
                 await self._execute(queue, task, function, delivery, running)
         except PassStopped:
             await self._leave(queue, task, function, delivery)
         except LeaseLost as error:
             _log.warning("pass left to others", run=task.run, reason=str(error))
-        except (BrokerError, SerializationError) as error:
+        except SerializationError as error:
+            _log.warning("this worker cannot read what is recorded of a run", run=task.run, reason=str(error))
+            await self._dead_letters.refuse(queue, delivery, unreadable(str(error), delivery.delivered), task.event)
+        except BrokerError as error:
             _log.warning("pass given up, it will be done again", run=task.run, reason=str(error))
-            delivery.nak(_TRY_AGAIN_SECONDS)
+            await self._hand_back(queue, task, delivery, running, _TRY_AGAIN_SECONDS)
         except Exception:
-            delivery.nak(_TRY_AGAIN_SECONDS)
+            await self._hand_back(queue, task, delivery, running, _TRY_AGAIN_SECONDS)
             raise
         except BaseException:
-            delivery.nak()
+            await self._hand_back(queue, task, delivery, running, 0.0)
             raise
+
+    async def _hand_back(
+        self, queue: str, task: Task, delivery: Delivery, running: RunningPass, delay_seconds: float
+    ) -> None:
+        """Have a task delivered again, and say that it has not cost this worker its life."""
+        try:
+            if running.begun:
+                await self._dead_letters.excuse(queue, task, running.begun)
+        finally:
+            delivery.nak(delay_seconds)
 
     async def _execute(
         self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery, running: RunningPass
@@ -134,9 +154,19 @@ class Executor:
             delivery.ack()
             return
         event = task.event or (memo.event.event if memo.event is not None else None)
+        losses = memo.losses(task.number)
+        if losses.lost >= MOST_LOSSES:
+            await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
+            return
+        pause = pause_ms(losses, await self._broker.server_time_ms()) if losses.lost else 0
+        if pause:
+            delivery.nak(pause / 1000)
+            return
         if event is None:
             msg = f"the journal of run {task.run} has no triggering event"
             raise SerializationError(msg)
+        if delivery.delivered > 1:
+            running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
         tools = self._tools(queue, task, delivery.lease)
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
-from ironflow.names import COMPENSATE_PREFIX, PASS_TOKEN, Scope, parse_journal, parse_step_key, step_key, step_token
+from ironflow.names import (
+    COMPENSATE_PREFIX,
+    PASS_TOKEN,
+    JournalAddress,
+    Scope,
+    parse_journal,
+    parse_step_key,
+    step_key,
+    step_token,
+)
 from ironflow.records import InputRecord, StepKind, StepRecord, TryRecord, WaitRecord
+
+
+class Losses(msgspec.Struct, frozen=True):
+    """Workers that a pass may have cost.
+
+    Attributes:
+        begun: how many began it after others had.
+        lost: how many of them have not handed it back.
+        newest_ms: when the newest of those began, in server time; 0 where there is none.
+
+    """
+
+    begun: int
+    lost: int
+    newest_ms: int
 
 
 class Memo:
@@ -42,6 +68,8 @@ class Memo:
         self._failed: set[str] = set()
         self._failed_branches: dict[Scope, set[int]] = {}
         self._undone_at: dict[str, int] = {}
+        self._begun: dict[int, dict[int, int]] = {}
+        self._excused: set[tuple[int, int]] = set()
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -76,10 +104,19 @@ class Memo:
                     self._due_ms[key] = _after(message, record.delay_ms)
             case "due":
                 self._due.add((key, address.number))
+            case _:
+                self._read_of_run(address, message)
+
+    def _read_of_run(self, address: JournalAddress, message: StoredMessage) -> None:
+        match address.kind:
             case "outcome":
                 self.last_pass = max(self.last_pass, address.number)
             case "input":
                 self.event = decode_record(InputRecord, message.payload)
+            case "began":
+                self._begun.setdefault(int(address.rest[0]), {})[address.number] = message.time_ms
+            case "excused":
+                self._excused.add((int(address.rest[0]), address.number))
             case _:
                 pass  # of no consequence for a pass, or a newer version's kind of record
 
@@ -178,6 +215,12 @@ class Memo:
 
         """
         return {key: wait for key, wait in self._open().items() if wait.scope[: len(group)] == group}
+
+    def losses(self, number: int) -> Losses:
+        """Return how many workers began a pass after others had, and are not known to have survived it."""
+        begun = self._begun.get(number, {})
+        lost = [count for count in begun if (number, count) not in self._excused]
+        return Losses(begun=len(begun), lost=len(lost), newest_ms=max((begun[count] for count in lost), default=0))
 
     def next_due_ms(self) -> int | None:
         """Return when the first of the open waits and back-offs is over, in server time; None where none will be."""

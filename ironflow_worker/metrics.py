@@ -32,4 +32,9 @@ class Metrics:
             "Records that were not written because the worker had been stopped for longer than its lease.",
             registry=self.registry,
         )
+        self.dead_letters = Counter(
+            "ironflow_worker_dead_letters",
+            "Runs that were given up because no worker could do anything about them.",
+            registry=self.registry,
+        )
         self.running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)

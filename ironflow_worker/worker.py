@@ -114,6 +114,7 @@ class Worker:
             self._presence,
             self.metrics,
             self._cancellations,
+            worker_id=self.id,
             make_token=make_token,
             chance=chance,
             now_ms=now_ms,

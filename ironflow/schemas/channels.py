@@ -11,10 +11,12 @@ from ironflow import messages
 from ironflow.engine_api import Empty
 from ironflow.names import Names, bucket_stream, digest
 from ironflow.records import (
+    BeganRecord,
     ClosedRecord,
     DueRecord,
     DutyRecord,
     EventRecord,
+    ExcusedRecord,
     FunctionRecord,
     InputRecord,
     OutcomeRecord,
@@ -33,9 +35,9 @@ Role = Literal["client", "engine", "worker"]
 
 # Names builds addresses from values; these stand where a parameter will, and survive its escaping.
 _TEXT = "PARAMETER-"
-_NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket", 910_004: "epoch"}
+_NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket", 910_004: "epoch", 910_005: "count"}
 _MARK = re.compile(rf"{_TEXT}([a-z]+)|({'|'.join(map(str, _NUMBER))})")
-_PASS, _ATTEMPT, _BUCKET, _EPOCH = _NUMBER
+_PASS, _ATTEMPT, _BUCKET, _EPOCH, _COUNT = _NUMBER
 _QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION, _DUTY = (
     f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function", "duty")
 )
@@ -45,6 +47,7 @@ _HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
 PARAMETERS = {
     "attempt": "which attempt of the step failed, from 1",
     "bucket": "the due time in units of 30 seconds since 1970",
+    "count": "which worker it is that began the pass after others had, from 1",
     "duty": "what only one engine at a time does",
     "epoch": "how often the run has been retried by then, from 1",
     "event": "the event's name, escaped token by token; its dots stay",
@@ -192,6 +195,8 @@ def _journal_channels(names: Names) -> tuple[Channel, ...]:
         ("wait", names.journal_wait(_QUEUE, _RUN, _STEP), WaitRecord, worker, both),
         ("try", names.journal_try(_QUEUE, _RUN, _STEP, _ATTEMPT), TryRecord, worker, both),
         ("due", names.journal_due(_QUEUE, _RUN, _STEP, _ATTEMPT), DueRecord, engine, worker),
+        ("began", names.journal_began(_QUEUE, _RUN, _PASS, _COUNT), BeganRecord, worker, worker),
+        ("excused", names.journal_excused(_QUEUE, _RUN, _PASS, _COUNT), ExcusedRecord, worker, worker),
         ("closed", names.journal_closed(_QUEUE, _RUN, _STEP), ClosedRecord, worker, both),
         ("retry", names.journal_retry(_QUEUE, _RUN, _EPOCH), RetryRecord, engine, both),
         ("outcome", names.journal_outcome(_QUEUE, _RUN, _PASS), OutcomeRecord, both, both),

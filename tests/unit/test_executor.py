@@ -68,6 +68,7 @@ class Bench:
             Presence(broker, NAMES, "w"),
             Metrics(),
             self.cancellations,
+            worker_id="w",
             make_token=lambda: "of this pass",
             chance=lambda: 0.5,
             now_ms=lambda: 0,
@@ -155,14 +156,23 @@ async def test_a_task_of_a_newer_kind_waits_for_a_worker_that_can_read_it(bench:
     assert await bench.answers(Handed(b'{"run": 5}')) == ["nak 5"]
 
 
-async def test_a_journal_that_cannot_be_read_is_tried_again(bench: Bench) -> None:
+async def test_a_journal_that_cannot_be_read_waits_for_a_worker_that_can(bench: Bench) -> None:
     bench.server.store(Publication(subject="test.journal.q.r.step.work", payload=b"{"))
-    assert await bench.answers(bench.task(delivered=2)) == ["nak 1"]
+    assert await bench.answers(bench.task(delivered=2)) == ["nak 10"]
     assert bench.passes == 0
 
 
+@pytest.mark.parametrize(
+    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 20"]), (9, ["nak 60"]), (10, ["ack"]), (11, ["ack"])]
+)
+async def test_a_run_that_no_worker_can_make_anything_of_fails_in_the_end(
+    bench: Bench, delivered: int, answers: list[str]
+) -> None:
+    assert await bench.answers(bench.task(function="g", delivered=delivered)) == answers
+
+
 async def test_a_later_pass_without_its_event_is_tried_again(bench: Bench) -> None:
-    assert await bench.answers(bench.task(number=1, event=None)) == ["nak 1"]
+    assert await bench.answers(bench.task(number=1, event=None)) == ["nak 5"]
 
 
 @pytest.mark.parametrize("part", [".step.", ".outcome."])

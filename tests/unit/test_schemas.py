@@ -18,11 +18,13 @@ from ironflow.cli.schemas import schemas
 from ironflow.codec import encode_record
 from ironflow.messages import ErrorView, EventView, Reply, RunView
 from ironflow.records import (
+    BeganRecord,
     ClosedRecord,
     DueRecord,
     DutyRecord,
     ErrorRecord,
     EventRecord,
+    ExcusedRecord,
     FunctionRecord,
     InputRecord,
     OutcomeRecord,
@@ -60,6 +62,8 @@ WAIT = WaitRecord(
     on_timeout="none",
 )
 SAMPLES: dict[str, Record] = {
+    "began": BeganRecord(token=WRITER, worker="w"),
+    "excused": ExcusedRecord(token=WRITER),
     "closed": ClosedRecord(token=WRITER, wait=WAIT),
     "duty": DutyRecord(engine="e-1", token=WRITER),
     "due": DueRecord(token=WRITER),

@@ -1,0 +1,72 @@
+"""Tasks that do more harm than good: when to hand one back, and when to give its run up.
+
+A body that ends its process takes the worker with it, and the next one that gets the task too. So what comes a
+second time is noted in the journal before it is begun. Workers that then hand it back in an orderly way excuse
+themselves; the others count as lost.
+"""
+
+from __future__ import annotations
+
+from ironflow.records import ErrorRecord
+from ironflow_worker.memo import Losses
+
+MOST_LOSSES = 10
+"""So many workers a pass may cost before its run fails."""
+MOST_DELIVERIES = 10
+"""So often a task is handed out that no worker can make anything of, before its run fails."""
+
+_FIRST_PAUSE_MS = 500
+_LONGEST_PAUSE_MS = 30_000
+_FIRST_DELAY_SECONDS = 5.0
+_LONGEST_DELAY_SECONDS = 60.0
+
+
+def pause_ms(losses: Losses, now_ms: int) -> int:
+    """Return how long a pass is to be left alone, so that a worker can do something else between two that it costs.
+
+    Args:
+        losses: what it has cost.
+        now_ms: what the server's clock says.
+
+    """
+    if losses.lost < 2:  # noqa: PLR2004 - one may have died of anything
+        return 0
+    wait_ms = min(_FIRST_PAUSE_MS << (losses.lost - 2), _LONGEST_PAUSE_MS)
+    return max(0, losses.newest_ms + wait_ms - now_ms)
+
+
+def delay_seconds(delivered: int) -> float:
+    """Return after how long a task is handed out again that this worker can make nothing of.
+
+    Args:
+        delivered: how often it was handed out so far.
+
+    """
+    return min(_FIRST_DELAY_SECONDS * 2.0 ** min(delivered - 1, 10), _LONGEST_DELAY_SECONDS)
+
+
+def worker_lost(losses: Losses) -> ErrorRecord:
+    """Return why a run is given up whose pass costs one worker after the other."""
+    return ErrorRecord(
+        type="WorkerLost",
+        message=(
+            f"{losses.lost} workers that had taken up this run were gone before they could record anything more: look "
+            "for a step that ends the process, or needs more memory than there is; then retry the run"
+        ),
+    )
+
+
+def unreadable(reason: str, delivered: int) -> ErrorRecord:
+    """Return why a run is given up whose task no worker can read."""
+    return ErrorRecord(type="TaskUnreadable", message=f"its task was handed out {delivered} times: {reason}")
+
+
+def unknown_function(function: str, queue: str, delivered: int) -> ErrorRecord:
+    """Return why a run is given up whose function no worker has."""
+    return ErrorRecord(
+        type="FunctionNotFound",
+        message=(
+            f"its task was handed out {delivered} times, and none of the workers of queue {queue!r} that got it has "
+            f"the function {function!r}; start one that has it, then retry the run"
+        ),
+    )

@@ -1,0 +1,169 @@
+"""What no worker can make anything of, or dies of: its run fails with a reason, and the queue flows on."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+import ironflow
+from ironflow import Context
+from ironflow.broker.protocol import Publication
+from ironflow.handles import RunHandle
+from ironflow.messages import ErrorView, RunView
+from tests.support.inprocess import System, running_system
+
+pytestmark = pytest.mark.virtual_time
+
+MOST = 10
+
+
+async def failures(system: System) -> list[RunView]:
+    return [await run.state() async for run in system.client.runs(status="failed")]
+
+
+async def reason(run: RunHandle[Any]) -> ErrorView:
+    """Return why a run has failed."""
+    state = await run.wait("3h")
+    assert state.status == "failed"
+    assert state.error is not None
+    return state.error
+
+
+class Deadly:
+    """A function whose body costs its worker its life, so many times."""
+
+    def __init__(self, times: float = float("inf")) -> None:
+        self.begun: list[float] = []
+        self.system: System | None = None
+        self._times = times
+
+        @ironflow.function(id="deadly")
+        async def deadly(ctx: Context) -> str:
+            await ctx.step.run("fine", lambda: None)
+            return await ctx.step.run("work", self.work)
+
+        self.function = deadly
+
+    async def work(self) -> str:
+        assert self.system is not None
+        self.begun.append(asyncio.get_running_loop().time())
+        if len(self.begun) > self._times:
+            return "survived"
+        (victim,) = self.system.workers
+        self.system.cut_off(victim)
+        self.system.soon(victim.stop(), self.system.add_worker())
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+@ironflow.function(id="healthy")
+async def healthy(ctx: Context) -> str:
+    return await ctx.step.run("work", lambda: "done")
+
+
+async def test_a_run_that_costs_ten_workers_fails_and_names_the_reason() -> None:
+    deadly = Deadly()
+    async with running_system(deadly.function, healthy) as system:
+        deadly.system = system
+        run = await system.client.start(deadly.function)
+        error = await reason(run)
+        assert error.type == "WorkerLost"
+        assert error.message.startswith("10 workers that had taken up this run were gone")
+        # The first one is not known to have begun it more than once.
+        assert len(deadly.begun) == 1 + MOST
+        assert [view.id for view in await failures(system)] == [run.id]
+        assert await system.output(healthy) == "done"
+
+
+async def test_between_two_workers_that_it_costs_there_is_ever_more_time_for_others() -> None:
+    deadly = Deadly()
+    async with running_system(deadly.function) as system:
+        deadly.system = system
+        await reason(await system.client.start(deadly.function))
+        pauses = [later - earlier for earlier, later in zip(deadly.begun[:-1], deadly.begun[1:], strict=True)]
+        assert pauses[-1] >= 29
+        assert all(later >= earlier - 0.5 for earlier, later in pairwise(pauses[2:]))
+
+
+async def test_a_run_that_costs_some_workers_and_then_none_completes() -> None:
+    deadly = Deadly(times=5)
+    async with running_system(deadly.function) as system:
+        deadly.system = system
+        assert await system.output(deadly.function) == "survived"
+
+
+async def test_workers_that_hand_a_pass_back_are_no_losses() -> None:
+    begun: list[int] = []
+    begins = asyncio.Event()
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("work", work)
+
+    async def work() -> int:
+        begun.append(1)
+        begins.set()
+        await asyncio.sleep(3 if len(begun) <= 2 * MOST else 0)
+        return len(begun)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        for times in range(2 * MOST):
+            while len(begun) <= times:
+                await asyncio.sleep(0.05)
+            (worker,) = system.workers
+            await worker.stop()
+            system.cut_off(worker)
+            await system.add_worker()
+        assert await run.result("1h") == 2 * MOST + 1
+
+
+async def test_a_function_that_no_worker_of_its_queue_has_fails_its_runs_after_ten_attempts() -> None:
+    @ironflow.function(id="gone")
+    async def gone(ctx: Context) -> None: ...
+
+    async with running_system(gone, healthy) as system:
+        (worker,) = system.workers
+        await worker.stop()
+        system.cut_off(worker)
+        await system.add_worker(functions=("healthy",))
+        run = await system.client.start(gone)
+        assert await system.output(healthy) == "done"
+        error = await reason(run)
+        assert error.type == "FunctionNotFound"
+        assert "none of the workers of queue 'default' that got it has the function 'gone'" in error.message
+        assert await system.subjects("outcome", run) == ["outcome.0"]
+
+
+async def test_a_task_that_no_worker_can_read_fails_its_run_after_ten_attempts() -> None:
+    async with running_system(healthy, workers=0) as system:
+        worker = await system.add_worker()
+        await worker.stop()
+        system.cut_off(worker)
+        run = await system.client.start(healthy)
+        await asyncio.sleep(1)
+        await system.broker.purge(system.names.tasks, ">")
+        subject = system.names.task("default", run.id, 0)
+        await system.broker.publish(Publication(subject=subject, payload=b'{"run": 5}'))
+        await system.add_worker()
+        other = await system.client.start(healthy)
+        assert await other.result("1m") == "done"
+        error = await reason(run)
+        assert error.type == "TaskUnreadable"
+        assert "handed out 10 times" in error.message
+
+
+async def test_an_event_that_cannot_be_read_shows_as_a_failed_run_and_others_go_on() -> None:
+    async with running_system(healthy) as system:
+        subject = system.names.event("order.placed")
+        await system.broker.publish(Publication(subject=subject, payload=b"{nonsense"))
+        assert await system.output(healthy) == "done"
+        (failed,) = await failures(system)
+        assert failed.error is not None
+        assert failed.error.type == "EventUnreadable"
+        assert failed.event.name == "order.placed"
+        assert (await system.client.run(failed.id).state()).id == failed.id
+        assert await system.client.run(failed.id).steps() == []
