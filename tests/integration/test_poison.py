@@ -111,9 +111,9 @@ async def test_workers_that_hand_a_pass_back_are_no_losses() -> None:
 
     async with running_system(f) as system:
         run = await system.client.start(f)
-        for times in range(2 * MOST):
-            while len(begun) <= times:
-                await asyncio.sleep(0.05)
+        for _ in range(2 * MOST):
+            await begins.wait()
+            begins.clear()
             (worker,) = system.workers
             await worker.stop()
             system.cut_off(worker)
