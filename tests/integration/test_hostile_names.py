@@ -164,7 +164,7 @@ async def branch(step: Step) -> None:
 USES: dict[str, Callable[[Step, Any], Awaitable[Any]]] = {
     "run": lambda step, name: step.run(name, lambda: None),
     "sleep": lambda step, name: step.sleep(name, 1),
-    "sleep_until": lambda step, name: step.sleep_until(name, "2026-12-01T00:00:00Z"),
+    "sleep_until": lambda step, name: step.sleep_until(name, "2026-01-01T01:00:00Z"),
     "wait_for_event": lambda step, name: step.wait_for_event(name, event="x", timeout=1, on_timeout="none"),
     "publish": lambda step, name: step.publish("heard", name=name),
     "parallel": lambda step, name: step.parallel(name, [branch]),
