@@ -6,6 +6,7 @@ test_workflow_semantics.py and test_workflow_branches.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import unicodedata
 from collections import Counter
@@ -237,8 +238,7 @@ async def test_two_branches_may_use_the_same_name(use: Callable[[Step, Any], Awa
         async def one(step: Step) -> None:
             await use(step, "same")
 
-        await ctx.step.parallel("all", [one, one])
-        await ctx.step.parallel("same", [one, one])
+        await asyncio.gather(ctx.step.parallel("all", [one, one]), ctx.step.parallel("same", [one, one]))
         return "done"
 
     async with running_system(f) as system:
