@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from ironflow.codec import is_decodable
 from ironflow.errors import StepTimeoutError
+from ironflow_worker.signals import BodyFailure, is_pass_end
 
 _AWAITABLES = (Awaitable, Coroutine, Generator)
 
@@ -42,7 +43,8 @@ class Bodies:
 
         Raises:
             StepTimeoutError: it took longer.
-            BaseException: whatever the body raises.
+            Exception: whatever the body raises.
+            BodyFailure: the body has raised something that is none.
 
         """
         if timeout_ms is None:
@@ -59,10 +61,45 @@ class Bodies:
 
     async def _call(self, body: Callable[[], Any], *, is_async: bool) -> Any:
         if is_async:
-            return await body()
-        call = functools.partial(contextvars.copy_context().run, body)
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        return await result if inspect.isawaitable(result) else result
+            return await _outcome_of(body())
+        context = contextvars.copy_context()
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, _in_thread, context, body)
+        return await _outcome_of(result) if inspect.isawaitable(result) else result
+
+
+def _in_thread(context: contextvars.Context, body: Callable[[], Any]) -> Any:
+    try:
+        return context.run(body)
+    except Exception as error:
+        if isinstance(error, StopIteration):
+            raise BodyFailure(error) from error
+        raise
+    except BaseException as error:
+        raise BodyFailure(error) from error
+
+
+async def _outcome_of(awaitable: Awaitable[Any]) -> Any:
+    task = asyncio.current_task()
+    try:
+        return await awaitable
+    except Exception:
+        raise
+    except BaseException as error:
+        if _comes_from_outside(error, task):
+            raise
+        raise BodyFailure(error) from error
+
+
+def _comes_from_outside(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Tell whether what has come through a body ends its task, rather than that the body has raised it."""
+    if isinstance(error, asyncio.CancelledError):
+        return task is None or task.cancelling() > 0
+    if isinstance(error, GeneratorExit):
+        try:
+            return asyncio.current_task() is not task  # whoever closes a coroutine does so from elsewhere
+        except RuntimeError:
+            return True
+    return is_pass_end(error)
 
 
 def is_async_body(fn: Callable[..., Any]) -> bool:
@@ -93,7 +130,7 @@ _result_types: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.Weak
 
 def _annotated_result(fn: types.FunctionType) -> Any:
     try:
-        annotation = typing.get_type_hints(fn)["return"]
+        annotation = typing.get_type_hints(fn, include_extras=True)["return"]
     except Exception:  # noqa: BLE001 - a name that only the type checker knows says nothing to us
         return Any
     if typing.get_origin(annotation) in _AWAITABLES:

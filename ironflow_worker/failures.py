@@ -19,8 +19,12 @@ from ironflow.errors import (
 )
 from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
+from ironflow_worker.signals import BodyFailure, leaves
 
 _LONGEST_MESSAGE = 8_192
+_LONGEST_TYPE = 256
+_DEEPEST_SHOWN = 20
+"""How many levels of groups within groups a message tells of."""
 
 _RAISED_AS_THEMSELVES: dict[str, type[IronflowError]] = {
     "SerializationError": SerializationError,
@@ -31,25 +35,51 @@ _RAISED_AS_THEMSELVES: dict[str, type[IronflowError]] = {
 
 def error_record(error: BaseException, *, step: str | None = None, attempts: int | None = None) -> ErrorRecord:
     """Return an exception as data. Exceptions whose text cannot be made, or is huge, are recorded all the same."""
-    message = _text(error)
-    # Lone surrogates have no UTF-8 form.
-    message = message.encode("utf-8", "backslashreplace").decode()
-    if len(message) > _LONGEST_MESSAGE:
-        message = message[:_LONGEST_MESSAGE] + "…"
+    if isinstance(error, BodyFailure):
+        error = error.raised
+    message = _storable(_text(error), _LONGEST_MESSAGE)
+    # Users may raise our errors too, with whatever arguments, and a record that cannot be read stops its run.
     if isinstance(error, StepError):
-        return ErrorRecord(type="StepError", message=message, step=error.step, attempts=error.attempts)
-    path = error.path if isinstance(error, SerializationError) else None
-    return ErrorRecord(type=type(error).__name__, message=message, step=step, attempts=attempts, path=path)
+        of_step, made = getattr(error, "step", step), getattr(error, "attempts", attempts)
+        return ErrorRecord(
+            type="StepError",
+            message=message,
+            step=None if of_step is None else _storable(str(of_step), _LONGEST_MESSAGE),
+            attempts=made if type(made) is int else attempts,
+        )
+    path = getattr(error, "path", None) if isinstance(error, SerializationError) else None
+    return ErrorRecord(
+        type=_storable(_type_name(error), _LONGEST_TYPE),
+        message=message,
+        step=step,
+        attempts=attempts,
+        path=_storable(path, _LONGEST_MESSAGE) if isinstance(path, str) else None,
+    )
 
 
-def _text(error: BaseException) -> str:
+def _storable(text: str, longest: int) -> str:
+    # Lone surrogates have no UTF-8 form.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _type_name(error: BaseException) -> str:
+    name = type(error).__name__
+    own = _RAISED_AS_THEMSELVES.get(name)
+    # Other libraries have a SerializationError too, and theirs must not come back as ours.
+    return name if own is None or isinstance(error, own) else f"{type(error).__module__}.{name}"
+
+
+def _text(error: BaseException, depth: int = 0) -> str:
     try:
         text = str(error)
     except Exception as unprintable:  # noqa: BLE001 - an exception of a user may fail in its own __str__
         text = f"(its text cannot be shown: {type(unprintable).__name__})"
     if isinstance(error, BaseExceptionGroup):
         parts = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        text += ": " + "; ".join(f"{type(part).__name__}: {_text(part)}" for part in parts)
+        if depth == _DEEPEST_SHOWN:
+            return f"{text}: …"
+        text += ": " + "; ".join(f"{type(part).__name__}: {_text(part, depth + 1)}" for part in parts)
     return text
 
 
@@ -79,8 +109,10 @@ def is_final(error: BaseException) -> bool:
 
     A group, as a TaskGroup raises it, is final where a part of it is.
     """
+    if isinstance(error, BodyFailure):
+        return is_final(error.raised)
     if isinstance(error, BaseExceptionGroup):
-        return any(map(is_final, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+        return any(map(is_final, leaves(cast("BaseException", error))))
     # Not reaching NATS or an engine is no refusal, and may be over soon.
     if isinstance(error, PublishError):
         return not error.retryable
@@ -115,7 +147,10 @@ def recorded_at(error: BaseException) -> int | None:
 
     The exception may be the step's own, or have been raised because of it, or be a group with such parts.
     """
-    seen: set[int] = set()
+    return _recorded_at(error, set())
+
+
+def _recorded_at(error: BaseException, seen: set[int]) -> int | None:
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
@@ -124,7 +159,9 @@ def recorded_at(error: BaseException) -> int | None:
             return own
         if isinstance(link, BaseExceptionGroup):
             parts = cast("BaseExceptionGroup[BaseException]", link).exceptions
-            found = [place for place in map(recorded_at, parts) if place is not None]
+            # A part that was raised while its group was handled has the group as its context.
+            places = [_recorded_at(part, seen) for part in parts]
+            found = [place for place in places if place is not None]
             if found:
                 return min(found)
         link = link.__cause__ or link.__context__

@@ -25,7 +25,7 @@ from ironflow.names import Scope
 from ironflow.step import OnError, Step
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import recorded_at
-from ironflow_worker.signals import is_pass_end
+from ironflow_worker.signals import exit_text, is_pass_end
 from ironflow_worker.strands import Strand, strand_here
 
 _WINDOW = 1_000
@@ -183,9 +183,9 @@ class FanOut:
                 self._break(_not_async(self._branches.scope, coming))
                 return None
             return await coming
-        except SystemExit as error:
+        except (SystemExit, KeyboardInterrupt) as error:
             # A task that raises it ends the process.
-            msg = f"a branch called sys.exit({error.code!r})"
+            msg = f"a branch {exit_text(error)}"
             raise RuntimeError(msg) from error
 
     def _ended(self, index: int, strand: Strand, task: asyncio.Task[Any]) -> None:

@@ -20,7 +20,7 @@ from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
-from ironflow_worker.signals import PassStopped, is_pass_end
+from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
 from ironflow_worker.step_client import StepClient, leave_bodies
 from ironflow_worker.strands import Strand, strand_here
 
@@ -97,9 +97,9 @@ class Replay:
         self._current.add(strand)
         try:
             return await self._function(context)
-        except SystemExit as error:
+        except (SystemExit, KeyboardInterrupt) as error:
             # A task that raises it ends the process, and so would the next worker that takes the run.
-            msg = f"the handler called sys.exit({error.code!r})"
+            msg = f"the handler {exit_text(error)}"
             raise RuntimeError(msg) from error
         finally:
             self._current.remove(strand)
@@ -169,8 +169,9 @@ class Replay:
         tools = self._tools
         delay_ms = delay_after(error, self._function.retry.policy, attempt, tools.chance())
         if delay_ms is None:
-            tools.log.warning("run failed", error=f"{type(error).__name__}: {error}", exc_info=error)
-            return self._failed(error_record(error, attempts=attempt))
+            failure = error_record(error, attempts=attempt)
+            tools.log.warning("run failed", error=f"{failure.type}: {failure.message}", exc_info=error)
+            return self._failed(failure)
         tools.log.warning(
             "handler failed outside its steps, will be run again", attempt=attempt, delay_ms=delay_ms, exc_info=error
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 
@@ -23,9 +24,38 @@ class PassStopped(Exception):  # noqa: N818 - an answer that decides, rather tha
     """The run was ended from outside while its pass ran: the pass has no outcome of its own."""
 
 
+class BodyFailure(Exception):  # noqa: N818 - it stands for what it holds
+    """A step's body raised something that is no Exception, or that no coroutine may raise: it has failed like others.
+
+    Let through, KeyboardInterrupt and SystemExit would end the worker, GeneratorExit and CancelledError the pass
+    without a word, and a StopIteration would never arrive.
+
+    Args:
+        raised: what the body raised.
+
+    """
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(type(raised).__name__)
+        self.raised = raised
+
+
+def exit_text(error: SystemExit | KeyboardInterrupt) -> str:
+    """Return what somebody did that would have ended the worker."""
+    return f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else "raised KeyboardInterrupt"
+
+
 def is_pass_end(error: BaseException) -> bool:
     """Tell whether an error is the signal, alone or in a group as a TaskGroup raises it."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return all(is_pass_end(part) for part in group.exceptions)
-    return isinstance(error, PassEnded)
+    return all(isinstance(part, PassEnded) for part in leaves(error))
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, or in the place of a group all that is in it, however deep."""
+    left = [error]
+    while left:
+        part = left.pop()
+        if isinstance(part, BaseExceptionGroup):
+            left.extend(cast("BaseExceptionGroup[BaseException]", part).exceptions)
+        else:
+            yield part

@@ -1,12 +1,13 @@
-"""What goes in and comes out: typed event data, results, outputs, and what JSON cannot carry."""
+"""What goes in and comes out: typed event data, results and outputs.
+
+What JSON cannot carry, and every other awkward result, is in test_awkward_results.py.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypedDict
@@ -204,81 +205,6 @@ async def test_a_result_that_is_not_what_its_annotation_says_fails_the_run_with_
         assert run.error is not None
         assert (run.error.type, run.error.path) == ("SerializationError", "result of step 'wrong'[1]")
     assert bodies == {"wrong": 1}
-
-
-class Loop:
-    """A value that contains itself."""
-
-
-ENDLESS: list[Any] = []
-ENDLESS.append(ENDLESS)
-
-
-class Odd(enum.Enum):
-    NAN = float("nan")
-
-
-class Price(pydantic.BaseModel):
-    amount: float
-
-
-UNENCODABLE: dict[str, tuple[Callable[[], Any], str]] = {
-    "NaN": (lambda: float("nan"), ""),
-    "Infinity in a list": (lambda: [1.0, float("inf")], "[1]"),
-    "minus Infinity, deep": (lambda: {"a": {"b": (0.0, float("-inf"))}}, ".a.b[1]"),
-    "NaN in a pydantic model": (lambda: {"price": Price(amount=float("nan"))}, ".price.amount"),
-    "NaN in a dataclass": (lambda: dataclasses.make_dataclass("D", ["x"])(float("nan")), ".x"),
-    "NaN in an enum": (lambda: {"a": [Odd.NAN]}, ".a[0]"),
-    "an object": (lambda: {"a": object()}, ".a"),
-    "a function": (lambda: {"a": [print]}, ".a[0]"),
-    "half a character": (lambda: "\ud800", ""),
-    "a tuple as a key": (lambda: {(1, 2): 3}, ""),
-}
-
-
-@pytest.mark.parametrize(("make", "path"), UNENCODABLE.values(), ids=UNENCODABLE)
-async def test_a_result_that_json_cannot_carry_fails_its_step_without_a_retry(
-    make: Callable[[], Any], path: str
-) -> None:
-    bodies: Counter[str] = Counter()
-
-    def body() -> Any:
-        bodies["x"] += 1
-        return make()
-
-    @ironflow.function(id="f", retry=Retry(max_attempts=3))
-    async def f(ctx: Context) -> str | None:
-        with pytest.raises(ironflow.SerializationError) as refused:
-            await ctx.step.run("work", body)
-        await ctx.step.sleep("nap", 1)
-        return refused.value.path
-
-    async with running_system(f) as system:
-        assert await system.output(f) == f"result of step 'work'{path}"
-    assert bodies == {"x": 1}  # a replay raises the same
-
-
-async def test_an_endless_result_fails_its_step() -> None:
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        await ctx.step.run("work", lambda: ENDLESS)
-
-    async with running_system(f) as system:
-        run = await system.run(f)
-        assert run.error is not None
-        assert run.error.type == "SerializationError"
-        assert "nested too deep" in run.error.message
-
-
-async def test_an_output_that_json_cannot_carry_fails_the_run() -> None:
-    @ironflow.function(id="f", retry=Retry(max_attempts=3))
-    async def f(ctx: Context) -> Any:
-        return {"a": float("nan")}
-
-    async with running_system(f) as system:
-        run = await system.run(f)
-        assert run.error is not None
-        assert (run.error.type, run.error.path) == ("SerializationError", "output.a")
 
 
 # What a handler gets beside the data

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ironflow_worker.bodies import Bodies, is_async_body, result_type
+from ironflow_worker.signals import BodyFailure, PassEnded
 
 
 @dataclasses.dataclass
@@ -141,15 +142,55 @@ async def test_a_plain_body_runs_in_a_thread_and_sees_the_context(bodies: Bodies
     assert seen[1] != threading.get_ident()
 
 
-async def test_what_a_body_raises_comes_out_as_it_is(bodies: Bodies) -> None:
-    error = SystemExit(3)
+async def test_an_exception_of_a_body_comes_out_as_it_is(bodies: Bodies) -> None:
+    error = ValueError(3)
 
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(ValueError, match="3") as raised:
+        await bodies.run("s", fail, is_async=False, timeout_ms=1000)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_would_end_the_worker_or_the_pass_is_a_failure_of_the_body(
+    bodies: Bodies, error: BaseException, *, is_async: bool
+) -> None:
     def leave() -> None:
         raise error
 
-    with pytest.raises(SystemExit) as raised:
-        await bodies.run("s", leave, is_async=False, timeout_ms=1000)
-    assert raised.value is error
+    async def leave_async() -> None:
+        leave()
+
+    with pytest.raises(BodyFailure) as raised:
+        await bodies.run("s", leave_async if is_async else leave, is_async=is_async, timeout_ms=1000)
+    assert raised.value.raised is error
+
+
+async def test_a_stop_iteration_of_a_plain_body_arrives(bodies: Bodies) -> None:
+    with pytest.raises(BodyFailure) as raised:
+        await bodies.run("s", lambda: next(iter([])), is_async=False, timeout_ms=1000)
+    assert isinstance(raised.value.raised, StopIteration)
+
+
+async def test_a_body_that_is_closed_from_outside_is_no_failure(bodies: Bodies) -> None:
+    running = bodies.run("s", asyncio.Event().wait, is_async=True, timeout_ms=None)
+
+    async def begin() -> None:
+        running.send(None)
+
+    await asyncio.create_task(begin())
+    running.close()  # a body that takes this for its own failure does not end here
+
+
+async def test_the_end_of_the_pass_goes_through_a_body(bodies: Bodies) -> None:
+    async def end() -> None:
+        raise PassEnded
+
+    with pytest.raises(PassEnded):
+        await bodies.run("s", end, is_async=True, timeout_ms=None)
 
 
 async def test_the_cancellation_of_a_pass_is_no_timeout(bodies: Bodies) -> None:

@@ -245,7 +245,24 @@ def test_records_come_back_as_they_were_and_newer_fields_are_ignored() -> None:
     assert decode_record(EventRecord, encoded[:-1] + b',"newer":[1]}') == record
 
 
-@pytest.mark.parametrize("payload", [b"", b"{}", b'{"id":1}', b'"\xff"', b"null"])
+def test_nesting_is_bounded_by_levels_and_not_by_the_stack() -> None:
+    value: object = 1
+    for _ in range(200):
+        value = {"a": value}
+    assert encode_value(value, "it")
+    with pytest.raises(SerializationError, match="it is nested too deep, or contains itself; at most 200 levels"):
+        encode_value([value], "it")
+
+
+def test_a_record_of_the_codec_takes_texts_of_every_class() -> None:
+    class Text(str):
+        __slots__ = ()
+
+    record = EventRecord(id=Text("o-1"), name="order.placed", time="2026-11-21T20:03:00.000Z")
+    assert decode_record(EventRecord, encode_record(record)).id == "o-1"
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"id":1}', b'"\xff"', b"null", b'{"a":' + b"[" * 5_000])
 def test_what_is_no_record_is_refused(payload: bytes) -> None:
     with pytest.raises(SerializationError, match="not a EventRecord: "):
         decode_record(EventRecord, payload)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from ironflow.codec import decode_record, encode_record
 from ironflow.errors import (
     DefinitionError,
     DuplicateStepError,
@@ -70,6 +73,24 @@ class Unprintable(Exception):  # noqa: N818 - it is what it says
 )
 def test_an_exception_is_recorded_as_data(error: BaseException, expected: ErrorRecord) -> None:
     assert error_record(error, step="s", attempts=2) == expected
+
+
+def test_a_part_that_has_its_own_group_as_its_context_is_looked_at_once() -> None:
+    part = ValueError("part")
+    part.__context__ = ExceptionGroup("group", [part])
+    assert recorded_at(part) is None
+
+
+def test_our_errors_with_odd_arguments_make_records_that_can_be_read() -> None:
+    odd: Any = object()
+    for error in (StepError(odd, odd, odd, odd), SerializationError("no", odd)):
+        record = error_record(error, step="s", attempts=2)
+        assert decode_record(ErrorRecord, encode_record(record)) == record
+
+
+def test_another_librarys_error_of_our_name_is_told_apart() -> None:
+    theirs = type("SerializationError", (Exception,), {"__module__": "search"})
+    assert error_record(theirs()).type == "search.SerializationError"
 
 
 def test_a_huge_text_is_cut() -> None:
