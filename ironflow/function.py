@@ -282,7 +282,7 @@ def _check_handler(function_id: str, handler: object) -> None:
 def _types_of(handler: Callable[..., Any]) -> tuple[Any, Any]:
     """Return the types of the event's data and of the output; ``Any`` where the annotations do not say."""
     try:
-        hints = typing.get_type_hints(handler)
+        hints = typing.get_type_hints(handler, include_extras=True)
     except Exception:  # noqa: BLE001 - a name that only the type checker knows must not stop the import
         return Any, Any
     output = hints.pop("return", Any)
