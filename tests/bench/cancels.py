@@ -80,7 +80,7 @@ async def measure(processes: Cluster, runs: int, starts_a_second: float, first_l
     """Cancel runs on one engine and two workers."""
     processes.engine()
     for _ in range(2):
-        processes.worker("lives.py")
+        processes.worker("lives.py", "--threads", "32")
     async with processes.client() as client:
         await functions_are_known(client, "life")
         await workers_answer(client, 2)

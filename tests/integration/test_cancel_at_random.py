@@ -17,7 +17,7 @@ from tests.support.inprocess import System, running_system
 from tests.support.lives import life_of
 from tests.support.processes import cluster
 
-LONGER_THAN_A_LIFE_SECONDS = 4.0
+LONGER_THAN_A_LIFE_SECONDS = 5.5
 
 
 async def test_on_real_processes_each_run_ends_once_and_begins_nothing_long_after_its_cancel(

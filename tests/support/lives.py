@@ -57,7 +57,7 @@ class Bodies:
 
 
 def life_of(witness: Witness, plain_seconds: float = 0.2) -> ironflow.Function[Any, str]:
-    """Return the function; undisturbed, a run of it takes about three seconds."""
+    """Return the function; undisturbed, a run of it takes about four seconds."""
 
     @ironflow.function(id="life", queue="orders")
     async def life(ctx: Context) -> str:
@@ -73,9 +73,10 @@ def life_of(witness: Witness, plain_seconds: float = 0.2) -> ironflow.Function[A
         await step.parallel("beside", _branches(bodies, ctx.run.id))
 
         async def item(_: int, step: Step, index: int) -> str:
-            return await step.run("item", bodies.work if index % 2 else bodies.toil)
+            return await step.run("item", bodies.work) if index % 3 else await step.run("item", bodies.toil)
 
-        await step.map("each", range(4), item, concurrency=2)
+        # For more than a second one body follows the other, without a wait between them.
+        await step.map("each", range(16), item, concurrency=2)
         return "lived"
 
     return life
