@@ -130,6 +130,75 @@ async def test_a_wait_is_recorded_while_another_branch_still_works() -> None:
     assert woken[0] - begun < 10.9
 
 
+@pytest.mark.parametrize(("seconds", "goes_on_after"), [(1, 10), (9.9, 10), (15, 15)])
+async def test_a_sleep_counts_from_its_own_record_and_goes_on_when_no_body_is_at_work(
+    seconds: float, goes_on_after: float
+) -> None:
+    """A branch that wakes while another one's body is at work goes on right after that body, as the docs say."""
+    woken: list[float] = []
+
+    async def wake() -> None:
+        woken.append(now())
+
+    async def nap(step: Step) -> None:
+        await step.sleep("nap", seconds)
+        await step.run("woken", wake)
+
+    async def work(step: Step) -> None:
+        await step.run("work", asyncio.sleep, 10)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.parallel("both", [nap, work])
+
+    async with running_system(f) as system:
+        begun_ms, begun = system.now_ms(), now()
+        run = await system.client.start(f)
+        await run.result("1m")
+        subject = system.names.journal_step(f.queue, run.id, "both/0/nap")
+        end = await system.broker.last(system.names.journal, subject)
+        assert end is not None
+        assert (end.time_ms - begun_ms) / 1000 == pytest.approx(seconds, abs=0.3)
+    assert len(woken) == 1
+    assert woken[0] - begun == pytest.approx(goes_on_after, abs=0.3)
+
+
+@pytest.mark.parametrize("last", ["sleep", "wait", "retry"])
+async def test_a_parallel_of_a_sleep_a_wait_and_a_retrying_step_completes_when_the_last_of_them_does(last: str) -> None:
+    takes = {"sleep": 20, "wait": 20, "retry": 20, last: 40}
+    attempts: list[float] = []
+
+    async def fail_once() -> str:
+        attempts.append(now())
+        if len(attempts) == 1:
+            msg = "not yet"
+            raise ValueError(msg)
+        return "done"
+
+    async def sleep(step: Step) -> str:
+        await step.sleep("nap", takes["sleep"])
+        return "slept"
+
+    async def wait(step: Step) -> str:
+        return (await step.wait_for_event("call", event="called")).data
+
+    async def work(step: Step) -> str:
+        return await step.run("work", fail_once, retry=Retry(max_attempts=2, initial_delay=takes["retry"], jitter=0))
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.parallel("all", (sleep, wait, work))
+
+    async with running_system(f) as system:
+        begun = now()
+        run = await system.client.start(f)
+        await asyncio.sleep(takes["wait"])
+        await system.client.publish("called", "called")
+        assert await run.result("1m") == ["slept", "called", "done"]
+        assert now() - begun == pytest.approx(40, abs=1)
+    assert attempts[1] - attempts[0] == pytest.approx(takes["retry"], abs=0.5)
+
+
 async def test_what_a_branch_awaits_between_its_steps_is_not_cut_off_by_a_branch_that_sleeps() -> None:
     calls: list[str] = []
 
