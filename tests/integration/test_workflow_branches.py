@@ -179,7 +179,7 @@ async def test_a_parallel_of_a_sleep_a_wait_and_a_retrying_step_completes_when_t
         await step.sleep("nap", takes["sleep"])
         return "slept"
 
-    async def wait(step: Step) -> str:
+    async def wait(step: Step) -> Any:
         return (await step.wait_for_event("call", event="called")).data
 
     async def work(step: Step) -> str:
