@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from tests.e2e.bad_input.tables import (
 )
 from tests.support import fresh_namespace
 from tests.support.commands import Commands
-from tests.support.processes import Cluster, cluster
+from tests.support.processes import Cluster, Process, cluster
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,12 @@ def nothing_stored(ledger: Ledger) -> Iterator[None]:
     before = ledger.read()
     yield
     assert ledger.read() == before
+
+
+@pytest.fixture
+async def left_alone(nats_server: EmbeddedServer, namespace: str, tmp_path: Path) -> AsyncGenerator[Process]:
+    """An engine in a namespace of its own, ready and without any work."""
+    with cluster(nats_server.url, namespace, tmp_path) as made:
+        engine = made.engine()
+        await engine_answers(made)
+        yield engine

@@ -9,13 +9,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import ironflow
-from ironflow.broker.embedded import EmbeddedServer
 from tests.e2e.bad_input.tables import (
     DONE,
     EACH_EXECUTABLE,
@@ -27,12 +26,11 @@ from tests.e2e.bad_input.tables import (
     Place,
     assert_refused,
     complaint_of,
-    engine_answers,
     make_shop,
 )
 from tests.support import fresh_namespace
 from tests.support.commands import COMMAND, Call
-from tests.support.processes import Process, cluster
+from tests.support.processes import Process
 from tests.support.servers import configured_server, info_line, stub_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="commands are forked, and signals are POSIX")
@@ -127,15 +125,6 @@ class TestServers:
         assert (outcome.code, outcome.stderr) == (FAILED, "")
         assert any("no engine answers" in finding["text"] for finding in json.loads(outcome.stdout))
         assert outcome.seconds < WITHIN_SECONDS
-
-
-@pytest.fixture
-async def left_alone(nats_server: EmbeddedServer, namespace: str, tmp_path: Path) -> AsyncGenerator[Process]:
-    """An engine in a namespace of its own, ready and without any work."""
-    with cluster(nats_server.url, namespace, tmp_path) as made:
-        engine = made.engine()
-        await engine_answers(made)
-        yield engine
 
 
 class TestEnginesThatAreAway:
