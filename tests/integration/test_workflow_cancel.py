@@ -1,13 +1,12 @@
-"""Cancels and run timeouts, from the outside: client, engine and worker on a virtual clock."""
+"""Cancels, from the outside: client, engine and worker on a virtual clock."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,102 +15,20 @@ import ironflow
 from ironflow import Context, Retry
 from ironflow.broker.local import LocalBroker
 from ironflow.broker.protocol import Publication
-from ironflow.handles import RunHandle
-from ironflow.names import RUN_TIMER
 from ironflow.records import TERMINAL
-from tests.support.inprocess import System, running_system
+from tests.support.inprocess import running_system
+from tests.support.interruptible import (
+    ONCE,
+    Body,
+    assert_ended_once,
+    pending,
+    sleeping,
+    until_begun,
+    until_status,
+    working,
+)
 
 pytestmark = pytest.mark.virtual_time
-
-ONCE = Retry(max_attempts=1)
-
-
-class Body:
-    """A body that takes its time, and knows when it began and how it ended.
-
-    Args:
-        seconds: how long it takes.
-
-    """
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._seconds = seconds
-        self.begins: asyncio.Queue[None] = asyncio.Queue()
-        self.began: list[float] = []
-        self.cancelled: list[float] = []
-
-    async def __call__(self) -> str:
-        loop = asyncio.get_running_loop()
-        self.began.append(loop.time())
-        self.begins.put_nowait(None)
-        try:
-            await asyncio.sleep(self._seconds)
-        except asyncio.CancelledError:
-            self.cancelled.append(loop.time())
-            raise
-        return "done"
-
-
-def working(body: Body, **options: Any) -> ironflow.Function[Any, str]:
-    """Return a function of three steps, each of which runs the body."""
-
-    @ironflow.function(id="f", retry=ONCE, **options)
-    async def f(ctx: Context) -> str:
-        for number in range(3):
-            await ctx.step.run(f"work-{number}", body)
-        return "finished"
-
-    return f
-
-
-def sleeping(body: Body, **options: Any) -> ironflow.Function[Any, str]:
-    """Return a function that sleeps for an hour, and then runs the body."""
-
-    @ironflow.function(id="f", **options)
-    async def f(ctx: Context) -> str:
-        await ctx.step.sleep("nap", "1h")
-        return await ctx.step.run("work", body)
-
-    return f
-
-
-async def until_status(run: RunHandle[Any], status: str) -> None:
-    """Wait until a run has a status."""
-    async with asyncio.timeout(60):
-        while True:
-            with contextlib.suppress(ironflow.RunNotFoundError):
-                if (await run.state()).status == status:
-                    return
-            await asyncio.sleep(0.01)
-
-
-async def until_begun(body: Body, times: int = 1) -> None:
-    """Wait until a body has begun so often."""
-    async with asyncio.timeout(60):
-        for _ in range(times):
-            await body.begins.get()
-
-
-async def assert_ended_once(system: System, run: RunHandle[Any], status: str) -> None:
-    """Assert that the journal has one outcome that ends the run, and that nothing of it is left to be done."""
-    state = await system.run_state(run.id)
-    assert state.status == status
-    assert not state.live
-    outcomes = await system.subjects("outcome", run)
-    assert f"outcome.{state.number}" == outcomes[-1]
-    assert [subject async for subject in pending(system, run)] == []
-
-
-async def pending(system: System, run: RunHandle[Any]) -> AsyncIterator[str]:
-    """Yield the subjects of a run's tasks and timers."""
-    filters = {
-        system.names.tasks: system.names.tasks_of_run("*", run.id),
-        system.names.timers: system.names.timers_of_run(run.id),
-    }
-    for stream, wanted in filters.items():
-        async for page in system.broker.read(stream, wanted):
-            for message in page:
-                yield message.subject
 
 
 # Cancel, wherever the run stands
@@ -496,103 +413,6 @@ async def test_an_engine_that_dies_right_after_the_cancel_was_recorded_leaves_th
         await asyncio.sleep(60)
         await assert_ended_once(system, run, "cancelled")
     assert len(body.began) == len(body.cancelled) == 1
-
-
-# The time that a run may take
-
-
-async def test_a_sleeping_run_fails_when_its_time_is_over() -> None:
-    body = Body()
-    f = sleeping(body, timeout="10m")
-    async with running_system(f) as system:
-        began = asyncio.get_running_loop().time()
-        run = await system.client.start(f)
-        with pytest.raises(ironflow.RunFailedError, match="the run took longer than its timeout of 600 s"):
-            await run.result("3h")
-        assert 600 <= asyncio.get_running_loop().time() - began <= 601
-        view = await run.state()
-        assert view.error is not None
-        assert view.error.type == "RunTimeoutError"
-        await asyncio.sleep(2 * 3600)
-        await assert_ended_once(system, run, "failed")
-    assert body.began == []
-
-
-async def test_a_run_at_work_fails_when_its_time_is_over_and_its_body_is_cancelled() -> None:
-    body = Body(3600)
-    f = working(body, timeout="5s")
-    async with running_system(f) as system:
-        run = await system.client.start(f, {"order": 7})
-        assert (await run.wait("1m")).status == "failed"
-        await asyncio.sleep(3600)
-        await assert_ended_once(system, run, "failed")
-        outcome = await system.broker.last(
-            system.names.journal, system.names.journal_outcome(f.queue, run.id, (await system.run_state(run.id)).number)
-        )
-        assert outcome is not None
-        assert b'"order":7' in outcome.payload  # so that it can be retried after EVENTS has forgotten the event
-    assert len(body.cancelled) == 1
-
-
-async def test_a_queued_run_fails_when_its_time_is_over() -> None:
-    body = Body()
-    f = working(body, timeout="1m")
-    async with running_system(f) as system:
-        await system.kill(next(iter(system.workers)))
-        run = await system.client.start(f)
-        assert (await run.wait("5m")).status == "failed"
-        await system.add_worker()
-        await asyncio.sleep(60)
-        await assert_ended_once(system, run, "failed")
-    assert body.began == []
-
-
-async def test_a_run_that_ends_in_time_is_left_alone() -> None:
-    f = working(Body(1), timeout="10s")
-    async with running_system(f) as system:
-        run = await system.client.start(f)
-        assert await run.result("1m") == "finished"
-        await asyncio.sleep(60)
-        assert (await run.state()).status == "completed"
-        await assert_ended_once(system, run, "completed")
-
-
-async def test_a_timer_that_fires_twice_or_far_too_early_changes_nothing() -> None:
-    f = sleeping(Body(), timeout="2h")
-    async with running_system(f) as system:
-        run = await system.client.start(f)
-        await until_status(run, "waiting")
-        timers = [subject async for subject in pending(system, run) if subject.endswith(f".{RUN_TIMER}")]
-        timer = await system.broker.last(system.names.timers, timers[0])
-        assert timer is not None
-        again = Publication(subject=system.names.fired(run.id, RUN_TIMER), payload=timer.payload)
-        for _ in range(2):
-            await system.broker.publish(again)
-        await asyncio.sleep(60)
-        assert (await run.state()).status == "waiting"
-        assert await run.result("3h") == "done"
-        await system.broker.publish(again)
-        await asyncio.sleep(2 * 3600)
-        assert (await run.state()).status == "completed"
-
-
-async def test_a_timeout_outlives_restarts_of_everything() -> None:
-    body = Body()
-    f = sleeping(body, timeout="10m")
-    async with running_system(f) as system:
-        run = await system.client.start(f)
-        await until_status(run, "waiting")
-        await system.kill(next(iter(system.engines)))
-        await system.kill(next(iter(system.workers)))
-        system.server.stop()
-        await asyncio.sleep(3600)
-        system.server.start()
-        await system.add_engine()
-        await system.add_worker()
-        assert (await run.wait("1m")).status == "failed"
-        await asyncio.sleep(3600)
-        await assert_ended_once(system, run, "failed")
-    assert body.began == []
 
 
 async def test_a_cancel_outlives_a_restart_of_the_server() -> None:

@@ -92,6 +92,22 @@ async def doubles(ctx: Context[int]) -> list[int]:
     return await ctx.step.map("all", range(ctx.event.data), each)
 
 
+async def seen_double(number: int) -> int:
+    """Say who does it, and do as little as a body can."""
+    witness(f"{os.getpid()} {number}")
+    return 2 * number
+
+
+@ironflow.function(id="seen-doubles", queue="orders")
+async def seen_doubles(ctx: Context[int]) -> list[int]:
+    """Map as many items as the event says, a hundred at a time."""
+
+    async def each(item: int, step: Step, index: int) -> int:
+        return await step.run("double", seen_double, item)
+
+    return await ctx.step.map("all", range(ctx.event.data), each, concurrency=100)
+
+
 @ironflow.function(
     id="flaky", queue="orders", triggers=["flaky"], retry=Retry(max_attempts=3, initial_delay="200ms", jitter=0)
 )

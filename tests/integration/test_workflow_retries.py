@@ -1,0 +1,215 @@
+"""What api.md says of retries and time-outs of steps, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+
+import pytest
+
+import ironflow
+from ironflow import Context, Retry, StepError
+from tests.support.inprocess import running_system
+
+pytestmark = pytest.mark.virtual_time
+
+ONCE = Retry(max_attempts=1)
+THRICE = Retry(max_attempts=3, initial_delay="10s", backoff=2.0, jitter=0)
+
+
+class Attempts:
+    """A body that fails as often as it is told to, and knows when it was called.
+
+    Args:
+        *errors: raised one after the other; then it returns how often it was called.
+
+    """
+
+    def __init__(self, *errors: BaseException) -> None:
+        self._errors = list(errors)
+        self.times: list[float] = []
+
+    async def __call__(self) -> int:
+        self.times.append(asyncio.get_running_loop().time())
+        if self._errors:
+            raise self._errors.pop(0)
+        return len(self.times)
+
+    @property
+    def pauses(self) -> list[int]:
+        """The whole seconds between two calls."""
+        return [round(later - earlier) for earlier, later in itertools.pairwise(self.times)]
+
+
+# Retries of a step
+
+
+async def test_a_failing_step_is_tried_again_after_the_functions_backoff() -> None:
+    body = Attempts(ValueError("one"), ValueError("two"))
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("work", body)
+
+    async with running_system(f) as system:
+        assert await system.output(f) == 3
+    assert body.pauses == [10, 20]
+
+
+async def test_a_steps_own_policy_takes_the_place_of_the_functions() -> None:
+    body = Attempts(ValueError("one"), ValueError("two"))
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("work", body, retry=Retry(max_attempts=2, initial_delay="1m", jitter=0))
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert (run.error.type, run.error.step, run.error.attempts) == ("StepError", "work", 2)
+    assert body.pauses == [60]
+
+
+async def test_jitter_spreads_a_delay_by_its_share_and_no_further() -> None:
+    bodies: dict[str, Attempts] = {}
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=2, initial_delay="1000s", max_delay="2000s", jitter=0.5))
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("work", bodies.setdefault(ctx.run.id, Attempts(ValueError())))
+
+    async with running_system(f) as system:
+        runs = [await system.client.start(f) for _ in range(30)]
+        for run in runs:
+            await run.result("3h")
+    pauses = [body.pauses[0] for body in bodies.values()]
+    assert 500 <= min(pauses) < 650
+    assert 1350 < max(pauses) <= 1501
+
+
+async def test_retry_after_says_when_the_next_attempt_is_and_counts_as_one() -> None:
+    body = Attempts(ironflow.RetryAfter("7m"), ironflow.RetryAfter(90), ValueError("three"))
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("work", body)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert run.error.attempts == 3
+    assert body.pauses == [420, 90]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ironflow.NonRetryableError("no"), ironflow.SerializationError("no"), ironflow.DefinitionError("no")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_that_is_final_ends_the_step_at_the_first_attempt(error: Exception) -> None:
+    body = Attempts(error)
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("work", body)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.status == "failed"
+        assert run.error is not None
+        assert run.error.attempts == 1
+    assert len(body.times) == 1
+
+
+async def test_a_step_error_says_what_failed_and_replays_raise_the_same() -> None:
+    caught: list[tuple[str, int, str, str]] = []
+    body = Attempts(KeyError("a"), ValueError("b"))
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=2))
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.run("charge", body)
+        except StepError as error:
+            caught.append((error.step, error.attempts, error.cause_type, error.message))
+        await ctx.step.sleep("nap", "1h")
+        return "went on"
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "went on"
+    assert caught == [("charge", 2, "ValueError", "b")] * 2
+    assert len(body.times) == 2
+
+
+async def test_a_slot_is_free_while_a_step_waits_for_its_next_attempt() -> None:
+    @ironflow.function(id="failing", retry=Retry(max_attempts=2, initial_delay="1h", max_delay="1h", jitter=0))
+    async def failing(ctx: Context) -> None:
+        await ctx.step.run("work", Attempts(ValueError(), ValueError()))
+
+    @ironflow.function(id="quick")
+    async def quick(ctx: Context) -> str:
+        return "done"
+
+    async with running_system(failing, quick, concurrency=1) as system:
+        slow = await system.client.start(failing)
+        await asyncio.sleep(60)
+        assert await (await system.client.start(quick)).result("10s") == "done"
+        assert (await slow.state()).status == "waiting"
+
+
+# Time-outs of a step
+
+
+async def test_an_async_body_is_stopped_at_its_timeout_and_tried_again() -> None:
+    begun: list[str] = []
+    stopped: list[str] = []
+
+    async def hang() -> None:
+        begun.append("x")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append("x")
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=2))
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.run("work", hang, timeout="90s")
+        except StepError as error:
+            return f"{error.cause_type} after {error.attempts}: {error.message}"
+        return ""
+
+    async with running_system(f) as system:
+        answer = await system.output(f)
+    assert answer == "StepTimeoutError after 2: step 'work' took longer than its timeout of 90 s"
+    assert len(begun) == len(stopped) == 2
+
+
+async def test_a_plain_body_times_out_although_its_thread_goes_on() -> None:
+    go_on = threading.Event()
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.run("work", go_on.wait, timeout="20ms")
+        except StepError as error:
+            return error.cause_type
+        return ""
+
+    async with running_system(f) as system:
+        try:
+            assert await system.output(f) == "StepTimeoutError"
+        finally:
+            go_on.set()
+
+
+async def test_a_timeout_error_of_the_bodys_own_is_not_taken_for_the_steps() -> None:
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> str:
+        try:
+            await ctx.step.run("work", Attempts(TimeoutError("the bank's")), timeout="1h")
+        except StepError as error:
+            return f"{error.cause_type}: {error.message}"
+        return ""
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "TimeoutError: the bank's"
