@@ -35,11 +35,15 @@ class Leases:
         self.seconds = seconds
         self._held: dict[str, None] = {}
         self._wake: Callable[[], object] = bool
+        self._renewer_rests = False
 
     @contextlib.contextmanager
     def hold(self, lease: str) -> Generator[None]:
         """Have a lease renewed while the block runs."""
         self._held[lease] = None
+        if self._renewer_rests:
+            self._renewer_rests = False
+            self._wake_renewer()
         try:
             yield
         finally:
@@ -48,20 +52,30 @@ class Leases:
     def change(self, seconds: float) -> None:
         """Have leases last for so long from now on; those that are held are renewed at once."""
         self.seconds = seconds
-        with contextlib.suppress(RuntimeError):  # the loop that renews them has closed
-            self._wake()
+        self._wake_renewer()
 
     async def renew_for_ever(self, broker: Broker) -> None:
-        """Renew all held leases every third of their time."""
+        """Renew all held leases every third of their time; rest while none is held."""
         changed = asyncio.Event()
         self._wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
         while True:
+            # Said before it is looked: a lease that another thread begins to hold meanwhile is seen by one of the two.
+            self._renewer_rests = True
+            self._renewer_rests = not self._held
+            if self._renewer_rests:
+                await changed.wait()
+                changed.clear()
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.seconds / 3):
                     await changed.wait()
             changed.clear()
             for lease in list(self._held):
                 broker.renew(lease)
+
+    def _wake_renewer(self) -> None:
+        with contextlib.suppress(RuntimeError):  # its loop has closed
+            self._wake()
 
 
 class LeaseKeeper(Protocol):

@@ -86,7 +86,7 @@ async def run(example: Example, functions: Sequence[Function[Any, Any]]) -> RunV
     async with running_system(*functions, server=LocalServer(epoch_ms=now_ms())) as system:
         published = await system.client.publish_record(example.event, json.loads(example.data))
         (first,), _ = await system.client.runs_of(published)
-        view = await system.client.run(first).wait("30d")
+        view = await system.end_of(system.client.run(first))
         others = [handle async for handle in system.client.runs() if handle.id != first]
         assert [(await other.wait("1m")).status for other in others] == ["completed"] * (len(functions) - 1)
     assert view.function == functions[0].id

@@ -35,7 +35,8 @@ async def outcome_of(order: Any, decisions: list[tuple[float, Any]]) -> tuple[An
             await system.client.publish("order.decided", decision)
         (run,), _ = await system.client.runs_of(published)
         handle = system.client.run(run)
-        return await handle.result("30d"), [step.name for step in await handle.steps()]
+        await system.end_of(handle)
+        return await handle.result("1m"), [step.name for step in await handle.steps()]
 
 
 ASKED = ["ask", "decision"]

@@ -17,7 +17,7 @@ from ironflow.handles import RunHandle
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import RunView
 from ironflow.names import Names, bucket_stream, parse_journal
-from ironflow.records import RunState
+from ironflow.records import TERMINAL, RunState
 from ironflow_engine.engine import Engine
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
@@ -143,6 +143,21 @@ class System:
     async def output(self, function: Function[Any, Any] | str, data: object = None) -> Any:
         """Run a function to its end and return its output."""
         return await (await self.client.start(function, data)).result(PATIENCE)
+
+    async def end_of(self, run: RunHandle[Any]) -> RunView:
+        """Wait until a run has ended, without asking for it each minute as its handle would: months cost nothing."""
+        ended = asyncio.Event()
+
+        async def on_ended(_: object) -> None:
+            ended.set()
+
+        subscription = await self.broker.listen(self.names.ended(run.id), on_ended)
+        try:
+            if (await run.state()).status not in TERMINAL:
+                await ended.wait()
+        finally:
+            await subscription.stop()
+        return await run.wait("1m")
 
     async def subjects(self, kind: str = "", run: RunHandle[Any] | None = None) -> list[str]:
         """Return what is in the journal: of one kind, of one run, or all; without what all subjects begin with."""
