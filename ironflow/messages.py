@@ -229,6 +229,27 @@ class WorkerCensus(Message, frozen=True, kw_only=True):
     runs: tuple[str, ...]
 
 
+class Claim(Message, frozen=True, kw_only=True):
+    """A task that a worker has taken: where it stands in the queue, and what names this delivery of it."""
+
+    task: int
+    lease: str
+
+
+class Claims(Message, frozen=True, kw_only=True):
+    """A hint of a worker to all engines: what it has taken, and what it has done with, since the last one.
+
+    Attributes:
+        begun: where the tasks come first that it has not told of before.
+        ended: tasks, by where they stand in the queue.
+
+    """
+
+    worker: str
+    begun: tuple[Claim, ...] = ()
+    ended: tuple[int, ...] = ()
+
+
 class WorkersPage(Message, frozen=True, kw_only=True):
     """``workers.list`` → the workers that answered, by id."""
 

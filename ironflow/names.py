@@ -30,6 +30,9 @@ _ANY = "any"
 """Stands where the hash of a path or a value would: shorter than every hash."""
 _PATHS = "=paths"
 
+COMPENSATE_PREFIX = "compensate:"
+"""Stands in front of a step's name in the name of its undo."""
+
 RESERVED_ID_PREFIX = "ironflow:"
 """Event ids that start with it are made by Ironflow, so that no publisher can take the place of a start."""
 
@@ -75,6 +78,20 @@ def step_token(scope: Scope, name: str) -> str:
     return token if len(token) <= LONGEST_TOKEN else f"=p{digest(token.encode())}"
 
 
+def step_key(token: str, epoch: int) -> str:
+    """Return what stands for a step in subjects when it is done in an epoch of its run; 0 is the first.
+
+    In the first epoch it is the token itself. Later ones have another token of the subject behind it.
+    """
+    return f"{token}.{epoch}" if epoch else token
+
+
+def parse_step_key(key: str) -> tuple[str, int]:
+    """Return the token and the epoch of a step's key."""
+    token, _, epoch = key.partition(".")
+    return token, int(epoch or 0)
+
+
 def digest(data: bytes) -> str:
     """Return 128 bits of SHA-256 as 26 lower-case characters that are safe in subjects, keys and file names."""
     return base64.b32encode(hashlib.sha256(data).digest()[:16]).decode("ascii").rstrip("=").lower()
@@ -95,6 +112,11 @@ def try_timer(step: str, attempt: int) -> str:
     return f"try.{step}.{attempt}"
 
 
+def run_timer(epoch: int) -> str:
+    """Return the name of the timer that ends a run which takes too long in an epoch."""
+    return f"{RUN_TIMER}-{epoch}" if epoch else RUN_TIMER
+
+
 def run_id(function_id: str, event_id: str) -> str:
     """Return the id of the run that this event starts of this function: always the same one."""
     return digest(f"{function_id}\0{event_id}".encode("utf-8", "surrogatepass"))
@@ -103,6 +125,11 @@ def run_id(function_id: str, event_id: str) -> str:
 def start_event_id(function_id: str, start_id: str) -> str:
     """Return the event id behind ``client.start(function, id=start_id)``; start ids are one space for each function."""
     return f"{RESERVED_ID_PREFIX}start:{function_id}:{start_id}"
+
+
+def invoke_event_id(parent: str, step: str) -> str:
+    """Return the event id behind a child run, by its parent's id and the key of the parent's step."""
+    return f"{RESERVED_ID_PREFIX}invoke:{parent}/{step}"
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -163,6 +190,11 @@ class Names(msgspec.Struct, frozen=True):
         """The bucket of function definitions."""
         return f"{self.namespace}_functions"
 
+    @property
+    def engines_bucket(self) -> str:
+        """The bucket of what engines settle among themselves."""
+        return f"{self.namespace}_engines"
+
     # Subjects of events, tasks and timers
 
     def event(self, name: str) -> str:
@@ -204,7 +236,7 @@ class Names(msgspec.Struct, frozen=True):
 
     def journal_waits(self, queue: str, run: str) -> str:
         """The filter of everything that a run has ever waited for."""
-        return f"{self._journal(queue, run)}.wait.*"
+        return f"{self._journal(queue, run)}.wait.>"
 
     def journal_kind(self, kind: str) -> str:
         """The filter of one kind of record ("wait", "outcome", …) of all runs."""
@@ -229,6 +261,14 @@ class Names(msgspec.Struct, frozen=True):
     def journal_due(self, queue: str, run: str, step: str, attempt: int) -> str:
         """The subject of the fact that the back-off after an attempt is over."""
         return f"{self._journal(queue, run)}.due.{step}.{attempt}"
+
+    def journal_closed(self, queue: str, run: str, step: str) -> str:
+        """The subject of the fact that nothing waits any more for the end of a wait."""
+        return f"{self._journal(queue, run)}.closed.{step}"
+
+    def journal_retry(self, queue: str, run: str, epoch: int) -> str:
+        """The subject of the fact that a failed run goes on, in that epoch."""
+        return f"{self._journal(queue, run)}.retry.{epoch}"
 
     def journal_outcome(self, queue: str, run: str, number: int) -> str:
         """The subject of how pass *number* ended."""
@@ -255,7 +295,7 @@ class Names(msgspec.Struct, frozen=True):
 
     def waits_for(self, event: str, path: str | None, value: str | None) -> str:
         """The filter of all open waits that an event ends which has *value* at *path*."""
-        return f"{self._waits_for(event, path, value)}.*.*"
+        return f"{self._waits_for(event, path, value)}.*.>"
 
     def wait_path_key(self, event: str, path: str | None) -> str:
         """The subject behind the key that says: there are waits for this event which look at this path."""
@@ -272,6 +312,10 @@ class Names(msgspec.Struct, frozen=True):
     def function_key(self, function_id: str) -> str:
         """The subject behind the key of a function's definition."""
         return f"$KV.{self.functions_bucket}.{escape_token(function_id)}"
+
+    def duty_key(self, duty: str) -> str:
+        """The subject behind the key that says which engine has a duty."""
+        return f"$KV.{self.engines_bucket}.{duty}"
 
     # Core NATS: requests and hints, nothing that must arrive
 
@@ -297,6 +341,20 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of the hints that the engine has ended any run from outside."""
         return f"{self.namespace}.cancel.*"
 
+    def worker_ping(self, worker: str, connection: str) -> str:
+        """The subject that a worker listens on for as long as a connection of it ("work" or "leases") stands."""
+        return f"{self.namespace}.worker.{escape_token(worker)}.{connection}"
+
+    @property
+    def claims(self) -> str:
+        """The hint to all engines that a worker has taken tasks, or has done with them."""
+        return f"{self.namespace}.claims"
+
+    @property
+    def ask_for_claims(self) -> str:
+        """The hint to all workers that an engine does not know what they have taken."""
+        return f"{self.namespace}.ask.claims"
+
     @property
     def worker_census(self) -> str:
         """The request that every worker answers with what it is and does."""
@@ -312,6 +370,10 @@ def bucket_stream(bucket: str) -> str:
     return f"KV_{bucket}"
 
 
+_OF_STEPS = frozenset({"step", "wait", "closed"})
+_OF_ATTEMPTS = frozenset({"try", "due"})
+
+
 class JournalAddress(msgspec.Struct, frozen=True):
     """What a journal subject says: whose record it is and of which kind."""
 
@@ -319,6 +381,18 @@ class JournalAddress(msgspec.Struct, frozen=True):
     run: str
     kind: str
     rest: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> str:
+        """The key of the step that the record is about; empty where it is about none."""
+        if self.kind in _OF_ATTEMPTS:
+            return ".".join(self.rest[:-1])
+        return ".".join(self.rest) if self.kind in _OF_STEPS else ""
+
+    @property
+    def number(self) -> int:
+        """The number at its end: of an attempt, a pass or an epoch."""
+        return int(self.rest[-1])
 
 
 def parse_journal(subject: str) -> JournalAddress:

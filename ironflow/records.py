@@ -17,7 +17,11 @@ RunStatus = Literal["queued", "running", "waiting", "compensating", "completed",
 StepStatus = Literal["completed", "failed", "retrying", "sleeping", "waiting"]
 StepKind = Literal["run", "sleep", "publish", "wait_for_event", "invoke", "invoke_async", "compensate"]
 OnTimeout = Literal["fail", "none", "raise"]
-OutcomeStatus = Literal["completed", "failed", "suspended", "cancelled"]
+OutcomeStatus = Literal["completed", "failed", "suspended", "cancelled", "compensating"]
+Ending = Literal["failed", "cancelled"]
+"""How a run ends once what it did is undone."""
+CompensationStatus = Literal["running", "completed", "failed"]
+TaskMode = Literal["run", "compensate"]
 
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 """The run states that never change again (but for a retry, which opens a new epoch)."""
@@ -29,12 +33,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all stored records."""
 
 
+class ParentLink(Record, frozen=True, kw_only=True):
+    """The run that waits for a child run.
+
+    Attributes:
+        step: the key of its step.
+
+    """
+
+    run: str
+    queue: str
+    step: str
+
+
 class EventRecord(Record, frozen=True, kw_only=True):
     """A published event, as it is stored in EVENTS.
 
     Attributes:
         time: ISO 8601, UTC, as the publisher's clock said.
         target: only for ``ironflow.invoked``: the one function that this event starts.
+        parent: who waits for the run that it starts.
+        depth: how many runs stand above that run, each started by the one before.
 
     """
 
@@ -45,6 +64,8 @@ class EventRecord(Record, frozen=True, kw_only=True):
     source: str = ""
     metadata: dict[str, str] = {}
     target: str = ""
+    parent: ParentLink | None = None
+    depth: int = 0
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -58,6 +79,8 @@ class Task(Record, frozen=True, kw_only=True):
         server: the id of the server that stored the task; another id means that it has restarted since.
         check_journal: something may be recorded already although the task looks new.
         journal_sequence: the newest journal record that this pass must see.
+        mode: what the pass is for: to go on, or to undo what was done.
+        depth: how many runs stand above this one.
 
     """
 
@@ -66,6 +89,8 @@ class Task(Record, frozen=True, kw_only=True):
     number: int
     started_at: int
     attempt: int = 1
+    mode: TaskMode = "run"
+    depth: int = 0
     event: EventRecord | None = None
     server: str = ""
     check_journal: bool = False
@@ -80,6 +105,7 @@ class ErrorRecord(Record, frozen=True, kw_only=True):
         step: the step that it came from, where one did.
         attempts: how many attempts of that step were made.
         path: the place of a value that did not fit ("data.items[3].price").
+        cause: the type name of the error behind it, where that is another run's.
 
     """
 
@@ -88,6 +114,7 @@ class ErrorRecord(Record, frozen=True, kw_only=True):
     step: str | None = None
     attempts: int | None = None
     path: str | None = None
+    cause: str | None = None
 
 
 class InputRecord(Record, frozen=True, kw_only=True):
@@ -124,6 +151,8 @@ class WaitRecord(Record, frozen=True, kw_only=True):
         path: where in that event's data to look, without ``data.`` in front; None where any such event will do.
         value: the canonical JSON of what must stand there.
         on_timeout: what the end of the time means to the run.
+        function: the id of the function that runs as a child; empty where none does.
+        data: what the child is given.
 
     """
 
@@ -137,6 +166,8 @@ class WaitRecord(Record, frozen=True, kw_only=True):
     path: str | None = None
     value: str | None = None
     on_timeout: OnTimeout = "fail"
+    function: str = ""
+    data: msgspec.Raw = NULL
 
 
 class WaitEntry(Record, frozen=True, kw_only=True):
@@ -178,6 +209,19 @@ class TryRecord(Record, frozen=True, kw_only=True):
     duration_ms: int = 0
 
 
+class ClosedRecord(Record, frozen=True, kw_only=True):
+    """``closed.<step>``: nothing waits any more for that wait to end, since the branch that it is in was cancelled."""
+
+    token: str
+    wait: WaitRecord
+
+
+class RetryRecord(Record, frozen=True, kw_only=True):
+    """``retry.<epoch>``: a run that had failed goes on. What had failed is done again, in that epoch."""
+
+    token: str
+
+
 class DueRecord(Record, frozen=True, kw_only=True):
     """``due.<step>.<attempt>``: the back-off after that attempt is over."""
 
@@ -192,6 +236,10 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
         event: the triggering event of a run that failed, or was ended from outside, without having waited; so
             that it can be retried, and shown, after EVENTS has forgotten it.
         imposed: the engine ended the run from outside; if a pass was running, it did not know.
+        ending: of "compensating": how the run ends once what it did is undone.
+        compensation: of the outcome that ends a run: how its undos went, where it has any.
+        due_ms: of "suspended": about when the first of the open waits and back-offs is over; 0 where none will be.
+        unasked: of "completed": the recorded steps, by key, that the code did not ask for; the first hundred.
 
     """
 
@@ -203,6 +251,10 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
     error: ErrorRecord | None = None
     event: EventRecord | None = None
     imposed: bool = False
+    ending: Ending = "failed"
+    compensation: CompensationStatus | None = None
+    due_ms: int = 0
+    unasked: tuple[str, ...] = ()
 
 
 class TimerRecord(Record, frozen=True, kw_only=True):
@@ -210,6 +262,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         run_timeout_ms: only for the end of the time that the run as a whole may take: how long that was.
+        epoch: likewise: in which epoch of the run.
 
     """
 
@@ -221,6 +274,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
     waiting_since_ms: int = 0
     attempt: int = 0
     run_timeout_ms: int = 0
+    epoch: int = 0
 
 
 class RunState(Record, frozen=True, kw_only=True):
@@ -236,6 +290,15 @@ class RunState(Record, frozen=True, kw_only=True):
         timeout_ms: how long the run may take as a whole, as its function said when it started; 0 for ever.
         event_waits: how each wait for an event has ended, by a short hash of its step: "" where it is open,
             "timeout", or a short hash of the id of the event that ended it.
+        attempt: 1 + how often the run was retried.
+        epoch_sequence: the journal sequence of the newest retry; 0 where there was none.
+        epoch_started_at: when that was recorded; 0 likewise.
+        ending: how the run ends, once it is known and what it did is being undone, or was; None before.
+        compensation: how that goes.
+        due_ms: of a run that rests: about when the first of its waits and back-offs is over; 0 where none will be.
+        parent: who waits for the run's end.
+        depth: how many runs stand above this one.
+        has_children: whether the run has ever waited for a child run.
 
     """
 
@@ -258,6 +321,14 @@ class RunState(Record, frozen=True, kw_only=True):
     timeout_ms: int = 0
     error: ErrorRecord | None = None
     event_waits: dict[str, str] = {}
+    epoch_sequence: int = 0
+    epoch_started_at: int = 0
+    ending: Ending | None = None
+    compensation: CompensationStatus | None = None
+    due_ms: int = 0
+    parent: ParentLink | None = None
+    depth: int = 0
+    has_children: bool = False
 
 
 class FunctionRecord(Record, frozen=True, kw_only=True):
@@ -275,3 +346,10 @@ class FunctionRecord(Record, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     deleted: bool = False
     token: str = ""
+
+
+class DutyRecord(Record, frozen=True, kw_only=True):
+    """Which engine has a duty that only one has at a time."""
+
+    engine: str
+    token: str

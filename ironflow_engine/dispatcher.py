@@ -90,6 +90,8 @@ class Dispatcher:
             number=state.number,
             started_at=state.started_at,
             attempt=state.attempt,
+            mode="compensate" if state.ending else "run",
+            depth=state.depth,
             event=command.event,
             server=self._broker.server.id,
             check_journal=again or command.again,

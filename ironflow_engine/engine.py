@@ -30,20 +30,24 @@ from ironflow.messages import (
 )
 from ironflow.names import Names
 from ironflow.version import __version__
+from ironflow_engine import reconciler, takeover
 from ironflow_engine.administrator import Administrator
 from ironflow_engine.canceller import Canceller
 from ironflow_engine.census import Census
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.read_model import ReadModel
+from ironflow_engine.reconciler import Reconciler
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
+from ironflow_engine.takeover import Takeover
 from ironflow_engine.terminator import Terminator
 from ironflow_engine.timer_intake import TimerIntake
 from ironflow_engine.wait_keeper import WaitKeeper
@@ -59,12 +63,14 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         read_model: the file that lists are answered from; made anew when missing.
         replicas: on how many servers each stream is kept; 3 on a cluster.
         lease_seconds: how long a worker keeps a task without renewing it.
+        sweep_seconds: how often it looks for what got lost; more seldom only where months pass in virtual time.
 
     """
 
     read_model: str = ":memory:"
     replicas: int = 1
     lease_seconds: float = TASK_LEASE_SECONDS
+    sweep_seconds: float = reconciler.SWEEP_SECONDS
 
 
 def random_token() -> str:
@@ -107,6 +113,10 @@ class Engine:
             TimerIntake(broker, conductor, names, store, terminator, make_token),
         )
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
+        duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
+        self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)
+        duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
+        self._takeover = Takeover(broker, names, duty)
         census = Census(broker, names)
         runs = RunReader(broker, names, store, census, self._read_model)
         readers = EventReader(broker, names, store, self._functions, events)
@@ -127,6 +137,9 @@ class Engine:
             await self._broker.ensure_consumer(consumer)
         await self._service.start()
         self._tasks = [asyncio.create_task(intake.run(), name=type(intake).__name__) for intake in self._intakes]
+        await self._takeover.start()
+        self._tasks.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
+        self._tasks.append(asyncio.create_task(self._takeover.run(), name="takeover"))
         _log.info("engine started", engine=self.id, namespace=self._names.namespace, version=__version__)
 
     async def wait(self) -> None:
@@ -141,6 +154,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self._takeover.stop()
         await self._service.stop()
         self._read_model.close()
         _log.info("engine stopped", engine=self.id)

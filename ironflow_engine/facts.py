@@ -110,7 +110,21 @@ class WaitTimedOut(msgspec.Struct, frozen=True, kw_only=True):
     record: StepRecord
 
 
-Fact: TypeAlias = RunStarted | WaitRecorded | TryRecorded | OutcomeRecorded | Woken | EventArrived | WaitTimedOut
+class StateReviewed(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that should have come of a run's state by now has not: its task, or the end of its time.
+
+    Attributes:
+        number: the pass that should be under way.
+
+    """
+
+    run: str
+    queue: str
+    number: int
+
+
+RunFact: TypeAlias = OutcomeRecorded | Woken | WaitRecorded | TryRecorded | StateReviewed
+Fact: TypeAlias = RunStarted | EventArrived | WaitTimedOut | RunFact
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ironflow.broker.protocol import Broker, Delivery
+from ironflow.broker.protocol import Broker, Delivery, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
@@ -39,7 +39,7 @@ class JournalIntake(Intake):
         return facts
 
 
-def read_fact(delivery: Delivery) -> Fact:
+def read_fact(delivery: Delivery | StoredMessage) -> Fact:
     """Return the fact that a journal message records.
 
     Raises:
@@ -60,7 +60,7 @@ def read_fact(delivery: Delivery) -> Fact:
             return WaitRecorded(
                 run=address.run,
                 queue=address.queue,
-                step=address.rest[0],
+                step=address.step,
                 record=decode_record(WaitRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,
@@ -69,7 +69,7 @@ def read_fact(delivery: Delivery) -> Fact:
             return TryRecorded(
                 run=address.run,
                 queue=address.queue,
-                step=address.rest[0],
+                step=address.step,
                 record=decode_record(TryRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,

@@ -17,7 +17,7 @@ from ironflow.broker.protocol import Broker, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.names import Names, bucket_stream
-from ironflow.records import RunState
+from ironflow.records import TERMINAL, RunState
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -25,19 +25,28 @@ _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, function TEXT NOT NULL, status TEXT NOT NULL, started_at INTEGER NOT NULL,
-    state BLOB NOT NULL
+    due_ms INTEGER, deadline_ms INTEGER, live_since_ms INTEGER, state BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (started_at DESC, id DESC);
 CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, started_at DESC, id DESC);
 CREATE INDEX IF NOT EXISTS runs_by_function ON runs (function, started_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS runs_by_due ON runs (due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS runs_by_deadline ON runs (deadline_ms) WHERE deadline_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS runs_by_life ON runs (live_since_ms) WHERE live_since_ms IS NOT NULL;
 CREATE TABLE IF NOT EXISTS position (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER NOT NULL);
 INSERT OR IGNORE INTO position VALUES (0, 0);
 """
 
 _UPSERT = """
-INSERT INTO runs (id, function, status, started_at, state) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET status = excluded.status, state = excluded.state, function = excluded.function
+INSERT OR REPLACE INTO runs (id, function, status, started_at, due_ms, deadline_ms, live_since_ms, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
+
+_VERSION = 2
+"""Of the tables; a file with others is made anew."""
+_TABLES = frozenset({"runs", "position"})
+_APPLICATION = int.from_bytes(b"Iron")
+"""Marks the file as ours."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -112,11 +121,39 @@ class ReadModel:
         )
         return [decode_record(RunState, row[0]) for row in rows]
 
+    def overdue(self, before_ms: int, limit: int) -> list[RunState]:
+        """Return runs that rest although a wait of them was over before that time, those that are latest first."""
+        return self._select("due_ms < ? ORDER BY due_ms", before_ms, limit)
+
+    def overtime(self, before_ms: int, limit: int) -> list[RunState]:
+        """Return runs that go on although they should have ended before that time."""
+        return self._select("deadline_ms < ? ORDER BY deadline_ms", before_ms, limit)
+
+    def live(self, before_ms: int, after_ms: int, limit: int) -> list[tuple[int, RunState]]:
+        """Return runs with a pass under way whose states were stored between those times, and when, in order."""
+        rows = self._database.execute(
+            "SELECT live_since_ms, state FROM runs WHERE live_since_ms < ? AND live_since_ms > ? "
+            "ORDER BY live_since_ms LIMIT ?",
+            (before_ms, after_ms, limit),
+        )
+        return [(since_ms, decode_record(RunState, state)) for since_ms, state in rows]
+
+    def count_live(self) -> int:
+        """Return how many runs have a pass under way."""
+        return int(self._database.execute("SELECT count(*) FROM runs WHERE live_since_ms IS NOT NULL").fetchone()[0])
+
+    def _select(self, condition: str, before_ms: int, limit: int) -> list[RunState]:
+        rows = self._database.execute(
+            f"SELECT state FROM runs WHERE {condition} LIMIT ?",  # noqa: S608 - only our own texts
+            (before_ms, limit),
+        )
+        return [decode_record(RunState, row[0]) for row in rows]
+
     def _position(self) -> int:
         return int(self._database.execute("SELECT sequence FROM position").fetchone()[0])
 
     def _take_in(self, page: list[StoredMessage]) -> None:
-        rows: list[tuple[str, str, str, int, bytes]] = []
+        rows: list[tuple[object, ...]] = []
         for message in page:
             try:
                 state = decode_record(RunState, message.payload)
@@ -124,7 +161,18 @@ class ReadModel:
                 # Of a newer engine, or of someone who should not write here. The other runs are shown.
                 _log.error("unreadable run left out", subject=message.subject, reason=str(error))
                 continue
-            rows.append((state.id, state.function, state.status, state.started_at, message.payload))
+            rows.append(
+                (
+                    state.id,
+                    state.function,
+                    state.status,
+                    state.started_at,
+                    state.due_ms or None,
+                    deadline_of(state) or None,
+                    message.time_ms if state.live else None,
+                    message.payload,
+                )
+            )
         self._database.execute("BEGIN")
         try:
             self._database.executemany(_UPSERT, rows)
@@ -133,6 +181,13 @@ class ReadModel:
             self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
+
+
+def deadline_of(state: RunState) -> int:
+    """Return when a run has to end at the latest, in server time; 0 where it has for ever, or has ended."""
+    if not state.timeout_ms or state.status in TERMINAL or state.ending:
+        return 0
+    return (state.epoch_started_at or state.started_at) + state.timeout_ms
 
 
 def _open(path: Path | str) -> sqlite3.Connection:
@@ -147,7 +202,8 @@ def _open(path: Path | str) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         # With a write-ahead log the death of the process cannot spoil it. That of the machine can.
-        database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;" + _SCHEMA)
+        database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;")
+        _make_tables(database, path)
     except sqlite3.DatabaseError as error:
         database.close()
         if isinstance(error, sqlite3.OperationalError) or not isinstance(path, Path):
@@ -156,6 +212,23 @@ def _open(path: Path | str) -> sqlite3.Connection:
         path.unlink()
         return _open(path)
     return database
+
+
+def _make_tables(database: sqlite3.Connection, path: Path | str) -> None:
+    """Make the tables that are missing; those of another version are made anew.
+
+    Raises:
+        DefinitionError: the tables in there are not ours.
+
+    """
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if database.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION and tables - _TABLES:
+        database.close()
+        msg = f"{path} is a database of something else ({', '.join(sorted(tables - _TABLES))}); name another file"
+        raise DefinitionError(msg)
+    if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        database.executescript("DROP TABLE IF EXISTS runs; DROP TABLE IF EXISTS position;")
+    database.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION}; PRAGMA application_id = {_APPLICATION};")
 
 
 def _check_file(path: Path) -> None:

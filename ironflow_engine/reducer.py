@@ -25,8 +25,10 @@ from ironflow_engine.facts import (
     EventArrived,
     Fact,
     OutcomeRecorded,
+    RunFact,
     RunStarted,
     SetTimer,
+    StateReviewed,
     StopRun,
     TryRecorded,
     WaitRecorded,
@@ -58,8 +60,10 @@ def decide(state: RunState | None, fact: Fact) -> Decision:
             return Decision(state) if state is None else _go_on(state, fact)
 
 
-def _go_on(state: RunState, fact: OutcomeRecorded | Woken | WaitRecorded | TryRecorded) -> Decision:
+def _go_on(state: RunState, fact: RunFact) -> Decision:
     match fact:
+        case StateReviewed():
+            return _review(state, fact)
         case OutcomeRecorded():
             return _end_pass(state, fact)
         case Woken():
@@ -147,6 +151,7 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
         live=False,
         finished_at=fact.time_ms,
         ended_by=fact.sequence,
+        due_ms=0,
         error=outcome.error,
     )
     return Decision(ended, _end_commands(ended, fact))
@@ -170,7 +175,8 @@ def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.woken_by > fact.record.seen:
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
-    return Decision(replace(state, status="waiting", live=False, woken_by=max(state.woken_by, fact.record.seen)))
+    resting = replace(state, status="waiting", due_ms=fact.record.due_ms)
+    return Decision(replace(resting, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
 def _wake(state: RunState, fact: Woken) -> Decision:
@@ -183,7 +189,7 @@ def _wake(state: RunState, fact: Woken) -> Decision:
 
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
-    following = replace(state, status="queued", number=state.number + 1, live=True, dispatched_for=cause)
+    following = replace(state, status="queued", due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 
 
@@ -191,11 +197,17 @@ def _commands_again(state: RunState, cause: int) -> tuple[Dispatch, ...]:
     return (Dispatch(state=state, again=True),) if state.live and state.dispatched_for == cause else ()
 
 
+def _review(state: RunState, fact: StateReviewed) -> Decision:
+    if state.status in TERMINAL:
+        return Decision(state)
+    again = _commands_again(state, state.dispatched_for) if state.number == fact.number else ()
+    return Decision(state, (*again, *_run_timer(state)))
+
+
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     record = fact.record
-    due = record.until_ms if record.until_ms is not None else _after(fact.time_ms, record.delay_ms or 0)
     timer = TimerRecord(
-        run=state.id, queue=state.queue, step=fact.step, due_ms=due, wait=record, waiting_since_ms=fact.time_ms
+        run=state.id, queue=state.queue, step=fact.step, due_ms=due_at(fact), wait=record, waiting_since_ms=fact.time_ms
     )
     if record.kind != "wait_for_event" or state.status in TERMINAL:
         return _set_timer(state, wait_timer(fact.step), timer)
@@ -205,13 +217,19 @@ def _wait(state: RunState, fact: WaitRecorded) -> Decision:
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
     attempt = fact.record.attempt
-    due = _after(fact.time_ms, fact.record.delay_ms)
-    timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due, attempt=attempt)
+    timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due_at(fact), attempt=attempt)
     return _set_timer(state, try_timer(fact.step, attempt), timer)
 
 
 def _set_timer(state: RunState, timer: str, record: TimerRecord) -> Decision:
     return Decision(state, () if state.status in TERMINAL else (SetTimer(timer=timer, record=record),))
+
+
+def due_at(fact: WaitRecorded | TryRecorded) -> int:
+    """Return when a wait or a back-off is over, in server time."""
+    if isinstance(fact, WaitRecorded) and fact.record.until_ms is not None:
+        return fact.record.until_ms
+    return _after(fact.time_ms, fact.record.delay_ms or 0)
 
 
 def _after(stored_ms: int, delay_ms: int) -> int:

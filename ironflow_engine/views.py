@@ -10,7 +10,7 @@ from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
 from ironflow.messages import ErrorView, EventView, FunctionView, RunView, StepView, error_view
-from ironflow.names import PASS_TOKEN, parse_journal
+from ironflow.names import PASS_TOKEN, parse_journal, parse_step_key
 from ironflow.records import NULL, FunctionRecord, RunState, RunStatus, StepRecord, StepStatus, TryRecord, WaitRecord
 
 _OPEN_STATUS: dict[str, StepStatus] = {"sleep": "sleeping"}
@@ -65,9 +65,9 @@ class StepHistory:
         """Take in journal messages, in order."""
         for message in messages:
             address = parse_journal(message.subject)
-            if not address.rest or address.rest[0] == PASS_TOKEN:
+            if not address.step or parse_step_key(address.step)[0] == PASS_TOKEN:
                 continue
-            self._read_one(address.kind, address.rest[0], message)
+            self._read_one(address.kind, address.step, message)
 
     def open_steps(self) -> list[StepView]:
         """Return the steps without a result: sleeping, waiting, or to be tried again."""

@@ -61,6 +61,7 @@ class CurrentPass:
         self._at_gates: dict[asyncio.Future[None], Strand] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._executed = False
+        self._next_due_ms: int | None = None
         self._open_waits = memo.open_waits("wait_for_event")
 
     @property
@@ -78,7 +79,7 @@ class CurrentPass:
         self._executed = True
 
     def claim(self, scope: Scope, name: str, kind: StepKind, *, in_map: bool = False) -> str:
-        """Take a step's name for this pass and return its token.
+        """Take a step's name for this pass and return its key.
 
         Args:
             scope: the parallels around the step.
@@ -93,7 +94,9 @@ class CurrentPass:
             NondeterminismError: it is recorded as another kind of step.
 
         """
-        token = self._free_token(scope, name, kind)
+        token = self._free_token(scope, name)
+        key = self.memo.key(token, kind)
+        self._check_kind(name, self.memo.kind(key), kind)
         counted, limit = ("map", self.limits.map_items_per_run) if in_map else ("run", self.limits.steps_per_run)
         if self._steps[counted] >= limit:
             where = "the items of its maps" if in_map else "a run"
@@ -102,7 +105,7 @@ class CurrentPass:
         self._steps[counted] += 1
         self._asked.add(token)
         self._unasked.discard(token)
-        return token
+        return key
 
     def claim_group(self, scope: Scope, name: str, kind: Literal["parallel", "map"], items: int) -> None:
         """Take the name of a parallel or a map for this pass; it is not recorded, and so it is no step.
@@ -114,7 +117,8 @@ class CurrentPass:
             NondeterminismError: it is recorded as a step.
 
         """
-        token = self._free_token(scope, name, kind)
+        token = self._free_token(scope, name)
+        self._check_kind(name, self.memo.kind(self.memo.key(token, "run")), kind)
         if kind == "map":
             limit = self.limits.map_items_per_run
             if self._map_items + items > limit:
@@ -126,7 +130,7 @@ class CurrentPass:
             self._map_items += items
         self._asked.add(token)
 
-    def _free_token(self, scope: Scope, name: str, kind: StepKind | Literal["parallel", "map"]) -> str:
+    def _free_token(self, scope: Scope, name: str) -> str:
         self.check_name(name)
         token = step_token(scope, name)
         if token in self._asked:
@@ -135,14 +139,15 @@ class CurrentPass:
                 "(in a loop, add the index: f'{name}-{index}')"
             )
             raise DuplicateStepError(msg)
-        recorded = self.memo.kind(token)
+        return token
+
+    def _check_kind(self, name: str, recorded: StepKind | None, kind: StepKind | Literal["parallel", "map"]) -> None:
         if recorded is not None and recorded != kind:
             msg = (
                 f"step {name!r} is recorded as {recorded!r}, and the code now asks for it as {kind!r}; "
                 "nothing was changed. Give the new step another name, or restore the code, then retry the run"
             )
             raise NondeterminismError(msg)
-        return token
 
     def open_wait(self, name: str) -> None:
         """Take a place for one more open wait for an event.
@@ -157,6 +162,15 @@ class CurrentPass:
             )
             raise LimitError(msg)
         self._open_waits += 1
+
+    def note_due(self, due_ms: int) -> None:
+        """Note when something is over that this pass has recorded to be waited for, by this machine's clock."""
+        self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
+
+    @property
+    def next_due_ms(self) -> int:
+        """About when the first of all that the run waits for is over; 0 where nothing will be."""
+        return min((due for due in (self._next_due_ms, self.memo.next_due_ms()) if due), default=0)
 
     async def check_running(self) -> None:
         """Raise the signal again where the pass has ended: nothing new is started then.

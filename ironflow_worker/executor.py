@@ -21,7 +21,8 @@ from ironflow_worker.failures import error_record
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
-from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.pass_tools import LeaseLost, PassTools
+from ironflow_worker.presence import Presence
 from ironflow_worker.replay import Replay
 from ironflow_worker.signals import PassStopped
 
@@ -40,6 +41,7 @@ class Executor:
         functions: what this worker can execute, by id.
         bodies: runs step bodies.
         leases: keeps tasks while they are executed.
+        presence: tells engines which tasks are being executed.
         metrics: counts.
         cancellations: knows which runs were ended from outside.
         make_token: returns a new random mark.
@@ -56,6 +58,7 @@ class Executor:
         functions: Mapping[str, Function[Any, Any]],
         bodies: Bodies,
         leases: Leases,
+        presence: Presence,
         metrics: Metrics,
         cancellations: Cancellations,
         *,
@@ -69,6 +72,7 @@ class Executor:
         self._functions = functions
         self._bodies = bodies
         self._leases = leases
+        self._presence = presence
         self._metrics = metrics
         self._cancellations = cancellations
         self._make_token = make_token
@@ -103,12 +107,15 @@ class Executor:
         try:
             with (
                 self._leases.hold(delivery.lease),
+                self._presence.holds(delivery),
                 self._metrics.running.track_inprogress(),
                 self._cancellations.watch(task.run, self._outcome_subject(queue, task)) as running,
             ):
                 await self._execute(queue, task, function, delivery, running)
         except PassStopped:
             await self._leave(queue, task, function, delivery)
+        except LeaseLost as error:
+            _log.warning("pass left to others", run=task.run, reason=str(error))
         except (BrokerError, SerializationError) as error:
             _log.warning("pass given up, it will be done again", run=task.run, reason=str(error))
             delivery.nak(_TRY_AGAIN_SECONDS)
@@ -130,7 +137,7 @@ class Executor:
         if event is None:
             msg = f"the journal of run {task.run} has no triggering event"
             raise SerializationError(msg)
-        tools = self._tools(queue, task)
+        tools = self._tools(queue, task, delivery.lease)
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)
         outcome = await replay.run()
@@ -159,7 +166,7 @@ class Executor:
         self._metrics.passes.labels(function.id, "stopped").inc()
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
-        memo = Memo()
+        memo = Memo(task.attempt - 1)
         if _nothing_can_be_recorded(task, delivery, self._broker.server.id) and self._cancellations.surely_none(
             task.run, task.started_at
         ):
@@ -169,7 +176,7 @@ class Executor:
             memo.read(page)
         return memo
 
-    def _tools(self, queue: str, task: Task) -> PassTools:
+    def _tools(self, queue: str, task: Task, lease: str) -> PassTools:
         return PassTools(
             run=task.run,
             function=task.function,
@@ -181,6 +188,7 @@ class Executor:
             journal=self._journal,
             bodies=self._bodies,
             metrics=self._metrics,
+            still_holds=lambda: self._leases.still_holds(lease),
             chance=self._chance,
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),

@@ -10,37 +10,56 @@ import asyncio
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Protocol
 
 import structlog
 
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Broker, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS
 
 _log = structlog.get_logger("ironflow.worker")
 
 Connect = Callable[[], Awaitable[Broker]]
+BeSeen = Callable[[Broker], Awaitable[Subscription]]
+
+
+class _Held:
+    """A lease, and when it was ours for sure."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: float) -> None:
+        self.since = since
 
 
 class Leases:
     """The leases held now. Threads may read while the worker's loop writes: every change is one dict operation.
 
-    Attributes:
+    A process that was stopped for longer than a lease lasts has lost it, and finds out by its own clock: what was
+    to be renewed by then is not renewed any more, and whoever asks for it learns that it is gone.
+
+    Args:
         seconds: how long a lease lasts without renewal.
+        monotonic: returns seconds that never jump, and that go on while the process is stopped.
+
+    Attributes:
+        seconds: as above.
 
     """
 
-    def __init__(self, seconds: float = TASK_LEASE_SECONDS) -> None:
+    def __init__(self, seconds: float = TASK_LEASE_SECONDS, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
-        self._held: dict[str, None] = {}
+        self._monotonic = monotonic
+        self._held: dict[str, _Held] = {}
         self._wake: Callable[[], object] = bool
         self._renewer_rests = False
 
     @contextlib.contextmanager
     def hold(self, lease: str) -> Generator[None]:
         """Have a lease renewed while the block runs."""
-        self._held[lease] = None
+        self._held[lease] = _Held(self._monotonic())
         if self._renewer_rests:
             self._renewer_rests = False
             self._wake_renewer()
@@ -49,9 +68,16 @@ class Leases:
         finally:
             self._held.pop(lease, None)
 
+    def still_holds(self, lease: str) -> bool:
+        """Tell whether a lease cannot have ended by now, as far as this machine's clock says."""
+        held = self._held.get(lease)
+        return held is not None and self._is_ours(held)
+
     def change(self, seconds: float) -> None:
         """Have leases last for so long from now on; those that are held are renewed at once."""
         self.seconds = seconds
+        for held in list(self._held.values()):
+            held.since = self._monotonic()
         self._wake_renewer()
 
     async def renew_for_ever(self, broker: Broker) -> None:
@@ -70,8 +96,13 @@ class Leases:
                 async with asyncio.timeout(self.seconds / 3):
                     await changed.wait()
             changed.clear()
-            for lease in list(self._held):
-                broker.renew(lease)
+            for lease, held in list(self._held.items()):
+                if self._is_ours(held):
+                    broker.renew(lease)
+                    held.since = self._monotonic()
+
+    def _is_ours(self, held: _Held) -> bool:
+        return self._monotonic() - held.since <= self.seconds
 
     def _wake_renewer(self) -> None:
         with contextlib.suppress(RuntimeError):  # its loop has closed
@@ -96,20 +127,26 @@ class InlineLeaseKeeper:
     Args:
         leases: what to renew.
         broker: the connection to renew on.
+        be_seen: has engines see that the connection stands.
 
     """
 
-    def __init__(self, leases: Leases, broker: Broker) -> None:
+    def __init__(self, leases: Leases, broker: Broker, be_seen: BeSeen) -> None:
         self._leases = leases
         self._broker = broker
+        self._be_seen = be_seen
         self._task: asyncio.Task[None] | None = None
+        self._seen: Subscription | None = None
 
     async def start(self) -> None:
         """Begin."""
+        self._seen = await self._be_seen(self._broker)
         self._task = asyncio.create_task(self._leases.renew_for_ever(self._broker))
 
     async def stop(self) -> None:
         """End."""
+        if self._seen is not None:
+            await self._seen.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -121,12 +158,14 @@ class ThreadLeaseKeeper:
     Args:
         leases: what to renew.
         connect: opens the thread's connection.
+        be_seen: has engines see that the connection stands.
 
     """
 
-    def __init__(self, leases: Leases, connect: Connect) -> None:
+    def __init__(self, leases: Leases, connect: Connect, be_seen: BeSeen) -> None:
         self._leases = leases
         self._connect = connect
+        self._be_seen = be_seen
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -165,6 +204,7 @@ class ThreadLeaseKeeper:
         self._task = asyncio.current_task()
         try:
             broker = await self._connect()
+            await self._be_seen(broker)
         except Exception as error:  # noqa: BLE001 - it is raised again where start() waits
             caller.call_soon_threadsafe(_settle, ready, error)
             return

@@ -97,7 +97,9 @@ async def worker(
     names, connect = names_of(connection), connector(connection)
     async with opened(connect) as broker:
         signals = StopSignals()
-        running = Worker(broker, names, functions, settings, lambda leases: ThreadLeaseKeeper(leases, connect))
+        running = Worker(
+            broker, names, functions, settings, lambda leases, be_seen: ThreadLeaseKeeper(leases, connect, be_seen)
+        )
         if metrics_port is not None:
             _serve_metrics(metrics_port, running)
         await running.start()

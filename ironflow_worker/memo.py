@@ -6,30 +6,42 @@ from collections.abc import Iterable
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
-from ironflow.names import PASS_TOKEN, Scope, parse_journal
+from ironflow.names import COMPENSATE_PREFIX, PASS_TOKEN, Scope, parse_journal, parse_step_key, step_key, step_token
 from ironflow.records import InputRecord, StepKind, StepRecord, TryRecord, WaitRecord
 
 
 class Memo:
     """The journal of one run, by step.
 
+    A step has a key for each epoch of its run in which it was done; :meth:`key` says which one counts.
+
+    Args:
+        epoch: how often the run was retried.
+
     Attributes:
+        epoch: as above.
         event: the triggering event, where it is recorded.
         seen: the newest journal sequence that is in here.
         last_pass: the number of the newest pass that has an outcome; -1 where none has.
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 0) -> None:
         self.event: InputRecord | None = None
         self.seen = 0
         self.last_pass = -1
+        self.epoch = epoch
+        self._newest: dict[str, int] = {}
         self._steps: dict[str, StepRecord] = {}
+        self._recorded_at: dict[str, int] = {}
         self._waits: dict[str, WaitRecord] = {}
+        self._closed: set[str] = set()
         self._tries: dict[str, TryRecord] = {}
         self._due: set[tuple[str, int]] = set()
-        self._failed_at: dict[str, int] = {}
+        self._due_ms: dict[str, int] = {}
+        self._failed: set[str] = set()
         self._failed_branches: dict[Scope, set[int]] = {}
+        self._undone_at: dict[str, int] = {}
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -44,38 +56,70 @@ class Memo:
 
     def _read_one(self, message: StoredMessage) -> None:
         address = parse_journal(message.subject)
-        match address.kind, address.rest:
-            case "step", (step, *_):
-                self._read_step(step, decode_record(StepRecord, message.payload), message.sequence)
-            case "wait", (step, *_):
-                self._waits[step] = decode_record(WaitRecord, message.payload)
-            case "try", (step, *_):
+        key = address.step
+        if key:
+            token, epoch = parse_step_key(key)
+            self._newest[token] = max(self._newest.get(token, 0), epoch)
+        match address.kind:
+            case "step":
+                self._read_step(key, decode_record(StepRecord, message.payload), message.sequence)
+            case "wait":
+                wait = self._waits[key] = decode_record(WaitRecord, message.payload)
+                self._due_ms[key] = wait.until_ms or _after(message, wait.delay_ms)
+            case "closed":
+                self._closed.add(key)
+            case "try":
                 record = decode_record(TryRecord, message.payload)
-                newest = self._tries.get(step)
+                newest = self._tries.get(key)
                 if newest is None or newest.attempt < record.attempt:
-                    self._tries[step] = record
-            case "due", (step, attempt):
-                self._due.add((step, int(attempt)))
-            case "outcome", (number,):
-                self.last_pass = max(self.last_pass, int(number))
-            case "input", ():
+                    self._tries[key] = record
+                    self._due_ms[key] = _after(message, record.delay_ms)
+            case "due":
+                self._due.add((key, address.number))
+            case "outcome":
+                self.last_pass = max(self.last_pass, address.number)
+            case "input":
                 self.event = decode_record(InputRecord, message.payload)
             case _:
-                pass  # a newer version's kind of record; this one does not depend on it
+                pass  # of no consequence for a pass, or a newer version's kind of record
 
-    def _read_step(self, token: str, record: StepRecord, sequence: int) -> None:
-        self._steps[token] = record
-        if record.status != "failed":
-            return
-        self._failed_at[token] = sequence
-        for depth in range(0, len(record.scope) - 1, 2):
-            branch = record.scope[depth + 1]
-            if isinstance(branch, int):
-                self._failed_branches.setdefault(record.scope[: depth + 1], set()).add(branch)
+    def _read_step(self, key: str, record: StepRecord, sequence: int) -> None:
+        self._steps[key] = record
+        self._recorded_at[key] = sequence
+        if record.kind == "compensate" and record.status == "completed":
+            undone = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
+            self._undone_at[undone] = sequence
+        # What failed in an earlier epoch does not count any more.
+        if record.status == "failed" and parse_step_key(key)[1] == self.epoch:
+            self._failed.add(key)
+            for depth in range(0, len(record.scope) - 1, 2):
+                branch = record.scope[depth + 1]
+                if isinstance(branch, int):
+                    self._failed_branches.setdefault(record.scope[: depth + 1], set()).add(branch)
 
-    def failed_at(self, token: str) -> int:
-        """Return the journal sequence of a step's failure; 0 where it has not failed."""
-        return self._failed_at.get(token, 0)
+    def key(self, token: str, kind: StepKind) -> str:
+        """Return the key under which a step stands in this epoch, or will.
+
+        In a retried run a success counts unless it was undone since. What failed is done anew, and so is what had
+        neither succeeded nor failed, but for a sleep, which is due when it was due before.
+        """
+        newest = self._newest.get(token)
+        if newest is None or newest == self.epoch or kind == "compensate":
+            return step_key(token, self.epoch)
+        key = step_key(token, newest)
+        return key if self._counts(token, key) else step_key(token, self.epoch)
+
+    def _counts(self, token: str, key: str) -> bool:
+        """Tell whether what is recorded of a step in an earlier epoch still stands."""
+        record = self._steps.get(key)
+        if record is not None:
+            return record.status == "completed" and self._undone_at.get(token, 0) < self._recorded_at[key]
+        wait = self._waits.get(key)
+        return wait is not None and wait.kind == "sleep" and key not in self._closed
+
+    def recorded_at(self, key: str) -> int:
+        """Return the journal sequence of a step's result; 0 where it has none."""
+        return self._recorded_at.get(key, 0)
 
     def failed_branches(self, group: Scope) -> frozenset[int]:
         """Return the branches of a parallel that a failed step is recorded in, at whatever depth.
@@ -95,37 +139,63 @@ class Memo:
 
         """
         return [
-            sequence
-            for token, sequence in self._failed_at.items()
-            if self._steps[token].token != but_of and self._steps[token].scope[: len(group)] == group
+            self._recorded_at[key]
+            for key in self._failed
+            if self._steps[key].token != but_of and self._steps[key].scope[: len(group)] == group
         ]
 
-    def step(self, token: str) -> StepRecord | None:
+    def step(self, key: str) -> StepRecord | None:
         """Return the result of a step."""
-        return self._steps.get(token)
+        return self._steps.get(key)
 
-    def wait(self, token: str) -> WaitRecord | None:
+    def wait(self, key: str) -> WaitRecord | None:
         """Return what a step waits for."""
-        return self._waits.get(token)
+        return self._waits.get(key)
 
-    def failed_attempt(self, token: str) -> TryRecord | None:
+    def failed_attempt(self, key: str) -> TryRecord | None:
         """Return the newest failed attempt of a step, or of the pass as a whole."""
-        return self._tries.get(token)
+        return self._tries.get(key)
 
-    def is_backing_off(self, token: str) -> bool:
+    def is_backing_off(self, key: str) -> bool:
         """Tell whether a step's next attempt has yet to become due."""
-        newest = self._tries.get(token)
-        return newest is not None and (token, newest.attempt) not in self._due
+        newest = self._tries.get(key)
+        return newest is not None and (key, newest.attempt) not in self._due
 
-    def kind(self, token: str) -> StepKind | None:
-        """Return as which kind of step a token was recorded."""
-        record = self._steps.get(token) or self._waits.get(token) or self._tries.get(token)
+    def kind(self, key: str) -> StepKind | None:
+        """Return as which kind of step a key was recorded."""
+        record = self._steps.get(key) or self._waits.get(key) or self._tries.get(key)
         return record.kind if record is not None else None
 
     def open_waits(self, kind: StepKind) -> int:
         """Return how many waits of a kind have not ended."""
-        return sum(wait.kind == kind and token not in self._steps for token, wait in self._waits.items())
+        return sum(wait.kind == kind for wait in self._open().values())
+
+    def open_in(self, group: Scope) -> dict[str, WaitRecord]:
+        """Return the waits in a parallel that have not ended, by key.
+
+        Args:
+            group: the scope of the parallel, and its name.
+
+        """
+        return {key: wait for key, wait in self._open().items() if wait.scope[: len(group)] == group}
+
+    def next_due_ms(self) -> int | None:
+        """Return when the first of the open waits and back-offs is over, in server time; None where none will be."""
+        backing_off = (key for key in self._tries if key not in self._steps and self.is_backing_off(key))
+        return min((due for key in (*self._open(), *backing_off) if (due := self._due_ms[key])), default=None)
+
+    def _open(self) -> dict[str, WaitRecord]:
+        return {
+            key: wait
+            for key, wait in self._waits.items()
+            if key not in self._steps and key not in self._closed and self.key(parse_step_key(key)[0], wait.kind) == key
+        }
 
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""
-        return frozenset({*self._steps, *self._waits, *self._tries} - {PASS_TOKEN})
+        return frozenset({parse_step_key(key)[0] for key in (*self._steps, *self._waits, *self._tries)} - {PASS_TOKEN})
+
+
+def _after(message: StoredMessage, delay_ms: int | None) -> int:
+    # What has no time of its own waits for as long as it takes.
+    return message.time_ms + delay_ms if delay_ms else 0

@@ -27,4 +27,9 @@ class Metrics:
             "Records that another worker or the engine had written first.",
             registry=self.registry,
         )
+        self.lost_leases = Counter(
+            "ironflow_worker_lost_leases",
+            "Records that were not written because the worker had been stopped for longer than its lease.",
+            registry=self.registry,
+        )
         self.running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)

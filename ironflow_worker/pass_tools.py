@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Ambiguous, Broker, StorageFull, Unavailable
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, StorageFull, Unavailable
 from ironflow.journal import Appended, Journal
 from ironflow.limits import Limits
 from ironflow.names import Names
@@ -22,6 +22,10 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
+class LeaseLost(BrokerError):  # noqa: N818 - reads as the state that it is
+    """The task may be another worker's by now; nothing more is to be recorded, and it is not ours to hand back."""
+
+
 class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     """One pass's means of doing and recording things.
 
@@ -30,6 +34,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         function: the id of its function.
         queue: the queue whose workers may write to the run's journal.
         token: the random mark of this pass's records.
+        still_holds: tells whether the pass is surely nobody else's yet.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
 
@@ -45,6 +50,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     journal: Journal
     bodies: Bodies
     metrics: Metrics
+    still_holds: Callable[[], bool]
     chance: Callable[[], float]
     now_ms: Callable[[], int]
     log: structlog.stdlib.BoundLogger
@@ -53,9 +59,13 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         """Record a fact, or learn which one was recorded before.
 
         Raises:
+            LeaseLost: the task may be another worker's by now, so that the pass is to be left at once.
             BrokerError: it cannot be recorded, and waiting would not help.
 
         """
+        if not self.still_holds():
+            self.metrics.lost_leases.inc()
+            raise LeaseLost(f"this worker was stopped for longer than the lease of the task of run {self.run}")
         appended = await self.patiently(lambda: self.journal.append(subject, record))
         if not appended.ours:
             self.metrics.refused_records.inc()

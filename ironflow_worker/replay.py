@@ -14,7 +14,7 @@ from ironflow.errors import PayloadTooLargeError, SerializationError
 from ironflow.events import read_event
 from ironflow.function import Function
 from ironflow.limits import check_payload
-from ironflow.names import PASS_TOKEN
+from ironflow.names import PASS_TOKEN, step_key
 from ironflow.records import ErrorRecord, EventRecord, OutcomeRecord, Task, TryRecord
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record
@@ -49,6 +49,7 @@ class Replay:
         self._memo = memo
         self._tools = tools
         self._current = CurrentPass(memo, tools.limits, event)
+        self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._handler: asyncio.Task[Any] | None = None
         self._stopped = False
 
@@ -65,8 +66,8 @@ class Replay:
         """
         if self._stopped:
             raise PassStopped
-        if self._memo.is_backing_off(PASS_TOKEN):
-            return self._outcome("suspended")
+        if self._memo.is_backing_off(self._pass_key):
+            return self._suspended()
         try:
             context = self._context()
         except SerializationError as error:
@@ -145,11 +146,11 @@ class Replay:
         if error is None:
             return self._failed(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
         if is_pass_end(error):
-            return self._outcome("suspended")
+            return self._suspended()
         if isinstance(error, asyncio.CancelledError):
             if self._current.ended_early:
                 self._tools.log.warning("a handler took too long to clean up at the end of a pass, and was cancelled")
-                return self._outcome("suspended")
+                return self._suspended()
             error = RuntimeError("the handler was cancelled from within")
         return await self._fail_or_try_again(error)
 
@@ -163,7 +164,7 @@ class Replay:
 
     async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
         """Fail the run, or have the whole pass done again after the function's back-off."""
-        earlier = self._memo.failed_attempt(PASS_TOKEN)
+        earlier = self._memo.failed_attempt(self._pass_key)
         attempt = 1 if earlier is None else earlier.attempt + 1
         tools = self._tools
         delay_ms = delay_after(error, self._function.retry.policy, attempt, tools.chance())
@@ -176,12 +177,16 @@ class Replay:
         record = TryRecord(
             name="", kind="run", token=tools.token, attempt=attempt, delay_ms=delay_ms, error=error_record(error)
         )
-        await tools.append(tools.names.journal_try(tools.queue, tools.run, PASS_TOKEN, attempt), record)
-        return self._outcome("suspended")
+        await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
+        self._current.note_due(tools.now_ms() + delay_ms)
+        return self._suspended()
 
     def _failed(self, error: ErrorRecord) -> OutcomeRecord:
         event = self._event if self._memo.event is None else None
         return self._outcome("failed", error=error, event=event)
+
+    def _suspended(self) -> OutcomeRecord:
+        return self._outcome("suspended", due_ms=self._current.next_due_ms)
 
     def _outcome(self, status: Any, **details: Any) -> OutcomeRecord:
         return OutcomeRecord(

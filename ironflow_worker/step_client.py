@@ -46,7 +46,7 @@ class _Call(msgspec.Struct, frozen=True):
     """A step that has been asked for."""
 
     name: str
-    token: str
+    key: str
     kind: StepKind
     policy: RetryPolicy
 
@@ -121,7 +121,7 @@ class StepClient(Step):
         """Pause the run until a point in time."""
         until_ms = parse_when(when)
         call = await self._claim(name, "sleep", self._policy)
-        if self._current.memo.kind(call.token) is None:
+        if self._current.memo.kind(call.key) is None:
             _check_ahead(until_ms, self._tools.now_ms())
         await self._end_of_wait(call, until_ms=until_ms)
 
@@ -140,7 +140,7 @@ class StepClient(Step):
         wanted = awaited_event(event, match, value, type, timeout, on_timeout, self._current.limits)
         call = await self._claim(name, "wait_for_event", self._policy)
         what = None
-        if self._current.memo.kind(call.token) is None:
+        if self._current.memo.kind(call.key) is None:
             what = wanted.compared(self._current.trigger, self._current.limits)
         record = await self._end_of_wait(
             call,
@@ -154,7 +154,7 @@ class StepClient(Step):
             # The engine ends the run for it; what the handler would make of it does not count any more.
             with self._current.at_work():
                 await self._current.wait()
-        return wanted.result(record, self._current.memo.failed_at(call.token))
+        return wanted.result(record, self._current.memo.recorded_at(call.key))
 
     async def publish(
         self, event: str, data: object = None, *, name: str | None = None, id: str | None = None
@@ -165,7 +165,7 @@ class StepClient(Step):
             name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy
         )
         record = make_event(
-            event_id=id if id is not None else f"{self._tools.run}/{call.token}",
+            event_id=id if id is not None else f"{self._tools.run}/{call.key}",
             name=event,
             data=data,
             time=to_iso(self._tools.now_ms()),
@@ -245,7 +245,7 @@ class StepClient(Step):
         place = recorded_at(error)
         if place is not None and place <= seen:
             return
-        since, journal = Memo(), tools.names.journal_of_run(tools.queue, tools.run)
+        since, journal = Memo(self._current.memo.epoch), tools.names.journal_of_run(tools.queue, tools.run)
         try:
             async for page in tools.broker.read(tools.names.journal, journal, seen):
                 since.read(page)
@@ -260,8 +260,8 @@ class StepClient(Step):
 
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
         await self._check_place(name)
-        token = self._current.claim(self._scope, name, kind, in_map=self._in_map)
-        return _Call(name, token, kind, policy)
+        key = self._current.claim(self._scope, name, kind, in_map=self._in_map)
+        return _Call(name, key, kind, policy)
 
     async def _check_place(self, name: str) -> None:
         """Refuse a step where none may be asked for."""
@@ -287,11 +287,11 @@ class StepClient(Step):
 
         """
         with self._current.at_work():
-            record = self._current.memo.step(call.token)
+            record = self._current.memo.step(call.key)
             if record is not None:
-                stands = _Standing(record, self._current.memo.failed_at(call.token))
+                stands = _Standing(record, self._current.memo.recorded_at(call.key))
             else:
-                if self._current.memo.is_backing_off(call.token):
+                if self._current.memo.is_backing_off(call.key):
                     await self._current.wait()
                 with self._current.new_work():
                     await self._current.may_begin()
@@ -304,7 +304,7 @@ class StepClient(Step):
 
     async def _attempt(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> _Standing:
         """Do a step once and record what came of it; where it is to be done again, wait for that."""
-        earlier = self._current.memo.failed_attempt(call.token)
+        earlier = self._current.memo.failed_attempt(call.key)
         attempt = 1 if earlier is None else earlier.attempt + 1
         started = time.monotonic()
         try:
@@ -321,7 +321,7 @@ class StepClient(Step):
             return await self._record_failure(call, attempt, took, error)
         took = _since(started)
         try:
-            recorded = await self._record(self._result(call, attempt, took, output=output), call.token)
+            recorded = await self._record(self._result(call, attempt, took, output=output), call.key)
         except MessageTooLarge as error:
             refused = PayloadTooLargeError(f"result of step {call.name!r} is larger than the server takes: {error}")
             return await self._record_failure(call, attempt, took, refused)
@@ -331,7 +331,7 @@ class StepClient(Step):
     async def _record_failure(self, call: _Call, attempt: int, took_ms: int, error: BaseException) -> _Standing:
         self._count("failed")
         failed = error_record(error, step=call.name, attempts=attempt)
-        return await self._record(self._result(call, attempt, took_ms, status="failed", error=failed), call.token)
+        return await self._record(self._result(call, attempt, took_ms, status="failed", error=failed), call.key)
 
     def _count(self, outcome: str) -> None:
         self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
@@ -347,10 +347,10 @@ class StepClient(Step):
             **result,
         )
 
-    async def _record(self, record: StepRecord, token: str) -> _Standing:
+    async def _record(self, record: StepRecord, key: str) -> _Standing:
         """Record a step's result and return the one that stands: ours, or that of whoever was first."""
         tools = self._tools
-        appended = await self._append(tools.names.journal_step(tools.queue, tools.run, token), record)
+        appended = await self._append(tools.names.journal_step(tools.queue, tools.run, key), record)
         if not appended.ours:
             try:
                 record = decode_record(StepRecord, appended.payload)
@@ -417,15 +417,16 @@ class StepClient(Step):
             delay_ms=delay_ms,
             error=f"{record.error.type}: {record.error.message}",
         )
-        await self._append(tools.names.journal_try(tools.queue, tools.run, call.token, attempt), record)
+        await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, attempt), record)
+        self._current.note_due(tools.now_ms() + delay_ms)
 
     async def _end_of_wait(self, call: _Call, **awaited: Any) -> StepRecord:
         """Return how a step's wait has ended; where it has not, see to it that it is recorded, and wait."""
         with self._current.at_work():
-            record = self._current.memo.step(call.token)
+            record = self._current.memo.step(call.key)
             if record is not None:
                 return record
-            if self._current.memo.wait(call.token) is None:
+            if self._current.memo.wait(call.key) is None:
                 tools = self._tools
                 wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
                 with self._current.new_work():
@@ -433,7 +434,9 @@ class StepClient(Step):
                     if call.kind == "wait_for_event":
                         self._current.open_wait(call.name)
                     self._current.executes()
-                    await self._append(tools.names.journal_wait(tools.queue, tools.run, call.token), wait)
+                    await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
+                    if wait.until_ms or wait.delay_ms:
+                        self._current.note_due(wait.until_ms or tools.now_ms() + (wait.delay_ms or 0))
             return await self._current.wait()
 
     # What is done

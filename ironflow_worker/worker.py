@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import secrets
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,8 +26,9 @@ from ironflow.version import __version__
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
-from ironflow_worker.leases import LeaseKeeper, Leases
+from ironflow_worker.leases import BeSeen, LeaseKeeper, Leases
 from ironflow_worker.metrics import Metrics
+from ironflow_worker.presence import Presence, be_seen
 from ironflow_worker.queue_runner import QueueRunner
 from ironflow_worker.registrar import Registrar
 from ironflow_worker.threads import DaemonThreads
@@ -35,7 +38,7 @@ _log = structlog.get_logger("ironflow.worker")
 _REGISTRATION_SECONDS = 2.0
 """How long to wait for an engine before tasks are taken; those of queues that exist need none."""
 
-MakeLeaseKeeper = Callable[[Leases], LeaseKeeper]
+MakeLeaseKeeper = Callable[[Leases, BeSeen], LeaseKeeper]
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +70,7 @@ class Worker:
         make_token: returns a new random mark.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
+        monotonic: returns seconds that never jump.
         limits: what is refused before it is stored.
 
     Raises:
@@ -85,6 +89,7 @@ class Worker:
         make_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
         chance: Callable[[], float] = random.random,
         now_ms: Callable[[], int] = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
@@ -93,8 +98,11 @@ class Worker:
         """Set once an engine knows the functions."""
         mine = _functions_of(functions, settings)
         self._settings = settings
-        self._leases = Leases()
-        self._lease_keeper = make_lease_keeper(self._leases)
+        self._leases = Leases(monotonic=monotonic)
+        self._presence = Presence(broker, names, self.id)
+        self._lease_keeper = make_lease_keeper(
+            self._leases, functools.partial(be_seen, names=names, worker=self.id, connection="leases")
+        )
         self._threads = DaemonThreads(settings.threads, "ironflow-body")
         self._cancellations = Cancellations(broker, names)
         self._executor = Executor(
@@ -103,6 +111,7 @@ class Worker:
             mine,
             Bodies(self._threads),
             self._leases,
+            self._presence,
             self.metrics,
             self._cancellations,
             make_token=make_token,
@@ -133,6 +142,7 @@ class Worker:
         """
         await self._lease_keeper.start()
         await self._cancellations.start()
+        await self._presence.start()
         await self._registrar.answer_census()
         self._tasks = [asyncio.create_task(self._register(), name="registrar")]
         self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
@@ -172,6 +182,7 @@ class Worker:
         self._tasks = []
         await self._registrar.stop()
         await self._cancellations.stop()
+        await self._presence.stop()
         await self._lease_keeper.stop()
         # A plain body cannot be stopped; nobody waits for what it returns.
         self._threads.shutdown(wait=False, cancel_futures=True)

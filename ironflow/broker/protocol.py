@@ -46,6 +46,10 @@ class Unavailable(BrokerError):  # noqa: N818 - reads as the state of the server
     """Nobody answers: not connected, no leader, no responder. Nothing was stored."""
 
 
+class NobodyListens(Unavailable):
+    """The server knows of nobody who could answer."""
+
+
 class Denied(BrokerError):  # noqa: N818 - reads as the refusal that it is
     """The account's permissions do not allow it."""
 
@@ -230,6 +234,11 @@ class Broker(Protocol):
         """The server that this connection has now."""
         ...
 
+    @property
+    def connections(self) -> int:
+        """How often it has connected, the first time included."""
+        ...
+
     async def close(self) -> None:
         """Send what is buffered, then disconnect. Harmless the second time."""
         ...
@@ -302,6 +311,10 @@ class Broker(Protocol):
         """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
         ...
 
+    def hand_back(self, lease: str) -> None:
+        """Have a delivery delivered again at once, whoever has it. Sent, not awaited."""
+        ...
+
     # Provisioning
 
     async def ensure_stream(self, spec: StreamSpec) -> None:
@@ -326,7 +339,8 @@ class Broker(Protocol):
         """Ask, and return the first answer.
 
         Raises:
-            Unavailable: nobody listens, or no answer came in time.
+            NobodyListens: the server knows of nobody who could answer.
+            Unavailable: no answer came in time.
 
         """
         ...

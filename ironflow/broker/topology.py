@@ -61,7 +61,7 @@ def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
                 bucket=True,
                 replicas=replicas,
             )
-            for bucket in (names.runs_bucket, names.waits_bucket, names.functions_bucket)
+            for bucket in (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
         ),
     )
 
@@ -80,7 +80,7 @@ def engine_consumers(names: Names) -> tuple[ConsumerSpec, ...]:
         ConsumerSpec(
             stream=names.journal,
             name=ENGINE_CONSUMER,
-            filters=tuple(names.journal_kind(kind) for kind in ("wait", "try", "outcome")),
+            filters=tuple(names.journal_kind(kind) for kind in ("wait", "try", "closed", "retry", "outcome")),
             ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
             max_ack_pending=ENGINE_MAX_ACK_PENDING,
         ),

@@ -31,8 +31,8 @@ def check_runs(stuck: Sequence[str], looked_at: int, *, all_seen: bool) -> Findi
         level="error",
         text=f"{len(stuck)} of {seen} have had no task for over {STUCK_SECONDS} s: {_some(stuck)}",
         advice=(
-            "look into the engines' logs for messages that come again and again; where tasks were deleted by hand, "
-            "nothing brings them back yet: start the runs again under other ids"
+            "make sure that an engine runs: it publishes lost tasks again within 35 s; then look into the engines' "
+            "logs for messages that come again and again"
         ),
     )
 
@@ -51,8 +51,8 @@ def check_timers(overdue: Sequence[str]) -> Finding:
         level="error",
         text=f"{len(overdue)} are overdue by over {STUCK_SECONDS} s, of runs {_some(sorted(set(overdue)))}",
         advice=(
-            "make sure that JetStream has room left, then restart nats-server: "
-            "what fell due while it had no room fires only after a restart"
+            "make sure that JetStream has room left and that an engine runs: it goes on without them within 35 s; "
+            "schedules that fell due while there was no room stay until nats-server restarts, and do no harm"
         ),
     )
 

@@ -11,11 +11,14 @@ from ironflow import messages
 from ironflow.engine_api import Empty
 from ironflow.names import Names, bucket_stream, digest
 from ironflow.records import (
+    ClosedRecord,
     DueRecord,
+    DutyRecord,
     EventRecord,
     FunctionRecord,
     InputRecord,
     OutcomeRecord,
+    RetryRecord,
     RunState,
     StepRecord,
     Task,
@@ -30,11 +33,11 @@ Role = Literal["client", "engine", "worker"]
 
 # Names builds addresses from values; these stand where a parameter will, and survive its escaping.
 _TEXT = "PARAMETER-"
-_NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket"}
+_NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket", 910_004: "epoch"}
 _MARK = re.compile(rf"{_TEXT}([a-z]+)|({'|'.join(map(str, _NUMBER))})")
-_PASS, _ATTEMPT, _BUCKET = _NUMBER
-_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION = (
-    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function")
+_PASS, _ATTEMPT, _BUCKET, _EPOCH = _NUMBER
+_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION, _DUTY = (
+    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function", "duty")
 )
 _PATH, _VALUE = "path", "value"
 _HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
@@ -42,13 +45,18 @@ _HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
 PARAMETERS = {
     "attempt": "which attempt of the step failed, from 1",
     "bucket": "the due time in units of 30 seconds since 1970",
+    "duty": "what only one engine at a time does",
+    "epoch": "how often the run has been retried by then, from 1",
     "event": "the event's name, escaped token by token; its dots stay",
     "function": "the function's id, escaped",
     "number": "the pass; 0 is the first",
     "path": 'a hash of the path within the event\'s data at which a wait looks, or "any"',
     "queue": "the queue of the run's function",
     "run": "the run's id, a hash of the function's and the event's id",
-    "step": "the step's scope and name, escaped, or hashed where that is long",
+    "step": (
+        "the step's scope and name, escaped, or hashed where that is long; "
+        "a step that is done again in a retried run has the epoch behind it, as one more token"
+    ),
     "timer": "which timer of the run it is",
     "value": 'a hash of the canonical JSON of what must stand there, or "any"',
 }
@@ -184,6 +192,8 @@ def _journal_channels(names: Names) -> tuple[Channel, ...]:
         ("wait", names.journal_wait(_QUEUE, _RUN, _STEP), WaitRecord, worker, both),
         ("try", names.journal_try(_QUEUE, _RUN, _STEP, _ATTEMPT), TryRecord, worker, both),
         ("due", names.journal_due(_QUEUE, _RUN, _STEP, _ATTEMPT), DueRecord, engine, worker),
+        ("closed", names.journal_closed(_QUEUE, _RUN, _STEP), ClosedRecord, worker, both),
+        ("retry", names.journal_retry(_QUEUE, _RUN, _EPOCH), RetryRecord, engine, both),
         ("outcome", names.journal_outcome(_QUEUE, _RUN, _PASS), OutcomeRecord, both, both),
     )
     return tuple(
@@ -204,6 +214,7 @@ def _bucket_channels(names: Names) -> tuple[Channel, ...]:
     rows: tuple[tuple[str, str, str, type[msgspec.Struct]], ...] = (
         (names.runs_bucket, names.run_key(_RUN), "Where each run stands.", RunState),
         (names.functions_bucket, names.function_key(_FUNCTION), "The registered functions.", FunctionRecord),
+        (names.engines_bucket, names.duty_key(_DUTY), "Which engine has a duty.", DutyRecord),
     )
     return tuple(
         Channel(

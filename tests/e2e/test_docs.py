@@ -35,6 +35,7 @@ from tests.support.markdown import fences
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FAILS = "fails: "
+DAY = 86_400.0
 
 _EXAMPLE = re.compile(
     r"^<!-- (example|later): (\S+) ([^\n]+) -> ([^\n]+) -->\n```python\n(.*?)^```$",
@@ -101,7 +102,7 @@ def check(example: Example, tmp_path: Path) -> None:
 async def run(example: Example, functions: Sequence[Function[Any, Any]]) -> RunView:
     """Publish the example's event; return the run of its first function once all runs have ended."""
     # Examples read this machine's clock, so the server's starts with it.
-    async with running_system(*functions, server=LocalServer(epoch_ms=now_ms())) as system:
+    async with running_system(*functions, server=LocalServer(epoch_ms=now_ms()), sweep_seconds=DAY) as system:
         published = await system.client.publish_record(example.event, json.loads(example.data))
         (first,), _ = await system.client.runs_of(published)
         view = await system.end_of(system.client.run(first))

@@ -183,7 +183,7 @@ async def test_a_sleep_lasts_as_long_as_it_says(duration: Any, seconds: float) -
         await ctx.step.sleep("wait", duration)
         await ctx.step.run("after", calls.body("after"))
 
-    async with running_system(f) as system:
+    async with running_system(f, sweep_seconds=HOUR) as system:
         await system.end_of(await started(system, f))
     before, after = calls.times
     assert seconds <= after - before < seconds + 0.6
@@ -315,7 +315,7 @@ async def test_a_wait_that_gets_no_event_fails_its_run_after_its_timeout_and_nev
     options: dict[str, Any], seconds: float
 ) -> None:
     went_on: list[str] = []
-    async with running_system(waits_for_approval(went_on, **options)) as system:
+    async with running_system(waits_for_approval(went_on, **options), sweep_seconds=HOUR) as system:
         begun = now()
         view = await system.end_of(await place(system))
         ended = now() - begun
@@ -325,7 +325,7 @@ async def test_a_wait_that_gets_no_event_fails_its_run_after_its_timeout_and_nev
 
 
 async def test_an_event_that_comes_just_before_the_default_timeout_is_in_time() -> None:
-    async with running_system(waits_for_approval([])) as system:
+    async with running_system(waits_for_approval([]), sweep_seconds=HOUR) as system:
         run = await place(system)
         await asyncio.sleep(7 * DAY - 60)
         await system.client.publish("order.approved", "in time")

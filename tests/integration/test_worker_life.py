@@ -299,7 +299,7 @@ async def test_a_worker_without_work_sets_no_timers(monkeypatch: pytest.MonkeyPa
     async def sleepy(ctx: Context) -> None:
         await ctx.step.sleep("long", "100d")
 
-    async with running_system(sleepy) as system:
+    async with running_system(sleepy, sweep_seconds=200 * 86_400) as system:
         published = await system.client.start(sleepy)
         await asyncio.sleep(60)  # all that follows the start is over
         loop, timers = asyncio.get_running_loop(), 0

@@ -200,6 +200,7 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
         journal=Journal(broker, names),
         bodies=Bodies(ThreadPoolExecutor(1)),
         metrics=Metrics(),
+        still_holds=lambda: True,
         chance=lambda: 0.5,
         now_ms=now_ms,
         log=structlog.get_logger(),

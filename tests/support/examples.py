@@ -157,7 +157,7 @@ def play(example: str) -> Played:
 
 
 async def _play(play: Play, functions: Mapping[str, Any]) -> tuple[RunView, list[str]]:
-    async with running_system(*functions.values()) as system:
+    async with running_system(*functions.values(), sweep_seconds=HOUR) as system:
         published = await system.client.publish_record(play.event, msgspec.to_builtins(play.data))
         (run,), _ = await system.client.runs_of(published)
         handle = system.client.run(run)

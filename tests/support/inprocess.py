@@ -18,7 +18,8 @@ from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import RunView
 from ironflow.names import Names, bucket_stream, parse_journal
 from ironflow.records import TERMINAL, RunState
-from ironflow_engine.engine import Engine
+from ironflow_engine.engine import Engine, EngineSettings
+from ironflow_engine.reconciler import SWEEP_SECONDS
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
 
@@ -36,6 +37,7 @@ class System:
         server: the broker's server; default one as it comes.
         seed: makes chance the same each time.
         limits: what workers refuse.
+        sweep_seconds: how often engines look for what got lost; an hour where weeks shall take no time.
 
     Attributes:
         server: the broker's server; restart it as you like.
@@ -50,7 +52,9 @@ class System:
         server: LocalServer | None = None,
         seed: int = 0,
         limits: Limits = DEFAULT_LIMITS,
+        sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
+        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds)
         self.names = Names("test")
         self.server = server or LocalServer()
         self.functions = functions
@@ -66,7 +70,7 @@ class System:
     async def add_engine(self) -> Engine:
         """Start one more engine."""
         broker = self.server.connect()
-        engine = Engine(broker, self.names, make_token=self._token)
+        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token)
         await engine.start()
         self.engines[engine] = broker
         return engine
@@ -87,10 +91,11 @@ class System:
                 threads=4,
                 drain_seconds=drain_seconds,
             ),
-            lambda leases: InlineLeaseKeeper(leases, broker),
+            lambda leases, be_seen: InlineLeaseKeeper(leases, broker, be_seen),
             make_token=self._token,
             chance=self._random.random,
             now_ms=self.now_ms,
+            monotonic=asyncio.get_running_loop().time,
             limits=self._limits,
         )
         await worker.start()
@@ -181,7 +186,8 @@ class System:
         return self.server.clock.now_us() // 1000
 
     def _token(self) -> str:
-        return f"token-{next(self._numbers)}"
+        # The ids of engines and workers have the first four characters of one in them.
+        return f"{next(self._numbers):04}"
 
 
 @contextlib.asynccontextmanager
@@ -192,10 +198,13 @@ async def running_system(
     concurrency: int = 100,
     server: LocalServer | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    sweep_seconds: float = SWEEP_SECONDS,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: COMPLAINTS.append(repr(context)))
-    system = System({function.id: function for function in functions}, server=server, limits=limits)
+    system = System(
+        {function.id: function for function in functions}, server=server, limits=limits, sweep_seconds=sweep_seconds
+    )
     try:
         for _ in range(engines):
             await system.add_engine()

@@ -22,6 +22,7 @@ from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
 from ironflow_worker.leases import Leases
 from ironflow_worker.metrics import Metrics
+from ironflow_worker.presence import Presence
 
 pytestmark = pytest.mark.virtual_time
 
@@ -64,6 +65,7 @@ class Bench:
             {"f": ironflow.function(id="f")(self.handle)},
             Bodies(ThreadPoolExecutor(1)),
             Leases(),
+            Presence(broker, NAMES, "w"),
             Metrics(),
             self.cancellations,
             make_token=lambda: "of this pass",

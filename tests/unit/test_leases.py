@@ -33,14 +33,25 @@ class Renewals:
         return [at for name, at in self.renewed if name == lease]
 
 
+class Seen:
+    stopped = False
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def be_seen(_broker: Broker) -> Seen:
+    return Seen()
+
+
 def as_broker(renewals: Renewals) -> Broker:
     return cast("Broker", renewals)
 
 
 @pytest.mark.virtual_time
 async def test_a_lease_is_renewed_every_third_of_its_time_while_it_is_held() -> None:
-    leases, renewals = Leases(9.0), Renewals()
-    keeper = InlineLeaseKeeper(leases, as_broker(renewals))
+    leases, renewals = Leases(9.0, asyncio.get_running_loop().time), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
     await keeper.start()
     with leases.hold("a"):
         await asyncio.sleep(10)
@@ -52,8 +63,8 @@ async def test_a_lease_is_renewed_every_third_of_its_time_while_it_is_held() -> 
 
 @pytest.mark.virtual_time
 async def test_a_lease_that_gets_shorter_is_renewed_in_time_at_once() -> None:
-    leases, renewals = Leases(90.0), Renewals()
-    keeper = InlineLeaseKeeper(leases, as_broker(renewals))
+    leases, renewals = Leases(90.0, asyncio.get_running_loop().time), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
     await keeper.start()
     with leases.hold("a"):
         await asyncio.sleep(5)
@@ -65,8 +76,8 @@ async def test_a_lease_that_gets_shorter_is_renewed_in_time_at_once() -> None:
 
 @pytest.mark.virtual_time
 async def test_a_lease_that_is_taken_after_a_rest_is_renewed_in_time() -> None:
-    leases, renewals = Leases(9.0), Renewals()
-    keeper = InlineLeaseKeeper(leases, as_broker(renewals))
+    leases, renewals = Leases(9.0, asyncio.get_running_loop().time), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
     await keeper.start()
     await asyncio.sleep(100)
     with leases.hold("a"), leases.hold("b"):
@@ -81,7 +92,7 @@ async def test_a_lease_that_is_taken_after_a_rest_is_renewed_in_time() -> None:
 
 async def test_a_lease_that_is_taken_after_a_rest_is_renewed_by_the_thread() -> None:
     leases, renewals = Leases(0.03), Renewals()
-    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals))
+    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals), be_seen)
     await keeper.start()
     for lease in ("a", "b"):
         await asyncio.sleep(0)  # between them the thread may have come to rest, or not
@@ -96,7 +107,7 @@ async def test_a_lease_that_is_taken_after_a_rest_is_renewed_by_the_thread() -> 
 
 async def test_a_loop_that_is_blocked_does_not_lose_its_leases() -> None:
     leases, renewals = Leases(0.09), Renewals()
-    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals))
+    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals), be_seen)
     await keeper.start()
     with leases.hold("a"):
         time.sleep(0.5)  # noqa: ASYNC251 - a body that does what it should not
@@ -109,7 +120,7 @@ async def test_a_loop_that_is_blocked_does_not_lose_its_leases() -> None:
 
 async def test_a_change_reaches_the_thread() -> None:
     leases, renewals = Leases(3_000.0), Renewals()
-    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals))
+    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals), be_seen)
     await keeper.start()
     with leases.hold("a"):
         leases.change(0.03)
@@ -126,7 +137,7 @@ async def test_a_connection_that_cannot_be_opened_is_told_to_who_starts_the_keep
     async def connect() -> Broker:
         raise ConnectionRefusedError
 
-    keeper = ThreadLeaseKeeper(Leases(), connect)
+    keeper = ThreadLeaseKeeper(Leases(), connect, be_seen)
     with pytest.raises(ConnectionRefusedError):
         await keeper.start()
     await keeper.stop()
@@ -141,7 +152,7 @@ async def test_a_keeper_may_be_stopped_while_it_connects() -> None:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    keeper = ThreadLeaseKeeper(Leases(), connect)
+    keeper = ThreadLeaseKeeper(Leases(), connect, be_seen)
     starting = asyncio.create_task(keeper.start())
     await asyncio.to_thread(connecting.wait)
     starting.cancel()
@@ -151,3 +162,28 @@ async def test_a_keeper_may_be_stopped_while_it_connects() -> None:
 
 async def _connect(renewals: Renewals) -> Broker:
     return as_broker(renewals)
+
+
+async def test_a_lease_that_ended_while_the_process_was_stopped_is_neither_renewed_nor_held() -> None:
+    clock, renewals = [0.0], Renewals()
+    leases = Leases(0.03, lambda: clock[0])
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
+    await keeper.start()
+    with leases.hold("a"):
+        assert leases.still_holds("a")
+        clock[0] = 0.03
+        assert leases.still_holds("a")
+        await eventually(lambda: _renewed(renewals, "a", 1))
+        clock[0] = 0.07  # as if the process had been stopped in between
+        assert not leases.still_holds("a")
+        so_far = len(renewals.times("a"))
+        with leases.hold("b"):
+            await eventually(lambda: _renewed(renewals, "b", 3))
+        assert len(renewals.times("a")) == so_far
+        assert not leases.still_holds("a")
+    assert not leases.still_holds("a")
+    await keeper.stop()
+
+
+def _renewed(renewals: Renewals, lease: str, times: int) -> None:
+    assert len(renewals.times(lease)) >= times

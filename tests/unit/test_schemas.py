@@ -18,13 +18,17 @@ from ironflow.cli.schemas import schemas
 from ironflow.codec import encode_record
 from ironflow.messages import ErrorView, EventView, Reply, RunView
 from ironflow.records import (
+    ClosedRecord,
     DueRecord,
+    DutyRecord,
     ErrorRecord,
     EventRecord,
     FunctionRecord,
     InputRecord,
     OutcomeRecord,
+    ParentLink,
     Record,
+    RetryRecord,
     RunState,
     StepRecord,
     Task,
@@ -56,6 +60,8 @@ WAIT = WaitRecord(
     on_timeout="none",
 )
 SAMPLES: dict[str, Record] = {
+    "closed": ClosedRecord(token=WRITER, wait=WAIT),
+    "duty": DutyRecord(engine="e-1", token=WRITER),
     "due": DueRecord(token=WRITER),
     "error": ERROR,
     "event": EVENT,
@@ -71,6 +77,11 @@ SAMPLES: dict[str, Record] = {
     "input": InputRecord(event=EVENT, token=WRITER),
     "outcome": OutcomeRecord(number=0, status="completed", token=WRITER, output=msgspec.Raw(b"[1, null]")),
     "outcome of a failure": OutcomeRecord(number=1, status="failed", token=WRITER, error=ERROR, event=EVENT),
+    "outcome of a run that unwinds": OutcomeRecord(
+        number=1, status="compensating", token=WRITER, ending="cancelled", imposed=True
+    ),
+    "parent-link": ParentLink(run="r", queue="orders", step="pay"),
+    "retry": RetryRecord(token=WRITER),
     "run-state": RunState(
         id="r",
         function="process-order",
@@ -88,6 +99,9 @@ SAMPLES: dict[str, Record] = {
     "timer": TimerRecord(run="r", queue="orders", step="approval", due_ms=1, wait=WAIT),
     "try": TryRecord(name="charge", kind="run", token=WRITER, attempt=1, delay_ms=1000, error=ERROR),
     "wait": WAIT,
+    "wait of an invoke": WaitRecord(
+        name="pay", kind="invoke", token=WRITER, function="pay", data=msgspec.Raw(b'{"price": 1}')
+    ),
     "wait of a sleep": WaitRecord(name="nap", kind="sleep", token=WRITER, delay_ms=1000),
     "wait-entry": WaitEntry(run="r", queue="orders", step="approval", wait=WAIT, sequence=3, time_ms=1),
     "wait-path": WaitPath(event="order.approved", path="orderId"),

@@ -18,6 +18,7 @@ from ironflow.broker.protocol import (
     ConsumerSpec,
     ConsumerState,
     Listener,
+    NobodyListens,
     NoSuchStream,
     Publication,
     ServerInfo,
@@ -37,10 +38,6 @@ RETRY_SECONDS = 0.1
 """Between two attempts to use a stream that does not exist."""
 
 
-class NoResponder(Unavailable):
-    """Nobody listens to the subject of a request."""
-
-
 class LocalBroker:
     """A client of an in-process server; keeps :class:`ironflow.broker.protocol.Broker`.
 
@@ -58,6 +55,7 @@ class LocalBroker:
         self._patience_seconds = patience_seconds
         self._server = server
         self._closed = False
+        self._connected = 1
         self._pullers: dict[LocalPuller, None] = {}
         self._subscriptions: dict[LocalSubscription, None] = {}
 
@@ -65,6 +63,11 @@ class LocalBroker:
     def server(self) -> ServerInfo:
         """The server that this connection has now, or had last."""
         return self._server.info
+
+    @property
+    def connections(self) -> int:
+        """How often it has connected: anew to each process of the server."""
+        return self._connected
 
     async def close(self) -> None:
         """Send what is buffered, then disconnect. Harmless the second time."""
@@ -84,6 +87,7 @@ class LocalBroker:
 
     def resume(self) -> None:
         """Pull again: the server is up again, or has a new consumer. Subscriptions stand as they were."""
+        self._connected += 1
         for puller in self._pullers:
             self.enlist(puller)
 
@@ -200,6 +204,10 @@ class LocalBroker:
         """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
         self._send("renew", lease, lambda: self._settle(lease, Consumer.renew))
 
+    def hand_back(self, lease: str) -> None:
+        """Have a delivery delivered again at once, whoever has it. Sent, not awaited."""
+        self.nak(lease, 0.0)
+
     def enlist(self, puller: LocalPuller) -> None:
         """Send that a puller has credits."""
         self._server.clock.loop.call_soon(self._enlist, puller)
@@ -267,7 +275,7 @@ class LocalBroker:
         answers: list[bytes] = []
         try:
             await self._question("survey", subject, payload, answers.append)
-        except NoResponder:
+        except NobodyListens:
             return []
         await asyncio.sleep(window_seconds)
         return list(answers)
@@ -277,7 +285,7 @@ class LocalBroker:
         if error := self._server.intercept("before", verb, subject):
             raise error
         if not self._server.exchange.send(subject, payload, answer):
-            raise NoResponder(f"nobody listens to {subject}")
+            raise NobodyListens(f"nobody listens to {subject}")
 
     def _unsubscribe(self, subscription: LocalSubscription) -> None:
         self._server.exchange.remove(subscription)

@@ -10,7 +10,7 @@ from weakref import WeakSet
 import structlog
 
 from ironflow.broker.nats.api import Api
-from ironflow.broker.nats.delivery import PROGRESS
+from ironflow.broker.nats.delivery import NAK, PROGRESS
 from ironflow.broker.nats.listening import Listening
 from ironflow.broker.nats.provisioner import Provisioner
 from ironflow.broker.nats.publisher import Publisher
@@ -71,6 +71,7 @@ class NatsBroker:
         self._listenings: WeakSet[Listening] = WeakSet()
         self._refused: set[tuple[str, str]] = set()
         self._closing = False
+        self._connections = 1
         self._patience_seconds = patience_seconds
         self._requester = Requester(wire, f"{self._inbox}.r")
         self.api = Api(self._requester, answer_seconds=answer_seconds, patience_seconds=patience_seconds)
@@ -85,6 +86,7 @@ class NatsBroker:
         )
         self._provisioner = Provisioner(self.api)
         wire.on_denied.append(self._denied)
+        wire.on_up.append(self._count_connection)
 
     @property
     def server(self) -> ServerInfo:
@@ -96,6 +98,11 @@ class NatsBroker:
             max_payload=self._wire.max_payload,
             name=info.get("server_name", ""),
         )
+
+    @property
+    def connections(self) -> int:
+        """How often it has connected."""
+        return self._connections
 
     async def close(self) -> None:
         """Send what is buffered, then disconnect. Harmless the second time."""
@@ -160,6 +167,10 @@ class NatsBroker:
         """Extend a delivery's lease by the consumer's ack wait."""
         self._wire.send(lease, PROGRESS)
 
+    def hand_back(self, lease: str) -> None:
+        """Have a delivery delivered again at once, whoever has it."""
+        self._wire.send(lease, NAK)
+
     # Provisioning
 
     async def ensure_stream(self, spec: StreamSpec) -> None:
@@ -204,6 +215,9 @@ class NatsBroker:
     async def survey(self, subject: str, payload: bytes, window_seconds: float) -> list[bytes]:
         """Ask, and return all answers that come within the window."""
         return [reply.payload for reply in await self._requester.survey(subject, payload, window_seconds)]
+
+    def _count_connection(self) -> None:
+        self._connections += 1
 
     def _denied(self, operation: str, subject: str) -> None:
         if operation == "publish" and self._requester.denied(subject):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from ironflow.broker.nats.wire import Wire
-from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, Unavailable
+from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, NobodyListens, Unavailable
 
 SWEEP_SECONDS = 0.05
 NO_RESPONDERS = b"NATS/1.0 503"
@@ -180,7 +180,7 @@ class Requester:
             raise last.error(subject)
         if last.no_responders:
             message = f"nobody answers on {subject}"
-            raise Unavailable(message)
+            raise NobodyListens(message)
         return [*waiting.answers, last]
 
     async def survey(self, subject: str, payload: bytes, window_seconds: float) -> list[Reply]:

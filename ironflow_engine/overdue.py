@@ -1,0 +1,62 @@
+"""Which facts of a run should have had an effect by now, and have not: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ironflow.broker.protocol import StoredMessage
+from ironflow.names import parse_journal
+from ironflow.records import RunState
+from ironflow_engine.facts import Fact, TryRecorded, WaitRecorded, Woken
+from ironflow_engine.journal_intake import read_fact
+from ironflow_engine.reducer import due_at
+
+
+class RunJournal:
+    """What a run still waits for, and what has ended waits of it.
+
+    Args:
+        state: the run.
+
+    """
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._open: dict[str, WaitRecorded | TryRecorded] = {}
+        self._ended_at = 0
+
+    def read(self, messages: Iterable[StoredMessage]) -> None:
+        """Take in journal messages, in order.
+
+        Raises:
+            SerializationError: one of them cannot be read.
+
+        """
+        for message in messages:
+            address = parse_journal(message.subject)
+            match address.kind:
+                case "wait" | "try":
+                    fact = read_fact(message)
+                    if isinstance(fact, (WaitRecorded, TryRecorded)):
+                        self._open[address.step] = fact
+                case "step" | "due":
+                    ended = self._open.pop(address.step, None)
+                    # What ends a back-off is its due record; the result of the step is the worker's own.
+                    if ended is not None and (address.kind == "due" or isinstance(ended, WaitRecorded)):
+                        self._ended_at = message.sequence
+                case "closed":
+                    self._open.pop(address.step, None)
+                case _:
+                    pass
+
+    def facts(self, now_ms: int) -> list[Fact]:
+        """Return the facts to be applied once more: those of waits that are over by now, and of lost wake-ups.
+
+        Args:
+            now_ms: what the server's clock says.
+
+        """
+        facts: list[Fact] = [fact for fact in self._open.values() if due_at(fact) <= now_ms]
+        if not self._state.live and self._ended_at > self._state.woken_by:
+            facts.append(Woken(run=self._state.id, queue=self._state.queue, sequence=self._ended_at))
+        return facts

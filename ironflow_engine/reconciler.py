@@ -1,0 +1,177 @@
+"""Finds what should have happened and did not, and acts as if the signal had come.
+
+Timers, tasks and wake-ups are messages, and messages can be lost to us: a schedule that falls due while the server
+has no room stays stuck until it restarts, and someone may purge a stream. What a run needs can be told from its
+state and its journal, though. So the reconciler applies the facts again that should have had an effect, and the
+reducer yields their commands again.
+
+It costs what is overdue, and not what rests: the read model knows when each run is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import structlog
+
+from ironflow.broker.protocol import Broker, BrokerError
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
+from ironflow.names import Names
+from ironflow.records import EventRecord, OutcomeRecord, RunState
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.duty import Duty
+from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, StateReviewed
+from ironflow_engine.overdue import RunJournal
+from ironflow_engine.read_model import ReadModel
+
+_log = structlog.get_logger("ironflow.engine")
+
+SWEEP_SECONDS = 8.0
+DUTY_SECONDS = 15.0
+"""When the engine with the duty dies, another one has it this much later, and sweeps one period later at the most."""
+GRACE_MS = 4_000
+"""How late a timer may be without being missed; bursts and restarts of the server take their time."""
+LIVE_MS = 12_000
+"""How long a pass may be under way without anybody asking whether its task is still there."""
+_MOST = 1_000
+_MOST_UNSUSPICIOUS = 50
+_AT_A_TIME = 32
+
+_Look: TypeAlias = Callable[[RunState], Awaitable[list[Fact]]]
+
+
+class Reconciler:
+    """Sweeps for what is overdue.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        conductor: applies the facts.
+        read_model: finds the runs.
+        duty: has one engine at a time do it.
+        every_seconds: how long it rests between two sweeps.
+
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        conductor: Conductor,
+        read_model: ReadModel,
+        duty: Duty,
+        every_seconds: float = SWEEP_SECONDS,
+    ) -> None:
+        self._every_seconds = every_seconds
+        self._broker = broker
+        self._names = names
+        self._conductor = conductor
+        self._read_model = read_model
+        self._duty = duty
+        self._looked_at_ms = 0
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_seconds)
+            try:
+                if await self._duty.claim():
+                    await self.sweep()
+            except BrokerError as error:
+                _log.warning("not reconciled, will be tried again", reason=f"{type(error).__name__}: {error}")
+            except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
+                _log.exception("not reconciled, will be tried again")
+
+    async def sweep(self) -> int:
+        """Look once; return for how many runs something was done.
+
+        Raises:
+            BrokerError: it is not known what should have happened.
+
+        """
+        await self._read_model.catch_up()
+        now_ms = await self._broker.server_time_ms()
+        resting = self._read_model.overdue(now_ms - GRACE_MS, _MOST)
+        overtime = self._read_model.overtime(now_ms - GRACE_MS, _MOST)
+        found = [
+            *await self._each(resting, lambda state: self._of_resting(state, now_ms)),
+            *(StateReviewed(run=state.id, queue=state.queue, number=-1) for state in overtime),
+            *await self._each(await self._live(now_ms), self._of_live),
+        ]
+        if not found:
+            return 0
+        runs = {fact.run for fact in found}
+        _log.warning("runs were overdue and go on", runs=len(runs), facts=len(found), such_as=min(runs))
+        failures = await self._conductor.apply(found)
+        return len(runs - failures.keys())
+
+    async def _live(self, now_ms: int) -> list[RunState]:
+        """Return runs whose task may be missing; few, in turns, where there are as many tasks as there should be."""
+        tasks = (await self._broker.stream_state(self._names.tasks)).messages
+        suspicious = self._read_model.count_live() > tasks
+        found = self._read_model.live(
+            now_ms - LIVE_MS, 0 if suspicious else self._looked_at_ms, _MOST if suspicious else _MOST_UNSUSPICIOUS
+        )
+        self._looked_at_ms = found[-1][0] if found and not suspicious else 0
+        return [state for _, state in found]
+
+    async def _each(self, states: list[RunState], look: _Look) -> list[Fact]:
+        slots = asyncio.Semaphore(_AT_A_TIME)
+
+        async def guarded(state: RunState) -> list[Fact]:
+            async with slots:
+                try:
+                    return await look(state)
+                except SerializationError as error:
+                    _log.error("a run cannot be reconciled", run=state.id, reason=str(error))
+                    return []
+
+        return [fact for found in await asyncio.gather(*map(guarded, states)) for fact in found]
+
+    async def _of_resting(self, state: RunState, now_ms: int) -> list[Fact]:
+        journal = RunJournal(state)
+        subject_filter = self._names.journal_of_run(state.queue, state.id)
+        async for page in self._broker.read(self._names.journal, subject_filter):
+            journal.read(page)
+        return journal.facts(now_ms - GRACE_MS)
+
+    async def _of_live(self, state: RunState) -> list[Fact]:
+        task = self._names.task(state.queue, state.id, state.number)
+        if await self._broker.last(self._names.tasks, task) is not None:
+            return []
+        outcome = await self._broker.last(
+            self._names.journal, self._names.journal_outcome(state.queue, state.id, state.number)
+        )
+        if outcome is not None:
+            record = decode_record(OutcomeRecord, outcome.payload)
+            return [
+                OutcomeRecorded(
+                    run=state.id,
+                    queue=state.queue,
+                    record=record,
+                    sequence=outcome.sequence,
+                    time_ms=outcome.time_ms,
+                )
+            ]
+        if state.number:
+            return [StateReviewed(run=state.id, queue=state.queue, number=state.number)]
+        return await self._start_of(state)
+
+    async def _start_of(self, state: RunState) -> list[Fact]:
+        """Return the start of a run whose first task is missing, which carries the event."""
+        message = await self._broker.at(self._names.events, state.event_sequence)
+        if message is None:
+            _log.error("the first task of a run is missing, and its event is gone", run=state.id)
+            return []
+        return [
+            RunStarted(
+                run=state.id,
+                event=decode_record(EventRecord, message.payload),
+                function=None,
+                sequence=message.sequence,
+                time_ms=message.time_ms,
+            )
+        ]

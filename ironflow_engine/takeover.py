@@ -1,0 +1,125 @@
+"""Hands the tasks of workers that have died to others, long before their leases end.
+
+When a process dies its connections go, and the server answers at once that nobody listens where it did. A worker
+that reconnects looks the same for a moment. So one counts as dead only when nobody listens twice, a short while
+apart, on both of its connections, while our own connection stood all the time. If that is wrong nevertheless, a
+step's body runs twice, and one of the results is refused; no other harm is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from ironflow.broker.protocol import Broker, BrokerError, NobodyListens, Request, Subscription
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
+from ironflow.messages import Claims
+from ironflow.names import Names
+from ironflow_engine.claims import ClaimBook
+from ironflow_engine.duty import Duty
+
+_log = structlog.get_logger("ironflow.engine")
+
+DUTY_SECONDS = 3.0
+_CLAIM_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+_LOOK_AGAIN_SECONDS = 0.1
+_ANSWER_SECONDS = 0.2
+_CONNECTIONS = ("work", "leases")
+
+
+class Takeover:
+    """Watches the workers that have taken tasks.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        duty: has one engine at a time do it: a second one would take the tasks from those who got them.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names, duty: Duty) -> None:
+        self._broker = broker
+        self._names = names
+        self._duty = duty
+        self._claims = ClaimBook()
+        self._changed = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self._mine = False
+        self._claimed_at = float("-inf")
+
+    async def start(self) -> None:
+        """Hear what workers take until :meth:`stop`; those that are at work already are asked."""
+        self._subscription = await self._broker.listen(self._names.claims, self._hear)
+        self._broker.notify(self._names.ask_for_claims, b"")
+
+    async def stop(self) -> None:
+        """Hear no more."""
+        if self._subscription is not None:
+            await self._subscription.stop()
+
+    async def run(self) -> None:
+        """Look after the workers, until cancelled; nothing is done while none of them has anything."""
+        while True:
+            try:
+                await self._changed.wait()
+                await asyncio.sleep(_LOOK_SECONDS)
+                if not self._claims.workers:
+                    self._changed.clear()
+                elif await self._is_mine():
+                    await self.look()
+            except BrokerError as error:
+                _log.debug("workers not looked after", reason=str(error))
+                await asyncio.sleep(_CLAIM_SECONDS)
+            except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
+                _log.exception("workers not looked after")
+                await asyncio.sleep(_CLAIM_SECONDS)
+
+    async def look(self) -> None:
+        """Look once whether all workers live, and hand on what the dead ones had."""
+        connections = self._broker.connections
+        suspects = await self._gone(self._claims.workers)
+        if not suspects:
+            return
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        dead = await self._gone(suspects)
+        if self._broker.connections != connections:
+            return
+        for worker in dead:
+            leases = self._claims.forget(worker)
+            _log.warning("a worker has died, others get its tasks", worker=worker, tasks=len(leases))
+            for lease in leases:
+                self._broker.hand_back(lease)
+
+    async def _is_mine(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now - self._claimed_at >= _CLAIM_SECONDS:
+            self._mine = await self._duty.claim()
+            self._claimed_at = now
+        return self._mine
+
+    async def _gone(self, workers: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the workers of which no connection stands."""
+        gone = await asyncio.gather(*map(self._is_gone, workers))
+        return tuple(worker for worker, is_gone in zip(workers, gone, strict=True) if is_gone)
+
+    async def _is_gone(self, worker: str) -> bool:
+        return all(await asyncio.gather(*(self._nobody_at(worker, connection) for connection in _CONNECTIONS)))
+
+    async def _nobody_at(self, worker: str, connection: str) -> bool:
+        try:
+            await self._broker.request(self._names.worker_ping(worker, connection), b"", _ANSWER_SECONDS)
+        except NobodyListens:
+            return True
+        except BrokerError:
+            return False  # it is too busy to answer, or we are not connected
+        return False
+
+    async def _hear(self, request: Request) -> None:
+        try:
+            self._claims.take_in(decode_record(Claims, request.payload))
+        except SerializationError:
+            return  # a worker of another version; its tasks come back when their leases end
+        self._changed.set()

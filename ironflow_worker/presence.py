@@ -1,0 +1,100 @@
+"""Lets engines see that this worker lives, and what it has taken, so that its tasks need not wait for their leases.
+
+All of it is hints. An engine asks the server whether anybody listens on the subjects here; when the process dies
+its connections go, and with them its subscriptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Generator
+
+from ironflow.broker.protocol import Broker, Delivery, Request, Subscription
+from ironflow.codec import encode_record
+from ironflow.messages import Claim, Claims
+from ironflow.names import Names
+
+_ENDED_SECONDS = 0.1
+"""How long the news that tasks are done with may wait for company. Nobody is in a hurry to hear it."""
+
+
+async def be_seen(broker: Broker, names: Names, worker: str, connection: str) -> Subscription:
+    """Listen where engines look whether a connection of a worker stands."""
+
+    async def answer(request: Request) -> None:
+        request.respond(b"")
+
+    return await broker.listen(names.worker_ping(worker, connection), answer)
+
+
+class Presence:
+    """Tells engines what this worker has taken.
+
+    Args:
+        broker: the connection that tasks come on.
+        names: the namespace.
+        worker: this worker's id.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names, worker: str) -> None:
+        self._broker = broker
+        self._names = names
+        self._worker = worker
+        self._held: dict[int, Claim] = {}
+        self._begun: list[Claim] = []
+        self._ended: list[int] = []
+        self._sending: asyncio.Handle | None = None
+        self._subscriptions: list[Subscription] = []
+
+    async def start(self) -> None:
+        """Be seen until :meth:`stop`."""
+        self._subscriptions = [
+            await be_seen(self._broker, self._names, self._worker, "work"),
+            await self._broker.listen(self._names.ask_for_claims, self._tell_all),
+        ]
+
+    async def stop(self) -> None:
+        """Be seen no more; what is still held is handed back by then."""
+        for subscription in self._subscriptions:
+            await subscription.stop()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    @contextlib.contextmanager
+    def holds(self, delivery: Delivery) -> Generator[None]:
+        """Have engines know that this worker has a task while the block runs."""
+        claim = self._held[delivery.sequence] = Claim(task=delivery.sequence, lease=delivery.lease)
+        self._begun.append(claim)
+        self._send_soon(0.0)
+        try:
+            yield
+        finally:
+            if self._held.get(delivery.sequence) is claim:  # it may have come to us a second time
+                del self._held[delivery.sequence]
+            self._ended.append(delivery.sequence)
+            self._send_soon(_ENDED_SECONDS)
+
+    async def _tell_all(self, _request: Request) -> None:
+        self._begun = list(self._held.values())
+        self._send_soon(0.0)
+
+    def _send_soon(self, seconds: float) -> None:
+        """Send what there is to tell, with all that comes up until then."""
+        loop = asyncio.get_running_loop()
+        if isinstance(self._sending, asyncio.TimerHandle) and not seconds:
+            self._sending.cancel()
+            self._sending = None
+        if self._sending is None:
+            self._sending = loop.call_later(seconds, self._send) if seconds else loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._sending = None
+        # What has ended by now need not be told at all.
+        begun = tuple(claim for claim in self._begun if self._held.get(claim.task) is claim)
+        if begun or self._ended:
+            news = Claims(worker=self._worker, begun=begun, ended=tuple(self._ended))
+            self._broker.notify(self._names.claims, encode_record(news))
+        self._begun.clear()
+        self._ended.clear()

@@ -1,0 +1,251 @@
+"""What the reconciler brings back when tasks, timers and wake-ups are lost, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import ironflow
+from ironflow import Context, Retry, Step
+from ironflow.broker.local import Stage
+from ironflow.broker.protocol import BrokerError, StorageFull
+from ironflow.handles import RunHandle
+from tests.support.inprocess import System, running_system
+
+pytestmark = pytest.mark.virtual_time
+
+WITHIN_SECONDS = 35
+
+
+async def purge(system: System, *streams: str) -> None:
+    """Lose every task, or every timer, fired or not."""
+    for stream in streams:
+        await system.broker.purge(stream, ">")
+
+
+def no_room(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+    return StorageFull("no room") if stage == "before" and verb == "publish" else None
+
+
+async def seconds_of(run: RunHandle[Any]) -> float:
+    """Return how long a run takes from now on."""
+    begun = asyncio.get_running_loop().time()
+    await run.wait("3h")
+    return asyncio.get_running_loop().time() - begun
+
+
+async def test_a_sleep_whose_timer_is_lost_ends_all_the_same() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        await ctx.step.sleep("nap", 60)
+        return "awake"
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.timers)
+        took = await seconds_of(run)
+        assert 50 <= took <= 50 + WITHIN_SECONDS
+        assert await run.result() == "awake"
+
+
+async def test_a_back_off_whose_timer_is_lost_ends_all_the_same() -> None:
+    attempts: list[int] = []
+
+    @ironflow.function(id="f", retry=Retry(initial_delay="1m", jitter=0))
+    async def f(ctx: Context) -> Any:
+        def fails_once() -> int:
+            attempts.append(1)
+            if len(attempts) == 1:
+                raise ConnectionError
+            return len(attempts)
+
+        return await ctx.step.run("flaky", fails_once)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.timers)
+        assert await seconds_of(run) <= 50 + WITHIN_SECONDS
+        assert await run.result() == 2
+
+
+async def test_a_pass_that_is_retried_as_a_whole_needs_no_timer_either() -> None:
+    passes: list[int] = []
+
+    @ironflow.function(id="f", retry=Retry(initial_delay="1m", jitter=0))
+    async def f(ctx: Context) -> int:
+        passes.append(1)
+        if len(passes) == 1:
+            raise ConnectionError
+        return len(passes)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.timers)
+        assert await seconds_of(run) <= 50 + WITHIN_SECONDS
+
+
+@pytest.mark.parametrize("waits_first", [False, True])
+async def test_a_task_that_is_lost_is_published_again(*, waits_first: bool) -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        if waits_first:
+            await ctx.step.sleep("nap", 5)
+        return ctx.event.data
+
+    async with running_system(f, workers=0) as system:
+        worker = await system.add_worker()
+        if waits_first:
+            run = await system.client.start(f, "x")
+            await asyncio.sleep(1)
+            await worker.stop()
+        else:
+            await worker.stop()
+            run = await system.client.start(f, "x")
+        await asyncio.sleep(10)
+        await purge(system, system.names.tasks)
+        await system.add_worker()
+        assert await seconds_of(run) <= WITHIN_SECONDS
+        assert await run.result() == "x"
+
+
+async def test_a_wake_up_that_is_lost_is_found_in_the_journal() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        await ctx.step.sleep("nap", 60)
+        return "awake"
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(50)
+        (engine,) = system.engines
+        dies_at = f"{system.names.namespace}.journal."
+
+        def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+            # The engine dies between the end of the sleep and what follows from it, and its message with it.
+            if stage == "after" and subject.startswith(dies_at) and ".step." in subject:
+                system.server.interceptor = None
+                system.cut_off(engine)
+                system.soon(engine.stop(), purge(system, system.names.timers), system.add_engine())
+            return None
+
+        system.server.interceptor = strike
+        assert await seconds_of(run) <= 10 + 2 * WITHIN_SECONDS
+        assert await run.result() == "awake"
+
+
+async def test_the_end_of_a_runs_time_is_found_without_its_timer() -> None:
+    @ironflow.function(id="f", timeout="1m")
+    async def f(ctx: Context) -> None:
+        await ctx.step.wait_for_event("never", event="never.comes")
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.timers)
+        assert await seconds_of(run) <= 50 + WITHIN_SECONDS
+        state = await run.state()
+        assert state.error is not None
+        assert state.error.type == "RunTimeoutError"
+
+
+async def test_a_wait_for_an_event_times_out_without_its_timer() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        event = await ctx.step.wait_for_event("approval", event="approved", timeout="1m", on_timeout="none")
+        return "nothing" if event is None else "approved"
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.timers)
+        assert await seconds_of(run) <= 50 + WITHIN_SECONDS
+        assert await run.result() == "nothing"
+
+
+async def test_a_load_whose_tasks_and_timers_are_all_lost_again_and_again_completes() -> None:
+    bodies: list[str] = []
+
+    @ironflow.function(id="f", retry=Retry(initial_delay=2, jitter=0))
+    async def f(ctx: Context) -> int:
+        def flaky(name: str) -> None:
+            bodies.append(name)
+            if bodies.count(name) < 2:
+                raise ConnectionError
+
+        async def branch(item: int, step: Step, index: int) -> int:
+            await step.sleep("nap", 3 + index)
+            await step.run("work", flaky, f"{ctx.run.id} {index}")
+            return item
+
+        total = sum(await ctx.step.map("all", [1, 2, 3], branch))
+        await ctx.step.sleep("rest", 20)
+        return total
+
+    async with running_system(f, engines=2, workers=2, concurrency=5) as system:
+        runs = [await system.client.start(f) for _ in range(40)]
+
+        async def lose() -> None:
+            for _ in range(6):
+                await asyncio.sleep(7)
+                await purge(system, system.names.tasks, system.names.timers)
+
+        system.soon(lose())
+        assert [await run.result("30m") for run in runs] == [6] * 40
+
+
+async def test_what_fell_due_while_there_was_no_room_goes_on_when_there_is() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        await ctx.step.sleep("nap", 30)
+        return "awake"
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.timers)
+        system.server.interceptor = no_room
+        await asyncio.sleep(120)
+        assert (await run.state()).status == "waiting"
+        system.server.interceptor = None
+        assert await seconds_of(run) <= WITHIN_SECONDS
+
+
+async def test_nothing_is_done_about_runs_that_are_as_they_should_be() -> None:
+    @ironflow.function(id="f", timeout="1h")
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("work", asyncio.sleep, 100)
+        await ctx.step.sleep("nap", 100)
+        await ctx.step.wait_for_event("approval", event="approved", timeout=100, on_timeout="none")
+
+    async with running_system(f) as system:
+        swept: list[int] = []
+        (engine,) = system.engines
+        sweep = engine.reconciler.sweep
+
+        async def counted() -> int:
+            swept.append(await sweep())
+            return swept[-1]
+
+        engine.reconciler.sweep = counted  # type: ignore[method-assign]
+        assert await seconds_of(await system.client.start(f)) == pytest.approx(300, abs=2)
+        assert len(swept) > 30
+        assert set(swept) == {0}
+
+
+async def test_one_engine_at_a_time_sweeps_and_another_goes_on_when_it_dies() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", 60)
+
+    async with running_system(f, engines=2) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(30)
+        first = next(iter(system.engines))
+        await system.kill(first)
+        await purge(system, system.names.timers)
+        assert await seconds_of(run) <= 30 + WITHIN_SECONDS

@@ -1,0 +1,173 @@
+"""Tasks of dead workers go to others long before their leases end, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import ironflow
+from ironflow import Context
+from ironflow.broker.local import LocalServer
+from ironflow_worker.worker import Worker
+from tests.support.inprocess import System, running_system
+
+pytestmark = pytest.mark.virtual_time
+
+LEASE_SECONDS = 10.0
+
+
+class Bodies:
+    """A function whose only step takes a while, and when its body began and where it ended."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.begun: list[float] = []
+        self.ended: list[float] = []
+        self._begins = asyncio.Condition()
+        self._seconds = seconds
+
+        @ironflow.function(id="f")
+        async def f(ctx: Context) -> str:
+            return await ctx.step.run("work", self.work)
+
+        self.function = f
+
+    async def work(self) -> str:
+        clock = asyncio.get_running_loop()
+        async with self._begins:
+            self.begun.append(clock.time())
+            self._begins.notify_all()
+        await asyncio.sleep(self._seconds)
+        self.ended.append(clock.time())
+        return "done"
+
+    async def until_begun(self, times: int) -> None:
+        """Return once so many bodies have begun."""
+        async with self._begins:
+            await self._begins.wait_for(lambda: len(self.begun) >= times)
+
+
+async def started(system: System, bodies: Bodies, runs: int = 1) -> list[Any]:
+    """Start runs and return once the body of each has begun."""
+    handles = [await system.client.start(bodies.function) for _ in range(runs)]
+    await bodies.until_begun(runs)
+    return handles
+
+
+def only(system: System) -> Worker:
+    (worker,) = system.workers
+    return worker
+
+
+async def test_a_task_goes_to_another_worker_within_half_a_second_of_its_workers_death() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function) as system:
+        (run,) = await started(system, bodies)
+        victim = only(system)
+        await system.add_worker()
+        died = asyncio.get_running_loop().time()
+        await system.kill(victim)
+        assert await run.result("1m") == "done"
+        assert len(bodies.begun) == 2
+        assert bodies.begun[1] - died <= 0.5
+
+
+async def test_all_tasks_of_a_dead_worker_are_handed_on_and_no_others() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function, workers=2, concurrency=10) as system:
+        runs = await started(system, bodies, 20)
+        await system.kill(next(iter(system.workers)))
+        await system.add_worker()
+        assert [await run.result("1m") for run in runs] == ["done"] * 20
+        assert len(bodies.begun) == 30
+
+
+async def test_two_engines_hand_a_task_on_once() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function, engines=2) as system:
+        (run,) = await started(system, bodies)
+        victim = only(system)
+        await system.add_worker()
+        await system.kill(victim)
+        assert await run.result("1m") == "done"
+        assert len(bodies.begun) == 2
+
+
+async def test_an_engine_that_comes_later_asks_what_workers_have() -> None:
+    bodies = Bodies(seconds=20)
+    async with running_system(bodies.function) as system:
+        (run,) = await started(system, bodies)
+        victim = only(system)
+        for engine in tuple(system.engines):
+            await system.kill(engine)
+        await system.add_engine()
+        await asyncio.sleep(4)  # the dead engine's duty ends
+        await system.add_worker()
+        died = asyncio.get_running_loop().time()
+        await system.kill(victim)
+        assert await run.result("1m") == "done"
+        assert bodies.begun[1] - died <= 1.5
+
+
+async def test_a_restart_of_the_server_makes_no_worker_dead() -> None:
+    bodies = Bodies(seconds=8)
+    server = LocalServer()
+    async with running_system(bodies.function, server=server) as system:
+        (run,) = await started(system, bodies)
+        for _ in range(5):
+            await asyncio.sleep(0.35)
+            server.restart(keep_delivery_counts=True)
+        assert await run.result("1m") == "done"
+        # What the server had given out comes back after its restart; no engine hands anything on besides.
+        assert len(bodies.begun) <= 1 + 5
+
+
+async def test_a_task_that_was_handed_back_is_not_taken_from_who_has_it_then() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function) as system:
+        (run,) = await started(system, bodies)
+        first = only(system)
+        await system.add_worker()
+        await first.stop()  # hands its task back, and goes
+        system.cut_off(first)
+        assert await run.result("1m") == "done"
+        assert len(bodies.begun) == 2
+        assert len(bodies.ended) == 1
+
+
+async def test_without_an_engine_a_task_waits_for_the_end_of_its_lease() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function) as system:
+        (run,) = await started(system, bodies)
+        victim = only(system)
+        await system.add_worker()
+        (engine,) = system.engines
+        await system.kill(engine)
+        died = asyncio.get_running_loop().time()
+        await system.kill(victim)
+        await bodies.until_begun(2)
+        assert LEASE_SECONDS * 2 / 3 - 0.5 <= bodies.begun[1] - died <= LEASE_SECONDS + 1
+        await system.add_engine()
+        assert await run.result("1m") == "done"
+
+
+async def test_nobody_is_looked_at_while_nothing_is_at_work() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function) as system:
+        asked: list[str] = []
+
+        def listen(_stage: str, verb: str, subject: str) -> None:
+            if verb == "request" and ".worker." in subject:
+                asked.append(subject)
+
+        system.server.interceptor = listen
+        await asyncio.sleep(60)
+        assert not asked
+        (run,) = await started(system, bodies)
+        await run.result("1m")
+        assert asked
+        await asyncio.sleep(1)
+        asked.clear()
+        await asyncio.sleep(60)
+        assert not asked
