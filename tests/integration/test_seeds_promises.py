@@ -211,7 +211,7 @@ async def test_a_pause_outlives_restarts_and_only_the_rest_of_it_remains(
             await ctx.step.sleep_until("wait", ctx.event.data)
         await ctx.step.run("after", calls.body("after"))
 
-    async with running_system(f) as system:
+    async with running_system(f, sweep_seconds=HOUR) as system:
         target = datetime.fromtimestamp(system.now_ms() / 1000, UTC) + timedelta(hours=10)
         run = await started(system, f, target.isoformat())
         await asyncio.sleep(restart_at)
@@ -240,7 +240,7 @@ async def test_sleep_until_takes_a_text_or_a_datetime(write: Callable[[datetime]
         await ctx.step.sleep_until("wait-24h", write(target[0]))
         woke.append(system.now_ms())
 
-    async with running_system(f) as system:
+    async with running_system(f, sweep_seconds=HOUR) as system:
         target.append(datetime.fromtimestamp(system.now_ms() / 1000, UTC) + timedelta(days=1))
         await system.end_of(await started(system, f))
     assert 0 <= woke[0] - target[0].timestamp() * 1000 < 600
