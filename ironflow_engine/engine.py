@@ -63,12 +63,14 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         read_model: the file that lists are answered from; made anew when missing.
         replicas: on how many servers each stream is kept; 3 on a cluster.
         lease_seconds: how long a worker keeps a task without renewing it.
+        sweep_seconds: how often it looks for what got lost; more seldom only where months pass in virtual time.
 
     """
 
     read_model: str = ":memory:"
     replicas: int = 1
     lease_seconds: float = TASK_LEASE_SECONDS
+    sweep_seconds: float = reconciler.SWEEP_SECONDS
 
 
 def random_token() -> str:
@@ -112,7 +114,7 @@ class Engine:
         )
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
-        self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty)
+        self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
         self._takeover = Takeover(broker, names, duty)
         census = Census(broker, names)

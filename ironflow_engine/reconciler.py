@@ -52,10 +52,20 @@ class Reconciler:
         conductor: applies the facts.
         read_model: finds the runs.
         duty: has one engine at a time do it.
+        every_seconds: how long it rests between two sweeps.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, conductor: Conductor, read_model: ReadModel, duty: Duty) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        conductor: Conductor,
+        read_model: ReadModel,
+        duty: Duty,
+        every_seconds: float = SWEEP_SECONDS,
+    ) -> None:
+        self._every_seconds = every_seconds
         self._broker = broker
         self._names = names
         self._conductor = conductor
@@ -66,7 +76,7 @@ class Reconciler:
     async def run(self) -> None:
         """Sweep now and then, until cancelled."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(self._every_seconds)
             try:
                 if await self._duty.claim():
                     await self.sweep()

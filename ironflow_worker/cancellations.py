@@ -70,6 +70,7 @@ class Cancellations:
         self._broker = broker
         self._names = names
         self._passes: set[RunningPass] = set()
+        self._at_work = asyncio.Event()
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._listens_since_ms: int | None = None
         self._subscription: Subscription | None = None
@@ -101,6 +102,7 @@ class Cancellations:
     def watch(self, running: RunningPass) -> Generator[None]:
         """Have a pass stopped, if its run is ended from outside while the block runs."""
         self._passes.add(running)
+        self._at_work.set()
         try:
             yield
         finally:
@@ -125,6 +127,9 @@ class Cancellations:
 
     async def _look_now_and_then(self) -> None:
         while True:
+            if not self._passes:
+                self._at_work.clear()
+                await self._at_work.wait()
             await asyncio.sleep(_LOOK_SECONDS)
             for running in tuple(self._passes):
                 if running.seen_before and not running.stopped:

@@ -54,11 +54,15 @@ class Leases:
         self._monotonic = monotonic
         self._held: dict[str, _Held] = {}
         self._wake: Callable[[], object] = bool
+        self._renewer_rests = False
 
     @contextlib.contextmanager
     def hold(self, lease: str) -> Generator[None]:
         """Have a lease renewed while the block runs."""
         self._held[lease] = _Held(self._monotonic())
+        if self._renewer_rests:
+            self._renewer_rests = False
+            self._wake_renewer()
         try:
             yield
         finally:
@@ -74,14 +78,20 @@ class Leases:
         self.seconds = seconds
         for held in list(self._held.values()):
             held.since = self._monotonic()
-        with contextlib.suppress(RuntimeError):  # the loop that renews them has closed
-            self._wake()
+        self._wake_renewer()
 
     async def renew_for_ever(self, broker: Broker) -> None:
-        """Renew all held leases every third of their time."""
+        """Renew all held leases every third of their time; rest while none is held."""
         changed = asyncio.Event()
         self._wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, changed.set)
         while True:
+            # Said before it is looked: a lease that another thread begins to hold meanwhile is seen by one of the two.
+            self._renewer_rests = True
+            self._renewer_rests = not self._held
+            if self._renewer_rests:
+                await changed.wait()
+                changed.clear()
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.seconds / 3):
                     await changed.wait()
@@ -93,6 +103,10 @@ class Leases:
 
     def _is_ours(self, held: _Held) -> bool:
         return self._monotonic() - held.since <= self.seconds
+
+    def _wake_renewer(self) -> None:
+        with contextlib.suppress(RuntimeError):  # its loop has closed
+            self._wake()
 
 
 class LeaseKeeper(Protocol):

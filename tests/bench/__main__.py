@@ -6,11 +6,12 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import cancels, fan_out, waits, wakeups
+from tests.bench import cancels, examples, fan_out, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "cancels": (cancels.main, "500 runs cancelled at random moments: how each ends, and what begins afterwards"),
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
+    "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),

@@ -5,6 +5,8 @@ The comment stands right above the code, names the event to publish, and says wh
     <!-- example: order.placed {"orderId": "o-1"} -> {"output": "as JSON"} -->
     <!-- example: order.placed {"orderId": ""} -> fails: the error's whole text -->
 
+    <!-- later: order.placed {} -> "as above, for what is not there yet" -->
+
 What is checked is the run of the first function in the code; the others run too, and must complete.
 """
 
@@ -33,13 +35,18 @@ from tests.support.markdown import fences
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FAILS = "fails: "
+DAY = 86_400.0
 
-_EXAMPLE = re.compile(r"^<!-- example: (\S+) ([^\n]+) -> ([^\n]+) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_EXAMPLE = re.compile(
+    r"^<!-- (example|later): (\S+) ([^\n]+) -> ([^\n]+) -->\n```python\n(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class Example(NamedTuple):
     document: Path
     number: int
+    when: str
     event: str
     data: str
     expected: str
@@ -55,6 +62,8 @@ def examples_in(document: Path) -> list[Example]:
 
 
 EXAMPLES = [example for document in DOCUMENTS for example in examples_in(document)]
+NOW = [example for example in EXAMPLES if example.when == "example"]
+LATER = [example for example in EXAMPLES if example.when == "later"]
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +75,18 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_functions()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+@pytest.mark.parametrize("example", NOW, ids=str)
 def test_an_example_does_what_it_says(example: Example, tmp_path: Path) -> None:
+    check(example, tmp_path)
+
+
+@pytest.mark.parametrize("example", LATER, ids=str)
+def test_an_example_of_what_is_not_there_yet_does_not_work_yet(example: Example, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        check(example, tmp_path)
+
+
+def check(example: Example, tmp_path: Path) -> None:
     file = tmp_path / "example.py"
     file.write_text(example.code, encoding="utf-8")
     first = run_virtual(run(example, [*load_functions([str(file)]).values()]))
@@ -83,10 +102,10 @@ def test_an_example_does_what_it_says(example: Example, tmp_path: Path) -> None:
 async def run(example: Example, functions: Sequence[Function[Any, Any]]) -> RunView:
     """Publish the example's event; return the run of its first function once all runs have ended."""
     # Examples read this machine's clock, so the server's starts with it.
-    async with running_system(*functions, server=LocalServer(epoch_ms=now_ms())) as system:
+    async with running_system(*functions, server=LocalServer(epoch_ms=now_ms()), sweep_seconds=DAY) as system:
         published = await system.client.publish_record(example.event, json.loads(example.data))
         (first,), _ = await system.client.runs_of(published)
-        view = await system.client.run(first).wait("30d")
+        view = await system.end_of(system.client.run(first))
         others = [handle async for handle in system.client.runs() if handle.id != first]
         assert [(await other.wait("1m")).status for other in others] == ["completed"] * (len(functions) - 1)
     assert view.function == functions[0].id

@@ -28,14 +28,15 @@ def quiet() -> Iterator[None]:
 
 async def outcome_of(order: Any, decisions: list[tuple[float, Any]]) -> tuple[Any, list[str]]:
     """Return the output of an order of which somebody decides after so many hours, and its steps."""
-    async with running_system(approval.approve_order) as system:
+    async with running_system(approval.approve_order, sweep_seconds=HOUR) as system:
         published = await system.client.publish_record("order.placed", order)
         for hours, decision in decisions:
             await asyncio.sleep(hours * HOUR)
             await system.client.publish("order.decided", decision)
         (run,), _ = await system.client.runs_of(published)
         handle = system.client.run(run)
-        return await handle.result("30d"), [step.name for step in await handle.steps()]
+        await system.end_of(handle)
+        return await handle.result("1m"), [step.name for step in await handle.steps()]
 
 
 ASKED = ["ask", "decision"]

@@ -292,3 +292,25 @@ async def test_the_metrics_say_what_was_done() -> None:
 
 def _assert(holds: bool) -> None:  # noqa: FBT001 - reads as an assertion
     assert holds
+
+
+async def test_a_worker_without_work_sets_no_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    @ironflow.function(id="sleepy")
+    async def sleepy(ctx: Context) -> None:
+        await ctx.step.sleep("long", "100d")
+
+    async with running_system(sleepy, sweep_seconds=200 * 86_400) as system:
+        published = await system.client.start(sleepy)
+        await asyncio.sleep(60)  # all that follows the start is over
+        loop, timers = asyncio.get_running_loop(), 0
+        set_timer = loop.call_at
+
+        def counting(when: float, callback: Any, *args: Any, **options: Any) -> asyncio.TimerHandle:
+            nonlocal timers
+            timers += 1
+            return set_timer(when, callback, *args, **options)
+
+        monkeypatch.setattr(loop, "call_at", counting)
+        await system.end_of(published)
+        assert loop.time() > 100 * 86_400
+        assert timers < 100

@@ -17,8 +17,9 @@ from ironflow.handles import RunHandle
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import RunView
 from ironflow.names import Names, bucket_stream, parse_journal
-from ironflow.records import RunState
-from ironflow_engine.engine import Engine
+from ironflow.records import TERMINAL, RunState
+from ironflow_engine.engine import Engine, EngineSettings
+from ironflow_engine.reconciler import SWEEP_SECONDS
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
 
@@ -36,6 +37,7 @@ class System:
         server: the broker's server; default one as it comes.
         seed: makes chance the same each time.
         limits: what workers refuse.
+        sweep_seconds: how often engines look for what got lost; an hour where weeks shall take no time.
 
     Attributes:
         server: the broker's server; restart it as you like.
@@ -50,7 +52,9 @@ class System:
         server: LocalServer | None = None,
         seed: int = 0,
         limits: Limits = DEFAULT_LIMITS,
+        sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
+        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds)
         self.names = Names("test")
         self.server = server or LocalServer()
         self.functions = functions
@@ -66,7 +70,7 @@ class System:
     async def add_engine(self) -> Engine:
         """Start one more engine."""
         broker = self.server.connect()
-        engine = Engine(broker, self.names, make_token=self._token)
+        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token)
         await engine.start()
         self.engines[engine] = broker
         return engine
@@ -145,6 +149,21 @@ class System:
         """Run a function to its end and return its output."""
         return await (await self.client.start(function, data)).result(PATIENCE)
 
+    async def end_of(self, run: RunHandle[Any]) -> RunView:
+        """Wait until a run has ended, without asking for it each minute as its handle would: months cost nothing."""
+        ended = asyncio.Event()
+
+        async def on_ended(_: object) -> None:
+            ended.set()
+
+        subscription = await self.broker.listen(self.names.ended(run.id), on_ended)
+        try:
+            if (await run.state()).status not in TERMINAL:
+                await ended.wait()
+        finally:
+            await subscription.stop()
+        return await run.wait("1m")
+
     async def subjects(self, kind: str = "", run: RunHandle[Any] | None = None) -> list[str]:
         """Return what is in the journal: of one kind, of one run, or all; without what all subjects begin with."""
         wanted = self.names.journal_of_run("*", "*" if run is None else run.id)
@@ -179,10 +198,13 @@ async def running_system(
     concurrency: int = 100,
     server: LocalServer | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    sweep_seconds: float = SWEEP_SECONDS,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: COMPLAINTS.append(repr(context)))
-    system = System({function.id: function for function in functions}, server=server, limits=limits)
+    system = System(
+        {function.id: function for function in functions}, server=server, limits=limits, sweep_seconds=sweep_seconds
+    )
     try:
         for _ in range(engines):
             await system.add_engine()

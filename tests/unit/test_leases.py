@@ -74,6 +74,37 @@ async def test_a_lease_that_gets_shorter_is_renewed_in_time_at_once() -> None:
     assert renewals.times("a") == pytest.approx([5.0, 6.0, 7.0])
 
 
+@pytest.mark.virtual_time
+async def test_a_lease_that_is_taken_after_a_rest_is_renewed_in_time() -> None:
+    leases, renewals = Leases(9.0, asyncio.get_running_loop().time), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
+    await keeper.start()
+    await asyncio.sleep(100)
+    with leases.hold("a"), leases.hold("b"):
+        await asyncio.sleep(7)
+    await asyncio.sleep(100)
+    with leases.hold("c"):
+        await asyncio.sleep(4)
+    await keeper.stop()
+    assert renewals.times("a") == renewals.times("b") == pytest.approx([103.0, 106.0])
+    assert renewals.times("c") == pytest.approx([210.0])
+
+
+async def test_a_lease_that_is_taken_after_a_rest_is_renewed_by_the_thread() -> None:
+    leases, renewals = Leases(0.03), Renewals()
+    keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals), be_seen)
+    await keeper.start()
+    for lease in ("a", "b"):
+        await asyncio.sleep(0)  # between them the thread may have come to rest, or not
+
+        def renewed(lease: str = lease) -> None:
+            assert renewals.times(lease)
+
+        with leases.hold(lease):
+            await eventually(renewed)
+    await keeper.stop()
+
+
 async def test_a_loop_that_is_blocked_does_not_lose_its_leases() -> None:
     leases, renewals = Leases(0.09), Renewals()
     keeper = ThreadLeaseKeeper(leases, lambda: _connect(renewals), be_seen)
