@@ -43,7 +43,7 @@ def history(*messages: StoredMessage) -> StepHistory:
 
 def test_a_recorded_step_is_shown_with_its_times() -> None:
     record = StepRecord(name="a", kind="run", token="t", output=msgspec.Raw(b"[1]"), attempt=2, duration_ms=1_500)
-    ((sequence, view),) = history(stored(4, "step.a", record, NOW + 2_000)).recorded
+    ((sequence, view),) = history(stored(4, "step.a", record, NOW + 2_000)).recorded()
     assert sequence == 4
     assert (view.name, view.status, view.attempt, bytes(view.output)) == ("a", "completed", 2, b"[1]")
     assert (view.started_at, view.finished_at) == (to_iso(NOW + 500), to_iso(NOW + 2_000))
@@ -51,7 +51,7 @@ def test_a_recorded_step_is_shown_with_its_times() -> None:
 
 def test_a_failed_step_shows_its_error() -> None:
     record = StepRecord(name="a", kind="run", token="t", status="failed", error=ERROR)
-    ((_, view),) = history(stored(1, "step.a", record)).recorded
+    ((_, view),) = history(stored(1, "step.a", record)).recorded()
     assert view.status == "failed"
     assert view.error is not None
     assert view.error.message == "m"
