@@ -16,7 +16,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
 from ironflow.matching import canonical_at, read_data
-from ironflow.names import Names, bucket_stream, parse_step_key
+from ironflow.names import Names, bucket_stream, parse_journal, parse_step_key
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
 
 _log = structlog.get_logger("ironflow.engine")
@@ -107,14 +107,13 @@ class WaitStore:
 
         """
         waits: dict[tuple[str, str], WaitRecord] = {}
-        prefix = self._names.journal_waits(queue, run).removesuffix("*")
         async for page in self._broker.read(self._names.journal, self._names.journal_waits(queue, run)):
             for message in page:
                 try:
                     wait = decode_record(WaitRecord, message.payload)
                 except SerializationError:
                     continue  # nobody has registered it either
-                step = message.subject.removeprefix(prefix)
+                step = parse_journal(message.subject).step
                 if wait.event and parse_step_key(step)[1] <= epoch:
                     waits[run, step] = wait
         await self.forget(waits)
