@@ -297,8 +297,12 @@ MISTAKES_ABOUT_RETRIES: dict[str, tuple[ModuleType, str, str]] = {
         "(Dispatch(state=opened),)",
     ),
     "the timers of a new epoch are set once": (retries, "(*dispatch, *_timers(state, fact))", "dispatch"),
-    "sleeps do not go on in a new epoch": (retries, "*(timers.of_wait(state, sleep) for sleep in fact.sleeps)", ""),
-    "the run's time is not counted in a new epoch": (retries, "(*timers.of_run(state), ", "("),
+    "sleeps do not go on in a new epoch": (retries, "in fact.sleeps)", "in fact.sleeps[:0])"),
+    "the run's time is not counted in a new epoch": (
+        retries,
+        "(*timers.of_run(state), ",
+        "(*timers.of_run(state)[:0], ",
+    ),
     "a run's timer is not set": (timers, "if not state.timeout_ms:", "if True:"),
     "a run's timer says nothing of its epoch": (timers, "        epoch=epoch,\n", ""),
     "the timer of a wait says nothing of its epoch": (
