@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -18,6 +19,9 @@ from ironflow_engine.retry_reader import RetryReader
 from ironflow_engine.run_reader import RunReader
 
 _log = structlog.get_logger("ironflow.engine")
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.1
 
 
 class Retrier:
@@ -79,18 +83,25 @@ class Retrier:
 
         It is delivered to the engines in any case, so where nothing here depends on it a failure is let pass.
         """
-        try:
-            message = await self._broker.last(self._names.journal, subject)
-            if message is None:
+        for remaining in reversed(range(_TRIES)):
+            try:
+                await self._fold_once(state, subject)
+            except BrokerError as error:
+                if not remaining and must:
+                    raise
+                _log.info("a retry is recorded and not yet folded", run=state.id, reason=str(error))
+            else:
                 return
-            fact = await self._reader.read(subject, message.sequence, message.time_ms)
-            failure = (await self._conductor.apply([fact])).get(state.id)
-            if failure is not None:
-                raise failure
-        except BrokerError as error:
-            if must:
-                raise
-            _log.info("a retry is recorded, and is folded later", run=state.id, reason=str(error))
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _fold_once(self, state: RunState, subject: str) -> None:
+        message = await self._broker.last(self._names.journal, subject)
+        if message is None:
+            return
+        fact = await self._reader.read(subject, message.sequence, message.time_ms)
+        failure = (await self._conductor.apply([fact])).get(state.id)
+        if failure is not None:
+            raise failure
 
     async def _keep_event(self, state: RunState) -> None:
         """See to it that the journal has the triggering event: the passes of a run but the first find it there."""

@@ -523,6 +523,8 @@ class TestCommandLines:
         Bad("runs nope", "No such command 'nope'"),
         Bad("runs get", "Missing argument 'RUN'"),
         Bad("runs get a b", "Got unexpected extra argument (b)"),
+        Bad("runs retry", "Missing argument 'RUN'"),
+        Bad("runs retry a b", "Got unexpected extra argument (b)"),
         Bad(
             "runs list --status done",
             "'done' is not one of 'queued', 'running', 'waiting', 'compensating', 'completed'",
@@ -550,7 +552,7 @@ class TestCommandLines:
     @table(
         *(
             Bad(f"{command} {shlex.quote(given)}", complaint, FAILED)
-            for command in ("runs get", "runs get --json", "runs watch")
+            for command in ("runs get", "runs get --json", "runs watch", "runs retry", "runs retry --json")
             for given, complaint in (
                 ("ABC", "no run ABC"),
                 ("a b", "no run a b"),
@@ -709,7 +711,7 @@ class TestSettings:
 
 
 CONNECTING = (
-    *("publish a", "runs list", "runs get ABC", "runs watch", "runs watch ABC", "functions list"),
+    *("publish a", "runs list", "runs get ABC", "runs watch", "runs watch ABC", "runs retry ABC", "functions list"),
     *("functions delete ABC", "workers list", "queues list", "events list", "doctor"),
 )
 ASKING = tuple(words for words in CONNECTING if words not in ("publish a", "doctor"))

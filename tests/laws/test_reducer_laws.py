@@ -11,6 +11,8 @@ L6  A run ends once in each epoch: the journal has one outcome that ends it, and
     the task of a pass in whose place it was ended from outside is not left in the queue.
 L7  A run that goes on has its own timer set, that of its epoch.
 L8  Each retry that is recorded opens one epoch, and its number is that of the retry.
+L9  In a run that goes on, each wait that has no end has its timer set; what an earlier epoch left open is no wait
+    any more, but for sleeps.
 
 Each case is a program and a list of numbers, each of which picks one of the things that may happen next.
 """
@@ -28,7 +30,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ironflow.names import run_timer
+from ironflow.names import parse_step_key, run_timer
 from ironflow.records import TERMINAL, OutcomeRecord, OutcomeStatus, RunState
 from ironflow_engine import epochs, reducer, retries, timers
 from ironflow_engine.facts import AnnounceEnd, Decision, Dispatch, Fact, OutcomeRecorded, RunRetried, StopRun, Woken
@@ -174,12 +176,21 @@ def _l4_no_wake_up_is_lost(world: World) -> None:
         return
     epoch = state.attempt - 1
     assert f"{epoch} {run_timer(epoch)}" in world.timers, "L7"
+    _l9_what_waits_has_its_timer(world, epoch)
     if state.live:
         # Also a task that a worker has stays in the queue until its outcome is recorded.
         assert state.number in world.tasks, "L4"
     else:
         assert state.status == "waiting", "L4"
         assert all(sequence <= world.last_seen() for sequence in world.wake_ups()), "L4"
+
+
+def _l9_what_waits_has_its_timer(world: World, epoch: int) -> None:
+    for subject in world.journal:
+        kind, _, key = subject.partition(".")
+        waits = key.startswith("sleep") or parse_step_key(key)[1] == epoch
+        if kind == "wait" and waits and f"end.{key}" not in world.journal:
+            assert any(timer.step == key for timer in world.timers.values()), "L9"
 
 
 def _l6_it_ends_once(world: World) -> None:
@@ -298,7 +309,7 @@ MISTAKES_ABOUT_RETRIES: dict[str, tuple[ModuleType, str, str]] = {
     ),
     "the timers of a new epoch are set once": (retries, "(*dispatch, *_timers(state, fact))", "dispatch"),
     "sleeps do not go on in a new epoch": (retries, "in fact.sleeps)", "in fact.sleeps[:0])"),
-    "the run's time is not counted in a new epoch": (
+    "the time of a new epoch is not counted": (
         retries,
         "(*timers.of_run(state), ",
         "(*timers.of_run(state)[:0], ",
@@ -329,7 +340,7 @@ def test_a_mistake_about_retries_breaks_a_law(mistake: str, monkeypatch: pytest.
         if hasattr(user, name):
             monkeypatch.setattr(user, name, mutant)
 
-    with pytest.raises(AssertionError, match=r"L[1-8]"):
+    with pytest.raises(AssertionError, match=r"L[1-9]"):
         check_all(reducer.decide, cases(seed=3, count=3_000, may_be_retried=(True,)))
 
 
@@ -339,7 +350,7 @@ def test_a_mistake_in_the_reducer_breaks_a_law(mistake: str) -> None:
 
     # Ends from outside cut most stories short, and with them those in which another mistake shows.
     ended = (False, True) if "from outside" in mistake else (False,)
-    with pytest.raises(AssertionError, match=r"L[1-7]"):
+    with pytest.raises(AssertionError, match=r"L[1-9]"):
         check_all(decide, cases(seed=2, count=3_000, may_be_ended=ended, may_be_retried=(False,)))
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ironflow.clock import now_ms, parse_when
-from ironflow.messages import CancelRun, ErrorView, EventView, ListRuns
+from ironflow.messages import CancelRun, ErrorView, EventView, ListRuns, RetryRun
 from ironflow.records import NULL, RunStatus
 from tests.unit.fake_engine import FakeEngine, Shell, raw, run_view, running_view, step_view
 
