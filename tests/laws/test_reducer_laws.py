@@ -33,7 +33,17 @@ from hypothesis import strategies as st
 from ironflow.names import parse_step_key, run_timer
 from ironflow.records import TERMINAL, OutcomeRecord, OutcomeStatus, RunState
 from ironflow_engine import epochs, reducer, retries, timers
-from ironflow_engine.facts import AnnounceEnd, Decision, Dispatch, Fact, OutcomeRecorded, RunRetried, StopRun, Woken
+from ironflow_engine.facts import (
+    AnnounceEnd,
+    Decision,
+    Dispatch,
+    Fact,
+    OutcomeRecorded,
+    RunRetried,
+    StopRun,
+    TryRecorded,
+    Woken,
+)
 from tests.laws.world import QUEUE, RUN, Decide, Kind, Program, World, wait_fact
 
 KINDS = st.sampled_from(get_args(Kind))
@@ -81,6 +91,7 @@ class LawfulReducer:
         self._l1_twice_is_once(decision, fact)
         self._l2_the_end_is_the_end(state, decision, fact)
         self._l5_nothing_for_nothing(state, decision)
+        self._l9_the_past_needs_no_timer(state, decision, fact)
         return decision
 
     def _l1_twice_is_once(self, first: Decision, fact: Fact) -> None:
@@ -102,6 +113,10 @@ class LawfulReducer:
     def _l2_nothing_comes_of(self, state: RunState, decision: Decision) -> None:
         assert decision.state is state, "L2"
         assert all(isinstance(command, (AnnounceEnd, StopRun)) for command in decision.commands), "L2"
+
+    def _l9_the_past_needs_no_timer(self, state: RunState | None, decision: Decision, fact: Fact) -> None:
+        past = state is not None and isinstance(fact, TryRecorded) and parse_step_key(fact.step)[1] < state.attempt - 1
+        assert not (past and decision.commands), "L9"
 
     def _l5_nothing_for_nothing(self, state: RunState | None, decision: Decision) -> None:
         assert self.world is not None
