@@ -137,6 +137,7 @@ async def test_a_failed_run_is_retried_by_the_command(processes: Cluster) -> Non
         (processes.folder / "gate").touch()
         # What has failed is in the journal, and needs no memory of whoever saw it.
         engine.restart()
+        await functions_are_known(client, "needs-gate")
         retried = await processes.command("runs", "retry", run.id)
         assert (retried.stderr, retried.stdout.strip()) == ("", f"run {run.id} goes on, in attempt 2")
         assert await run.result("20s") == "through"
