@@ -292,7 +292,6 @@ MISTAKES = {
         "return Decision(state, (timer,))",
         "return Decision(state, () if state.woken_by else (timer,))",
     ),
-    "a sleep of an earlier epoch has no timer": ('(kind != "sleep" and epochs', "(epochs"),
 }
 
 
