@@ -361,7 +361,9 @@ class World:
             # A step of its own before each group: it moves the sequences on and concerns no engine.
             if f"work.{group}" not in known:
                 left.append((f"work.{group}", lambda _: None))
-            steps = [(_key(name, kind, epoch, known), kind) for name, kind in self.program.steps(group)]
+            steps: list[tuple[str, Kind]] = [
+                (_key(name, kind, epoch, known), kind) for name, kind in self.program.steps(group)
+            ]
             waiting: list[tuple[str, Kind]] = [(name, kind) for name, kind in steps if f"end.{name}" not in known]
             left += [(f"wait.{name}", wait_fact(name, kind)) for name, kind in waiting if f"wait.{name}" not in known]
             if waiting:
