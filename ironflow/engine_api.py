@@ -32,6 +32,8 @@ from ironflow.messages import (
     Registered,
     RegisterFunctions,
     Reply,
+    Retried,
+    RetryRun,
     RunsOfEvent,
     RunsPage,
     RunView,
@@ -149,6 +151,16 @@ class EngineApi:
         """
         check_reason(reason)
         return await self._ask("runs.cancel", CancelRun(id=run_id, reason=reason), Cancellation)
+
+    async def retry(self, run_id: str) -> Retried:
+        """Have a run that has failed go on; when this returns, it does, by this or otherwise.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+            IronflowError: it cannot be retried: it never had a function, or its event is gone.
+
+        """
+        return await self._ask("runs.retry", RetryRun(id=run_id), Retried)
 
     async def runs_of_event(self, request: RunsOfEvent) -> EventRuns:
         """Return the runs that an event started."""

@@ -218,13 +218,17 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of all tasks of a run."""
         return f"{self.namespace}.tasks.{queue}.{run}.>"
 
-    def timer(self, due_ms: int, run: str, timer: str) -> str:
+    def timer(self, due_ms: int, run: str, epoch: int, timer: str) -> str:
         """The subject of a schedule. Its 30-second bucket lets overdue ones be found without a scan of all."""
-        return f"{self.namespace}.timers.{due_ms // 30_000}.{run}.{timer}"
+        return f"{self.namespace}.timers.{due_ms // 30_000}.{run}.{epoch}.{timer}"
 
     def timers_of_run(self, run: str) -> str:
         """The filter of all schedules of a run."""
         return f"{self.namespace}.timers.*.{run}.>"
+
+    def timers_of_epoch(self, run: str, epoch: int) -> str:
+        """The filter of the schedules that were set in one epoch of a run."""
+        return f"{self.namespace}.timers.*.{run}.{epoch}.>"
 
     def fired(self, run: str, timer: str) -> str:
         """The subject that a schedule delivers to."""
@@ -235,9 +239,9 @@ class Names(msgspec.Struct, frozen=True):
     def _journal(self, queue: str, run: str) -> str:
         return f"{self.namespace}.journal.{queue}.{run}"
 
-    def journal_of_run(self, queue: str, run: str) -> str:
-        """The filter of everything recorded of a run."""
-        return f"{self._journal(queue, run)}.>"
+    def journal_of_run(self, queue: str, run: str, kind: str = "") -> str:
+        """The filter of everything recorded of a run, or of one kind ("wait", "step", …) of it."""
+        return f"{self._journal(queue, run)}.{kind}.>" if kind else f"{self._journal(queue, run)}.>"
 
     def journal_waits(self, queue: str, run: str) -> str:
         """The filter of everything that a run has ever waited for."""

@@ -275,7 +275,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         run_timeout_ms: only for the end of the time that the run as a whole may take: how long that was.
-        epoch: likewise: in which epoch of the run.
+        epoch: in which epoch of the run it was set.
 
     """
 

@@ -26,6 +26,7 @@ from ironflow.messages import (
     ListEvents,
     ListRuns,
     RegisterFunctions,
+    RetryRun,
     RunsOfEvent,
 )
 from ironflow.names import Names
@@ -44,6 +45,7 @@ from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
+from ironflow_engine.retrier import Retrier
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
@@ -121,7 +123,10 @@ class Engine:
         runs = RunReader(broker, names, store, census, self._read_model)
         readers = EventReader(broker, names, store, self._functions, events)
         administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
-        self._service = Service(broker, names, self._verbs(runs, Canceller(terminator, runs), readers, administrator))
+        verbs = self._verbs(runs, readers, administrator)
+        verbs["runs.cancel"] = verb(CancelRun, Canceller(terminator, runs).cancel)
+        verbs["runs.retry"] = verb(RetryRun, Retrier(broker, names, runs, conductor, make_token).retry)
+        self._service = Service(broker, names, verbs)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -169,9 +174,7 @@ class Engine:
             started_at=self._started_at,
         )
 
-    def _verbs(
-        self, runs: RunReader, canceller: Canceller, events: EventReader, administrator: Administrator
-    ) -> dict[str, Verb]:
+    def _verbs(self, runs: RunReader, events: EventReader, administrator: Administrator) -> dict[str, Verb]:
         return {
             "engine.status": verb(Empty, self._status),
             "events.list": verb(ListEvents, events.page),
@@ -179,7 +182,6 @@ class Engine:
             "functions.list": verb(Empty, lambda _: administrator.list_functions()),
             "functions.register": verb(RegisterFunctions, administrator.register),
             "queues.list": verb(Empty, lambda _: administrator.list_queues()),
-            "runs.cancel": verb(CancelRun, canceller.cancel),
             "runs.get": verb(GetRun, lambda request: runs.get(request.id)),
             "runs.list": verb(ListRuns, runs.page),
             "runs.of_event": verb(RunsOfEvent, events.runs_of),

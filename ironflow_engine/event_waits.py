@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ironflow.codec import encode_raw
 from ironflow.names import mark
 from ironflow.records import TERMINAL, RunState, StepRecord, WaitEntry
+from ironflow_engine import epochs
 from ironflow_engine.facts import (
     AppendStep,
     Command,
@@ -48,7 +49,7 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
 def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     """Return what becomes of a run and a wait of it that an event matches."""
     entry = fact.entry
-    if state is None or state.status in TERMINAL:
+    if state is None or state.status in TERMINAL or epochs.is_past(state, entry.step):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
     step, event = mark(entry.step), mark(fact.event.id)
     ended_by = state.event_waits.get(step, OPEN)
@@ -66,7 +67,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
 
 def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
     """Return what becomes of a run when the time of one of its waits is over."""
-    if state is None or state.status in TERMINAL:
+    if state is None or state.status in TERMINAL or epochs.is_past(state, fact.step):
         return Decision(state, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))
     step = mark(fact.step)
     ended_by = state.event_waits.get(step, OPEN)
@@ -92,7 +93,22 @@ def has_timed_out(state: RunState, step: str) -> bool:
 
 def leave(state: RunState) -> tuple[Command, ...]:
     """Return what is left to do about the waits of a run that has ended."""
-    return (ForgetWaits(run=state.id, queue=state.queue),) if OPEN in state.event_waits.values() else ()
+    if OPEN not in state.event_waits.values():
+        return ()
+    return (ForgetWaits(run=state.id, queue=state.queue, epoch=epochs.current(state)),)
+
+
+def taken(state: RunState, ended: frozenset[str]) -> dict[str, str]:
+    """Return what a retry leaves of the waits: those that an event has ended, and whose end is recorded.
+
+    All others are begun anew, and may have the event that was meant for them: nobody has seen it.
+
+    Args:
+        state: the run.
+        ended: short hashes of the steps that had an end in the journal when the run was retried.
+
+    """
+    return {step: end for step, end in state.event_waits.items() if end not in (OPEN, TIMED_OUT) and step in ended}
 
 
 def _with(state: RunState, step: str, ended_by: str) -> RunState:

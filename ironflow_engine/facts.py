@@ -72,6 +72,25 @@ class OutcomeRecorded(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int
 
 
+class RunRetried(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that had failed is to go on. All of it follows from what stood in the journal before the retry.
+
+    Attributes:
+        epoch: how often the run has been retried now.
+        sleeps: its sleeps that had no end by then; their timers may be gone.
+        ended_waits: short hashes of the keys of the waits for events that had one.
+
+    """
+
+    run: str
+    queue: str
+    epoch: int
+    sequence: int
+    time_ms: int
+    sleeps: tuple[WaitRecorded, ...] = ()
+    ended_waits: frozenset[str] = frozenset()
+
+
 class Woken(msgspec.Struct, frozen=True, kw_only=True):
     """The journal has a record, at *sequence*, that the run waits for."""
 
@@ -123,7 +142,7 @@ class StateReviewed(msgspec.Struct, frozen=True, kw_only=True):
     number: int
 
 
-RunFact: TypeAlias = OutcomeRecorded | Woken | WaitRecorded | TryRecorded | StateReviewed
+RunFact: TypeAlias = OutcomeRecorded | RunRetried | Woken | WaitRecorded | TryRecorded | StateReviewed
 Fact: TypeAlias = RunStarted | EventArrived | WaitTimedOut | RunFact
 
 
@@ -158,10 +177,17 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     """Take back what is pending of a run that was ended from outside, and tell workers to stop its pass.
 
     It saves work and nothing depends on it: whoever takes up the run finds in the journal that it has ended.
+
+    Attributes:
+        number: the pass in whose place the run was ended.
+        epoch: the epoch that ended; what a retry has brought about since then is left alone.
+
     """
 
     run: str
     queue: str
+    number: int
+    epoch: int
 
 
 class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,10 +233,16 @@ class ForgetWait(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForgetWaits(msgspec.Struct, frozen=True, kw_only=True):
-    """Take all waits of a run that has ended from where events find them."""
+    """Take all waits of a run that has ended from where events find them.
+
+    Attributes:
+        epoch: the epoch that ended; waits of later ones are left alone.
+
+    """
 
     run: str
     queue: str
+    epoch: int
 
 
 WaitCommand: TypeAlias = RegisterWait | AppendStep | ForgetWait | ForgetWaits

@@ -4,7 +4,7 @@ Facts may come twice, late, and in any order, and several engines decide at once
 
 * A fact that was folded before changes nothing more and yields its commands again, since the engine that
   folded it may have died before it carried them out.
-* A terminal state never changes.
+* A terminal state never changes, but for a run that has failed and is retried.
 * A run has at most one live pass. What a pass must still see is one number, the newest journal sequence that
   has woken the run (``woken_by``): a pass that loads the journal sees everything up to what it loads, so the
   next pass is due exactly when ``woken_by`` is beyond what the last one had seen.
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ironflow.names import RUN_TIMER, try_timer, wait_timer
-from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState, TimerRecord
-from ironflow_engine import event_waits
+from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
+from ironflow_engine import epochs, event_waits, retries, timers
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -26,8 +25,8 @@ from ironflow_engine.facts import (
     Fact,
     OutcomeRecorded,
     RunFact,
+    RunRetried,
     RunStarted,
-    SetTimer,
     StateReviewed,
     StopRun,
     TryRecorded,
@@ -66,6 +65,8 @@ def _go_on(state: RunState, fact: RunFact) -> Decision:
             return _review(state, fact)
         case OutcomeRecorded():
             return _end_pass(state, fact)
+        case RunRetried():
+            return retries.reopen(state, fact)
         case Woken():
             return _wake(state, fact)
         case WaitRecorded():
@@ -99,7 +100,7 @@ def _start(fact: RunStarted) -> Decision:
         event_sequence=fact.sequence,
         timeout_ms=function.timeout_ms or 0,
     )
-    return Decision(state, (Dispatch(state=state, event=fact.event), *_run_timer(state)))
+    return Decision(state, (Dispatch(state=state, event=fact.event), *timers.of_run(state)))
 
 
 def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decision:
@@ -123,17 +124,9 @@ def _start_again(state: RunState, fact: RunStarted) -> Decision:
     if state.status in TERMINAL:
         return Decision(state)
     if state.live and state.number == 0:
-        return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *_run_timer(state)))
+        return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *timers.of_run(state)))
     # The task may have been published, and the run may have gone on, without the timer having been set.
-    return Decision(state, _run_timer(state))
-
-
-def _run_timer(state: RunState) -> tuple[SetTimer, ...]:
-    if not state.timeout_ms:
-        return ()
-    due = _after(state.started_at, state.timeout_ms)
-    timer = TimerRecord(run=state.id, queue=state.queue, step="", due_ms=due, run_timeout_ms=state.timeout_ms)
-    return (SetTimer(timer=RUN_TIMER, record=timer),)
+    return Decision(state, timers.of_run(state))
 
 
 def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
@@ -167,8 +160,12 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
 
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
-    stop = (StopRun(run=state.id, queue=state.queue),) if fact.record.imposed else ()
+    stop = _stop(state) if fact.record.imposed else ()
     return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
+
+
+def _stop(state: RunState) -> tuple[StopRun]:
+    return (StopRun(run=state.id, queue=state.queue, number=state.number, epoch=epochs.current(state)),)
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
@@ -201,37 +198,21 @@ def _review(state: RunState, fact: StateReviewed) -> Decision:
     if state.status in TERMINAL:
         return Decision(state)
     again = _commands_again(state, state.dispatched_for) if state.number == fact.number else ()
-    return Decision(state, (*again, *_run_timer(state)))
+    return Decision(state, (*again, *timers.of_run(state)))
 
 
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
-    record = fact.record
-    timer = TimerRecord(
-        run=state.id, queue=state.queue, step=fact.step, due_ms=due_at(fact), wait=record, waiting_since_ms=fact.time_ms
-    )
-    if record.kind != "wait_for_event" or state.status in TERMINAL:
-        return _set_timer(state, wait_timer(fact.step), timer)
+    kind = fact.record.kind
+    if state.status in TERMINAL or (kind != "sleep" and epochs.is_past(state, fact.step)):
+        return Decision(state)
+    timer = timers.of_wait(state, fact)
+    if kind != "wait_for_event":
+        return Decision(state, (timer,))
     opened = event_waits.open_wait(state, fact)
-    return Decision(opened.state, (*opened.commands, SetTimer(timer=wait_timer(fact.step), record=timer)))
+    return Decision(opened.state, (*opened.commands, timer))
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
-    attempt = fact.record.attempt
-    timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due_at(fact), attempt=attempt)
-    return _set_timer(state, try_timer(fact.step, attempt), timer)
-
-
-def _set_timer(state: RunState, timer: str, record: TimerRecord) -> Decision:
-    return Decision(state, () if state.status in TERMINAL else (SetTimer(timer=timer, record=record),))
-
-
-def due_at(fact: WaitRecorded | TryRecorded) -> int:
-    """Return when a wait or a back-off is over, in server time."""
-    if isinstance(fact, WaitRecorded) and fact.record.until_ms is not None:
-        return fact.record.until_ms
-    return _after(fact.time_ms, fact.record.delay_ms or 0)
-
-
-def _after(stored_ms: int, delay_ms: int) -> int:
-    # The time at which a record was stored comes rounded down to whole milliseconds.
-    return stored_ms + 1 + delay_ms
+    if state.status in TERMINAL or epochs.is_past(state, fact.step):
+        return Decision(state)
+    return Decision(state, (timers.of_back_off(state, fact),))

@@ -11,6 +11,7 @@ from ironflow.errors import SerializationError
 from ironflow.journal import Appended, Journal
 from ironflow.names import Names
 from ironflow.records import TERMINAL, ErrorRecord, EventRecord, OutcomeRecord, RunState
+from ironflow_engine import epochs
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import OutcomeRecorded
 from ironflow_engine.run_store import RunStore
@@ -45,8 +46,16 @@ class Terminator:
         self._journal = Journal(broker, names)
         self._make_token = make_token
 
-    async def end(self, run: str, status: Literal["failed", "cancelled"], error: ErrorRecord | None) -> bool:
+    async def end(
+        self, run: str, status: Literal["failed", "cancelled"], error: ErrorRecord | None, *, epoch: int | None = None
+    ) -> bool:
         """End a run, unless it has ended.
+
+        Args:
+            run: its id.
+            status: how it ends.
+            error: why.
+            epoch: the one epoch to end, where it matters: a retry leaves behind what was about to end an earlier one.
 
         Returns:
             Whether it ended by this call; if not, it had ended before, or there is no such run.
@@ -59,7 +68,7 @@ class Terminator:
         for _ in range(_TRIES):
             # What is remembered may be out of date, and would name a pass that has its outcome.
             state = (await self._store.load(run)).state
-            if state is None or state.status in TERMINAL:
+            if state is None or state.status in TERMINAL or epoch not in (None, epochs.current(state)):
                 return False
             outcome = OutcomeRecord(
                 number=state.number if state.live else state.number + 1,

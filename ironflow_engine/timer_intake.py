@@ -10,14 +10,15 @@ from ironflow.codec import decode_record
 from ironflow.durations import format_milliseconds
 from ironflow.errors import RunTimeoutError, SerializationError, WaitTimeoutError
 from ironflow.journal import Journal
-from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow.names import ENGINE_CONSUMER, Names, parse_step_key
 from ironflow.records import TERMINAL, DueRecord, ErrorRecord, RunState, StepRecord, TimerRecord, WaitRecord
+from ironflow_engine import epochs
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.event_waits import has_timed_out
 from ironflow_engine.facts import Fact, WaitTimedOut, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
-from ironflow_engine.run_store import RunStore
+from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.server_clock import ServerClock
 from ironflow_engine.terminator import Terminator
 
@@ -96,7 +97,8 @@ class TimerIntake(Intake):
     async def _end_run(self, timer: TimerRecord) -> BrokerError | None:
         message = f"the run took longer than its timeout of {timer.run_timeout_ms / 1000:g} s"
         try:
-            await self._terminator.end(timer.run, "failed", ErrorRecord(type=RunTimeoutError.__name__, message=message))
+            error = ErrorRecord(type=RunTimeoutError.__name__, message=message)
+            await self._terminator.end(timer.run, "failed", error, epoch=timer.epoch)
         except BrokerError as error:
             return error
         return None
@@ -111,7 +113,8 @@ class TimerIntake(Intake):
                 if isinstance(version, BrokerError):
                     raise version
                 if version.state is not None and has_timed_out(version.state, fact.step):
-                    await self._terminator.end(fact.run, "failed", fact.record.error)
+                    _, epoch = parse_step_key(fact.step)
+                    await self._terminator.end(fact.run, "failed", fact.record.error, epoch=epoch)
             except BrokerError as error:
                 failures[fact.run] = error
         return failures
@@ -140,7 +143,7 @@ class TimerIntake(Intake):
 
     async def _still_open(self, timers: list[_Timer], done: list[tuple[Delivery, list[Fact]]]) -> list[_Timer]:
         """Return the timers whose runs go on; those of runs that have ended are *done*."""
-        versions = await self._store.load_all([timer.run for _, timer in timers])
+        versions = await self._current([timer for _, timer in timers])
         still_open: list[_Timer] = []
         for (delivery, timer), version in zip(timers, versions, strict=True):
             if isinstance(version, BrokerError):
@@ -150,6 +153,26 @@ class TimerIntake(Intake):
             else:
                 done.append((delivery, []))
         return still_open
+
+    async def _current(self, timers: list[TimerRecord]) -> list[Version | BrokerError]:
+        """Return the runs of timers; what is remembered will do for those that go on."""
+        versions = await self._store.load_all([timer.run for timer in timers])
+        # One that had ended when it was looked at last may have been retried meanwhile.
+        asked = [
+            index
+            for index, (version, timer) in enumerate(zip(versions, timers, strict=True))
+            if isinstance(version, Version) and not _is_open(version.state, timer)
+        ]
+        fresh = await asyncio.gather(*(self._load(timers[index].run) for index in asked))
+        for index, version in zip(asked, fresh, strict=True):
+            versions[index] = version
+        return versions
+
+    async def _load(self, run: str) -> Version | BrokerError:
+        try:
+            return await self._store.load(run)
+        except BrokerError as error:
+            return error
 
     def _read_all(self, batch: Sequence[Delivery]) -> tuple[list[_Timer], list[tuple[Delivery, list[Fact]]]]:
         """Return the timers, and the deliveries that are none, which are done with."""
@@ -203,4 +226,8 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
 
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
-    return state is not None and state.status not in TERMINAL and state.queue == timer.queue
+    if state is None or state.status in TERMINAL or state.queue != timer.queue:
+        return False
+    sleeps = timer.wait is not None and timer.wait.kind == "sleep"
+    # The end of a back-off, or of a run's time, of an earlier epoch has nothing left to end.
+    return sleeps or timer.epoch >= epochs.current(state)

@@ -20,6 +20,7 @@ _QUIET_ROUNDS = 32
 exact; within one, a gather is not: a step that returns hands over to the code behind it within one round, and a
 gather or a task that it starts needs one more for each level. A round with nothing else to do costs a few
 microseconds."""
+_MOST_UNASKED = 100
 _FIRST_REFUSAL_SECONDS = 0.001
 _LONGEST_REFUSAL_SECONDS = 1.0
 
@@ -73,6 +74,10 @@ class CurrentPass:
     def is_replaying(self) -> bool:
         """Whether the handler has yet to come to something that is not recorded."""
         return bool(self._unasked) and not self._executed
+
+    def unasked(self) -> tuple[str, ...]:
+        """Return the keys of recorded steps that the handler has not asked for; the first hundred."""
+        return self.memo.unasked(self._unasked, _MOST_UNASKED)
 
     def executes(self) -> None:
         """Note that something new is done in this pass."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -70,6 +71,7 @@ class Memo:
         self._undone_at: dict[str, int] = {}
         self._begun: dict[int, dict[int, int]] = {}
         self._excused: set[tuple[int, int]] = set()
+        self._opened_at: dict[int, int] = {}
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -97,11 +99,7 @@ class Memo:
             case "closed":
                 self._closed.add(key)
             case "try":
-                record = decode_record(TryRecord, message.payload)
-                newest = self._tries.get(key)
-                if newest is None or newest.attempt < record.attempt:
-                    self._tries[key] = record
-                    self._due_ms[key] = _after(message, record.delay_ms)
+                self._read_try(key, decode_record(TryRecord, message.payload), message)
             case "due":
                 self._due.add((key, address.number))
             case _:
@@ -109,6 +107,8 @@ class Memo:
 
     def _read_of_run(self, address: JournalAddress, message: StoredMessage) -> None:
         match address.kind:
+            case "retry":
+                self._opened_at[address.number] = message.sequence
             case "outcome":
                 self.last_pass = max(self.last_pass, address.number)
             case "input":
@@ -134,6 +134,12 @@ class Memo:
                 if isinstance(branch, int):
                     self._failed_branches.setdefault(record.scope[: depth + 1], set()).add(branch)
 
+    def _read_try(self, key: str, record: TryRecord, message: StoredMessage) -> None:
+        newest = self._tries.get(key)
+        if newest is None or newest.attempt < record.attempt:
+            self._tries[key] = record
+            self._due_ms[key] = _after(message, record.delay_ms)
+
     def key(self, token: str, kind: StepKind) -> str:
         """Return the key under which a step stands in this epoch, or will.
 
@@ -150,9 +156,42 @@ class Memo:
         """Tell whether what is recorded of a step in an earlier epoch still stands."""
         record = self._steps.get(key)
         if record is not None:
-            return record.status == "completed" and self._undone_at.get(token, 0) < self._recorded_at[key]
+            recorded_at = self._recorded_at[key]
+            return (
+                record.status == "completed"
+                and self._undone_at.get(token, 0) < recorded_at
+                and (record.kind == "sleep" or not self._came_late(key, recorded_at))
+            )
         wait = self._waits.get(key)
         return wait is not None and wait.kind == "sleep" and key not in self._closed
+
+    def _came_late(self, key: str, recorded_at: int) -> bool:
+        """Tell whether a result came from a worker that a retry had left behind.
+
+        A pass of the new epoch may have done the step without it, so it must not count for another.
+        """
+        closed_at = self._opened_at.get(parse_step_key(key)[1] + 1)
+        return closed_at is not None and recorded_at > closed_at
+
+    def unasked(self, tokens: Collection[str], most: int) -> tuple[str, ...]:
+        """Return the keys of the results that stand for some steps, in the order of the journal.
+
+        Undos are left out, and so is what is in a parallel that has failed: not all of that is replayed.
+
+        Args:
+            tokens: the steps that the code did not ask for.
+            most: how many keys at the most.
+
+        """
+        found = (
+            key
+            for key, record in self._steps.items()
+            if record.kind != "compensate"
+            and parse_step_key(key)[0] in tokens
+            and self._newest[parse_step_key(key)[0]] == parse_step_key(key)[1]
+            and not any(record.scope[: depth + 1] in self._failed_branches for depth in range(0, len(record.scope), 2))
+        )
+        return tuple(itertools.islice(found, most))
 
     def recorded_at(self, key: str) -> int:
         """Return the journal sequence of a step's result; 0 where it has none."""

@@ -160,7 +160,7 @@ class Replay:
             check_payload(bytes(output), "output", self._tools.limits.payload_bytes)
         except (SerializationError, PayloadTooLargeError) as error:
             return self._failed(error_record(error))
-        return self._outcome("completed", output=output)
+        return self._outcome("completed", output=output, unasked=self._current.unasked())
 
     async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
         """Fail the run, or have the whole pass done again after the function's back-off."""

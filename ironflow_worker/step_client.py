@@ -22,7 +22,7 @@ from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError, P
 from ironflow.events import Event, make_event, read_event
 from ironflow.journal import Appended
 from ironflow.limits import check_payload
-from ironflow.names import Scope, step_token
+from ironflow.names import Scope, parse_step_key, step_token
 from ironflow.records import EventRecord, OnTimeout, StepKind, StepRecord, TryRecord, WaitRecord
 from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
@@ -165,7 +165,7 @@ class StepClient(Step):
             name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy
         )
         record = make_event(
-            event_id=id if id is not None else f"{self._tools.run}/{call.key}",
+            event_id=id if id is not None else f"{self._tools.run}/{parse_step_key(call.key)[0]}",
             name=event,
             data=data,
             time=to_iso(self._tools.now_ms()),

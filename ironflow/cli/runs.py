@@ -24,7 +24,7 @@ from ironflow.records import RunStatus
 
 @click.group()
 def runs() -> None:
-    """List, show, follow and cancel runs."""
+    """List, show, follow, cancel and retry runs."""
 
 
 @runs.command("list")
@@ -130,4 +130,38 @@ async def cancel_run(
     return ExitCode.FAILED
 
 
+@runs.command("retry")
+@click.argument("run")
+@connection_options
+@json_option
+@run_async
+async def retry_run(connection: ConnectionOptions, *, as_json: bool, run: str) -> ExitCode:
+    """Have a failed run go on: what succeeded stays, what failed is done again.
+
+    Exits with 0 once that is recorded, with 1 where the run has not failed.
+
+    Example: ironflow runs retry 7m2pr5dqh6tvgk3xw4nbyc2soa
+    """
+    async with open_client(connection) as client:
+        with naming_run(run):
+            retried = await client.engine.retry(run)
+    if as_json:
+        print_json({"id": run, "recorded": retried.recorded, "status": retried.status, "attempt": retried.attempt})
+    elif retried.recorded:
+        click.echo(f"run {run} goes on, in attempt {retried.attempt}")
+    if retried.recorded:
+        return ExitCode.DONE
+    complain(f"run {run} {_NOT_FAILED.get(retried.status, _GOES_ON)}")
+    return ExitCode.FAILED
+
+
+_GOES_ON = "has not failed, it goes on; only a failed run is retried. Follow it with 'ironflow runs watch'"
+_NOT_FAILED = {
+    "completed": "has completed, and only a failed run is retried; to do it once more, start another one",
+    "cancelled": "was cancelled, and only a failed run is retried; to do it after all, start another one",
+    "compensating": (
+        "is undoing what it did; only a failed run is retried. Follow it with 'ironflow runs watch', "
+        "and retry it once it has failed"
+    ),
+}
 _ENDED = {"completed": "completed", "failed": "failed", "cancelled": "been cancelled"}

@@ -97,6 +97,8 @@ async def client() -> None:
         run = await connected.start(process, OrderPlaced("o-1"), id="o-1")
         assert_type(run, RunHandle[Receipt])
         assert_type(await run.result(timeout="5m"), Receipt)
+        assert_type(await run.retry(), bool)
+        assert_type(await run.cancel("ordered twice"), bool)
         assert_type(await connected.start("process", {"order_id": "o-1"}), RunHandle[Any])
         await connected.publish("order.placed", {"orderId": "o-1"}, id="o-1", metadata={"tenant": "a"})
         async for each in connected.runs(status="failed", function="process"):
