@@ -8,14 +8,14 @@ from ironflow.broker.protocol import Broker, Delivery
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
-from ironflow.records import OutcomeRecord, TryRecord, WaitRecord
+from ironflow.records import ClosedRecord, OutcomeRecord, TryRecord, WaitRecord
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitRecorded
+from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitClosed, WaitRecorded
 from ironflow_engine.intake import Intake
 
 
 class JournalIntake(Intake):
-    """Takes waits, tries and outcomes from JOURNAL.
+    """Takes waits, tries, outcomes and the like from JOURNAL.
 
     Args:
         broker: the connection.
@@ -64,6 +64,13 @@ def read_fact(delivery: Delivery) -> Fact:
                 record=decode_record(WaitRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,
+            )
+        case "closed":
+            return WaitClosed(
+                run=address.run,
+                queue=address.queue,
+                step=address.step,
+                wait=decode_record(ClosedRecord, delivery.payload).wait,
             )
         case "try":
             return TryRecorded(

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ironflow.names import RUN_TIMER, try_timer, wait_timer
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState, TimerRecord
-from ironflow_engine import event_waits
+from ironflow_engine import children, event_waits
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -29,6 +29,7 @@ from ironflow_engine.facts import (
     SetTimer,
     StopRun,
     TryRecorded,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
     Woken,
@@ -58,7 +59,7 @@ def decide(state: RunState | None, fact: Fact) -> Decision:
             return Decision(state) if state is None else _go_on(state, fact)
 
 
-def _go_on(state: RunState, fact: OutcomeRecorded | Woken | WaitRecorded | TryRecorded) -> Decision:
+def _go_on(state: RunState, fact: OutcomeRecorded | Woken | WaitRecorded | WaitClosed | TryRecorded) -> Decision:
     match fact:
         case OutcomeRecorded():
             return _end_pass(state, fact)
@@ -66,6 +67,8 @@ def _go_on(state: RunState, fact: OutcomeRecorded | Woken | WaitRecorded | TryRe
             return _wake(state, fact)
         case WaitRecorded():
             return _wait(state, fact)
+        case WaitClosed():
+            return _close(state, fact)
         case TryRecorded():
             return _back_off(state, fact)
 
@@ -94,6 +97,8 @@ def _start(fact: RunStarted) -> Decision:
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         timeout_ms=function.timeout_ms or 0,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
     return Decision(state, (Dispatch(state=state, event=fact.event), *_run_timer(state)))
 
@@ -111,13 +116,16 @@ def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decisi
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         error=error,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
-    return Decision(state, (AnnounceEnd(run=state.id),))
+    return Decision(state, (AnnounceEnd(run=state.id), *children.report(state)))
 
 
 def _start_again(state: RunState, fact: RunStarted) -> Decision:
     if state.status in TERMINAL:
-        return Decision(state)
+        # What never had a function has no outcome that would come again.
+        return Decision(state, () if state.queue else children.report(state))
     if state.live and state.number == 0:
         return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *_run_timer(state)))
     # The task may have been published, and the run may have gone on, without the timer having been set.
@@ -163,7 +171,8 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
     stop = (StopRun(run=state.id, queue=state.queue),) if fact.record.imposed else ()
-    return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
+    end = AnnounceEnd(run=state.id)
+    return (*stop, end, *event_waits.leave(state), *children.leave(state), *children.report(state, fact.record.output))
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
@@ -197,10 +206,23 @@ def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     timer = TimerRecord(
         run=state.id, queue=state.queue, step=fact.step, due_ms=due, wait=record, waiting_since_ms=fact.time_ms
     )
+    if record.kind == "invoke":
+        return children.invoke(state, fact, timer)
     if record.kind != "wait_for_event" or state.status in TERMINAL:
         return _set_timer(state, wait_timer(fact.step), timer)
     opened = event_waits.open_wait(state, fact)
     return Decision(opened.state, (*opened.commands, SetTimer(timer=wait_timer(fact.step), record=timer)))
+
+
+def _close(state: RunState, fact: WaitClosed) -> Decision:
+    match fact.wait.kind:
+        case "wait_for_event":
+            return event_waits.close(state, fact)
+        case "invoke":
+            return children.close(state, fact)
+        case _:
+            # The timer of a sleep wakes the run for nothing, at the most.
+            return Decision(state)
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:

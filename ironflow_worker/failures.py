@@ -7,6 +7,7 @@ from typing import NoReturn, cast
 from ironflow.durations import parse_duration
 from ironflow.errors import (
     EngineUnavailableError,
+    InvokeError,
     IronflowError,
     NonRetryableError,
     PayloadTooLargeError,
@@ -38,6 +39,8 @@ def error_record(error: BaseException, *, step: str | None = None, attempts: int
         message = message[:_LONGEST_MESSAGE] + "…"
     if isinstance(error, StepError):
         return ErrorRecord(type="StepError", message=message, step=error.step, attempts=error.attempts)
+    if isinstance(error, InvokeError):
+        return ErrorRecord(type=type(error).__name__, message=message, attempts=attempts, cause=error.cause_type)
     path = error.path if isinstance(error, SerializationError) else None
     return ErrorRecord(type=type(error).__name__, message=message, step=step, attempts=attempts, path=path)
 
@@ -105,7 +108,11 @@ def raise_recorded(record: StepRecord, sequence: int) -> NoReturn:
         WaitTimeoutError: the event that it waits for did not come in time.
 
     """
-    failure = _recorded_failure(record)
+    raise_at(_recorded_failure(record), sequence)
+
+
+def raise_at(failure: IronflowError, sequence: int) -> NoReturn:
+    """Raise a failure that is recorded, and note on it where."""
     setattr(failure, _RECORDED_AT, sequence)
     raise failure
 
