@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -297,10 +298,8 @@ def left_behind(wait: Any, *, recorded: bool = True) -> Function[Any, Any]:
                 await step.run("work", fail)
             raise LookupError
 
-        try:
+        with contextlib.suppress(StepError, LookupError):
             await ctx.step.parallel("all", [waits, fails])
-        except (StepError, LookupError):
-            pass
         event = await ctx.step.wait_for_event("again", event="order.approved", timeout="9h", on_timeout="none")
         return event and event.data
 

@@ -79,7 +79,7 @@ class Killer:
         self._stage = stage
         self.killed = False
 
-    def __call__(self, stage: Stage, verb: str, subject: str) -> BrokerError | None:
+    def __call__(self, stage: Stage, verb: str, _: str) -> BrokerError | None:
         if stage != self._stage or verb not in ("publish", "purge") or self.killed:
             return None
         self._left -= 1
@@ -117,13 +117,13 @@ async def run_to_its_end(system: System, function: Function[Any, Any], expected:
     assert [each.status for each in await run.steps() if each.status not in ("completed", "failed")] == []
 
 
-@pytest.mark.parametrize("stage", ["before", "after"])
 @pytest.mark.parametrize("kind", ["engine", "worker"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_a_process_may_die_at_any_write(scenario: str, kind: str, stage: Stage) -> None:
+async def test_a_process_may_die_at_any_write(scenario: str, kind: str) -> None:
     make, expected, ended = SCENARIOS[scenario]
     function = make()
     for number in range(80):
+        stage: Stage = "before" if number % 2 else "after"
         async with running_system(function, child) as system:
             system.server.interceptor = killer = Killer(system, kind, number, stage)
             await run_to_its_end(system, function, expected, ended)
@@ -133,7 +133,7 @@ async def test_a_process_may_die_at_any_write(scenario: str, kind: str, stage: S
     raise AssertionError("it writes without end")
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", ["times out"])
 async def test_one_of_two_engines_may_die_at_any_write(scenario: str) -> None:
     make, expected, ended = SCENARIOS[scenario]
     function = make()

@@ -110,6 +110,9 @@ async def run_to_its_end(system: System, shape: str, probe: Probe, trouble: Inte
     system.server.interceptor = None
     assert probe.violations == []
     assert [each for each in probe.returned if each != output] == []
+    if shape == "invoking":
+        children = [await each.state() async for each in system.client.runs() if each.id != run.id]
+        assert sorted(child.status for child in children) == ["cancelled", "completed", "completed"]
     assert {step.status for step in await run.steps()} <= {"completed", "failed"}
     if shape == "publishing":
         assert len([event async for event in system.client.events(name="order.sold")]) == 1
