@@ -201,7 +201,7 @@ async def settled(probe: Probe, ctx: Context[Any]) -> list[Any]:
 async def invoking(probe: Probe, ctx: Context[Any]) -> list[Any]:
     if ctx.event.data is not None:
         # It invokes itself, so that the laws need one function only.
-        await ctx.step.sleep("nap", 5)
+        await ctx.step.sleep("nap", 5 if ctx.event.data < 3 else "1h")
         return [ctx.event.data]
 
     async def child(item: int, step: Step, index: int) -> Any:
