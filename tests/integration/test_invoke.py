@@ -10,6 +10,7 @@ import pytest
 
 import ironflow
 from ironflow import Context, Function, InvokeError, InvokeTimeoutError, NonRetryableError, Retry
+from ironflow.function import forget_functions
 from ironflow.handles import RunHandle
 from ironflow.limits import KIBIBYTE
 from tests.support.inprocess import System, running_system
@@ -44,6 +45,9 @@ async def nap(ctx: Context) -> str:
 @ironflow.function(id="broken", retry=Retry(max_attempts=1))
 async def broken(ctx: Context) -> None:
     await ctx.step.run("work", fail, ctx.event.data)
+
+
+forget_functions()  # other test files define functions of the same ids
 
 
 def fail(message: str) -> None:
