@@ -24,20 +24,23 @@ from ironflow_engine.facts import (
     ForgetWait,
     ForgetWaits,
     RegisterWait,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
 )
 
 OPEN = ""
 TIMED_OUT = "timeout"
-"""It is shorter than every hash of an event's id."""
+"""It is shorter than every hash of an event's id, as is what follows."""
+CLOSED = "closed"
+"""The branch that waited was cancelled."""
 
 
 def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
     """Return what a wait for an event calls for that a worker has recorded; the run goes on."""
     step = mark(fact.step)
     known = state.event_waits.get(step)
-    if known == TIMED_OUT:
+    if known in (TIMED_OUT, CLOSED):
         return Decision(state)
     after = state if known is not None else _with(state, step, OPEN)
     entry = WaitEntry(
@@ -55,7 +58,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     ended_by = state.event_waits.get(step, OPEN)
     if ended_by == event:
         return Decision(state, (_event_end(fact),))
-    if ended_by == TIMED_OUT:
+    if ended_by in (TIMED_OUT, CLOSED):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
     if ended_by != OPEN or not _counts(state, fact):
         return Decision(state)
@@ -84,6 +87,16 @@ def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
         wakes=fact.wait.on_timeout != "fail",
     )
     return Decision(after, (end,))
+
+
+def close(state: RunState, fact: WaitClosed) -> Decision:
+    """Return what becomes of a run when a branch of it that waits was cancelled; what has ended the wait stays."""
+    step = mark(fact.step)
+    known = state.event_waits.get(step, OPEN)
+    if state.status in TERMINAL or known not in (OPEN, CLOSED):
+        return Decision(state)
+    after = state if known == CLOSED else _with(state, step, CLOSED)
+    return Decision(after, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))
 
 
 def has_timed_out(state: RunState, step: str) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
-from ironflow_engine import epochs, event_waits, retries, timers
+from ironflow_engine import children, epochs, event_waits, retries, timers
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -30,6 +30,7 @@ from ironflow_engine.facts import (
     StateReviewed,
     StopRun,
     TryRecorded,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
     Woken,
@@ -69,8 +70,16 @@ def _go_on(state: RunState, fact: RunFact) -> Decision:
             return retries.reopen(state, fact)
         case Woken():
             return _wake(state, fact)
+        case WaitRecorded() | WaitClosed() | TryRecorded():
+            return _of_step(state, fact)
+
+
+def _of_step(state: RunState, fact: WaitRecorded | WaitClosed | TryRecorded) -> Decision:
+    match fact:
         case WaitRecorded():
             return _wait(state, fact)
+        case WaitClosed():
+            return _close(state, fact)
         case TryRecorded():
             return _back_off(state, fact)
 
@@ -99,6 +108,8 @@ def _start(fact: RunStarted) -> Decision:
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         timeout_ms=function.timeout_ms or 0,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
     return Decision(state, (Dispatch(state=state, event=fact.event), *timers.of_run(state)))
 
@@ -116,13 +127,16 @@ def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decisi
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         error=error,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
-    return Decision(state, (AnnounceEnd(run=state.id),))
+    return Decision(state, (AnnounceEnd(run=state.id), *children.report(state)))
 
 
 def _start_again(state: RunState, fact: RunStarted) -> Decision:
     if state.status in TERMINAL:
-        return Decision(state)
+        # What never had a function has no outcome that would come again.
+        return Decision(state, () if state.queue else children.report(state))
     if state.live and state.number == 0:
         return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *timers.of_run(state)))
     # The task may have been published, and the run may have gone on, without the timer having been set.
@@ -161,7 +175,8 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
     stop = _stop(state) if fact.record.imposed else ()
-    return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
+    end = AnnounceEnd(run=state.id)
+    return (*stop, end, *event_waits.leave(state), *children.leave(state), *children.report(state, fact.record.output))
 
 
 def _stop(state: RunState) -> tuple[StopRun]:
@@ -206,10 +221,23 @@ def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     if state.status in TERMINAL or (kind != "sleep" and epochs.is_past(state, fact.step)):
         return Decision(state)
     timer = timers.of_wait(state, fact)
+    if kind == "invoke":
+        return children.invoke(state, fact, timer.record)
     if kind != "wait_for_event":
         return Decision(state, (timer,))
     opened = event_waits.open_wait(state, fact)
     return Decision(opened.state, (*opened.commands, timer))
+
+
+def _close(state: RunState, fact: WaitClosed) -> Decision:
+    match fact.wait.kind:
+        case "wait_for_event":
+            return event_waits.close(state, fact)
+        case "invoke":
+            return children.close(state, fact)
+        case _:
+            # The timer of a sleep wakes the run for nothing, at the most.
+            return Decision(state)
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:

@@ -10,7 +10,7 @@ from typing import Literal, NoReturn
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
 from ironflow.limits import Limits
 from ironflow.names import Scope, step_token
-from ironflow.records import EventRecord, StepKind
+from ironflow.records import EventRecord, StepKind, WaitRecord
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded
 from ironflow_worker.strands import Strand, strand_here
@@ -38,6 +38,7 @@ class CurrentPass:
         idle: set while no step is at work.
         ended_early: whether the pass ended before its handler did.
         failure: why the pass has to be done again, where something keeps it from going on.
+        waits: what steps have begun to wait for in this pass, by key.
 
     """
 
@@ -50,6 +51,7 @@ class CurrentPass:
         self.idle.set()
         self.ended_early = False
         self.failure: Exception | None = None
+        self.waits: dict[str, WaitRecord] = {}
         self._quiet_since = 0
         self._refusal_seconds = _FIRST_REFUSAL_SECONDS
         self._asked: set[str] = set()

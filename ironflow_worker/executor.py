@@ -222,6 +222,7 @@ class Executor:
             chance=self._chance,
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),
+            depth=task.depth,
         )
 
     async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:

@@ -74,6 +74,7 @@ class FanOut:
         self._failures: list[tuple[float, int, Exception]] = []
         self._signal: BaseException | None = None
         self._broken: BaseException | None = None
+        self._surely_fails = False
         self._closing = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_over = False
@@ -104,6 +105,11 @@ class FanOut:
             if outer is not None:
                 outer.inner.discard(self)
         return self._conclude()
+
+    @property
+    def surely_fails(self) -> bool:
+        """Whether a failed step in a branch has made the group fail: it will in every pass."""
+        return self._surely_fails
 
     # What strands ask and tell
 
@@ -200,7 +206,7 @@ class FanOut:
         elif (error := task.exception()) is None:
             self._results[index] = task.result()
         else:
-            self._failed(index, error)
+            self._failed(index, error, strand)
         # What may have failed begins before it is asked whether all that may have failed is cleared.
         self._begin_more()
         self.review()
@@ -208,7 +214,7 @@ class FanOut:
             self._over.set_result(None)
         strand.changed()
 
-    def _failed(self, index: int, error: BaseException) -> None:
+    def _failed(self, index: int, error: BaseException, strand: Strand) -> None:
         if is_pass_end(error):
             self._signal = error
         elif not isinstance(error, Exception) or isinstance(error, NondeterminismError):
@@ -218,6 +224,7 @@ class FanOut:
             self._results[index] = error
         else:
             place = recorded_at(error)
+            self._surely_fails = self._surely_fails or (place is not None and strand.may_fail)
             self._failures.append((math.inf if place is None else place, index, error))
             self._close()
 

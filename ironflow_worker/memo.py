@@ -228,6 +228,10 @@ class Memo:
         """Return what a step waits for."""
         return self._waits.get(key)
 
+    def is_closed(self, key: str) -> bool:
+        """Tell whether the branch of a step that waits was cancelled."""
+        return key in self._closed
+
     def failed_attempt(self, key: str) -> TryRecord | None:
         """Return the newest failed attempt of a step, or of the pass as a whole."""
         return self._tries.get(key)

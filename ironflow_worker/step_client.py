@@ -18,20 +18,30 @@ from ironflow.broker.protocol import BrokerError, MessageTooLarge, Publication
 from ironflow.clock import parse_when, to_iso
 from ironflow.codec import decode_record, decode_value, encode_record, encode_value
 from ironflow.durations import LONGEST_DAYS, Duration, format_milliseconds, parse_duration
-from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError, PublishError, SerializationError
+from ironflow.errors import (
+    DefinitionError,
+    LimitError,
+    NondeterminismError,
+    PayloadTooLargeError,
+    PublishError,
+    SerializationError,
+)
 from ironflow.events import Event, make_event, read_event
+from ironflow.invocable import Invocable
 from ironflow.journal import Appended
 from ironflow.limits import check_payload
-from ironflow.names import Scope, parse_step_key, step_token
-from ironflow.records import EventRecord, OnTimeout, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.names import Scope, parse_step_key, run_id, step_token
+from ironflow.records import NULL, ClosedRecord, EventRecord, OnTimeout, StepKind, StepRecord, TryRecord, WaitRecord
 from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
 from ironflow.triggers import check_event_name
 from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import is_async_body, result_type
+from ironflow_worker.closing import left_behind
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, raise_recorded, recorded_at
 from ironflow_worker.fan_out import Branches, FanOut, check_options, checked_branches, checked_items
+from ironflow_worker.invocation import detached_event, given_data, invocation
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassEnded
@@ -161,9 +171,7 @@ class StepClient(Step):
     ) -> Event[Any]:
         """Publish an event once."""
         check_event_name(event, self._tools.limits.event_name_bytes)
-        call = await self._claim(
-            name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy
-        )
+        call = await self._claim(self._named(name, f"publish:{event}"), "publish", self._policy)
         record = make_event(
             event_id=id if id is not None else f"{self._tools.run}/{parse_step_key(call.key)[0]}",
             name=event,
@@ -174,6 +182,39 @@ class StepClient(Step):
         )
         recorded = await self._memoized(call, functools.partial(self._publish, record))
         return read_event(decode_record(EventRecord, bytes(recorded.output)))
+
+    async def invoke(
+        self,
+        function: Invocable[Any, Any] | str,
+        data: object = None,
+        *,
+        name: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Run another function as a child run and return its output."""
+        wanted = invocation(function, "invoke", timeout)
+        call = await self._claim(self._named(name, f"invoke:{wanted.function}"), "invoke", self._policy)
+        given = NULL
+        if self._current.memo.kind(call.key) is None:
+            given = given_data(wanted, data, self._tools.depth, self._tools.limits)
+        record = await self._end_of_wait(call, function=wanted.function, data=given, delay_ms=wanted.timeout_ms)
+        child = wanted.child(self._tools.run, call.key, self._current.memo.wait(call.key))
+        return wanted.result(record, child, self._current.memo.recorded_at(call.key))
+
+    async def invoke_async(
+        self, function: Invocable[Any, Any] | str, data: object = None, *, name: str | None = None
+    ) -> str:
+        """Start a run of another function, and return its id."""
+        tools = self._tools
+        wanted = invocation(function, "invoke_async")
+        call = await self._claim(self._named(name, f"invoke_async:{wanted.function}"), "invoke_async", self._policy)
+        given = NULL
+        if self._current.memo.step(call.key) is None:
+            given = given_data(wanted, data, tools.depth, tools.limits)
+        event = detached_event(wanted, given, tools.run, call.key, tools.depth, to_iso(tools.now_ms()))
+        started = msgspec.Raw(encode_value(run_id(wanted.function, event.id), "run id"))
+        recorded = await self._memoized(call, functools.partial(self._publish, event, started))
+        return str(decode_value(recorded.output, str, f"result of step {call.name!r}"))
 
     async def parallel(
         self,
@@ -229,10 +270,13 @@ class StepClient(Step):
             return call(index, StepClient(self._current, self._tools, self._policy, scope, in_map=in_map))
 
         branches = Branches((*self._scope, name), len(each), branch, concurrency, on_error)
+        group = FanOut(self._current, branches)
         try:
-            return await FanOut(self._current, branches).run()
+            return await group.run()
         except Exception as error:
             await self._check_first(branches.scope, error)
+            if group.surely_fails:
+                await self._close_waits(branches.scope)
             raise
 
     async def _check_first(self, group: Scope, error: Exception) -> None:
@@ -256,6 +300,20 @@ class StepClient(Step):
             overtaken = BrokerError(f"another worker has recorded an older failure in {group[-1]!r}")
             raise self._give_up(overtaken)
 
+    async def _close_waits(self, group: Scope) -> None:
+        """Record that the branches of a group which has failed wait for nothing any more."""
+        tools = self._tools
+        with self._current.at_work():
+            await asyncio.gather(
+                *(
+                    self._append(
+                        tools.names.journal_closed(tools.queue, tools.run, key),
+                        ClosedRecord(token=tools.token, wait=msgspec.structs.replace(wait, data=NULL)),
+                    )
+                    for key, wait in left_behind(self._current.memo, self._current.waits, group).items()
+                )
+            )
+
     # How a step goes
 
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
@@ -275,7 +333,10 @@ class StepClient(Step):
             )
             raise DefinitionError(msg)
 
-    def _default_name(self, base: str) -> str:
+    def _named(self, name: str | None, base: str) -> str:
+        """Return a step's name; of those without one of their own the second is called ``#2``, and so on."""
+        if name is not None:
+            return name
         count = self._unnamed[base] = self._unnamed.get(base, 0) + 1
         return base if count == 1 else f"{base}#{count}"
 
@@ -426,6 +487,8 @@ class StepClient(Step):
             record = self._current.memo.step(call.key)
             if record is not None:
                 return record
+            if self._current.memo.is_closed(call.key):
+                await self._refuse_closed(call)
             if self._current.memo.wait(call.key) is None:
                 tools = self._tools
                 wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
@@ -434,10 +497,26 @@ class StepClient(Step):
                     if call.kind == "wait_for_event":
                         self._current.open_wait(call.name)
                     self._current.executes()
+                    self._current.waits[call.key] = wait
                     await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
                     if wait.until_ms or wait.delay_ms:
                         self._current.note_due(wait.until_ms or tools.now_ms() + (wait.delay_ms or 0))
             return await self._current.wait()
+
+    async def _refuse_closed(self, call: _Call) -> None:
+        """Wait until the groups around a step have failed that was left behind when they did; all passes must see that.
+
+        Raises:
+            NondeterminismError: they do not fail.
+
+        """
+        with self._current.new_work():
+            await self._current.may_begin()
+        msg = (
+            f"step {call.name!r} waited in a branch that was cancelled because another one had failed, and in this "
+            "pass that one does not fail; restore the code, or retry the run, which begins the wait anew"
+        )
+        raise NondeterminismError(msg)
 
     # What is done
 
@@ -447,7 +526,8 @@ class StepClient(Step):
         check_payload(bytes(output), what, self._tools.limits.payload_bytes)
         return output
 
-    async def _publish(self, record: EventRecord) -> msgspec.Raw:
+    async def _publish(self, record: EventRecord, result: msgspec.Raw | None = None) -> msgspec.Raw:
+        """Publish an event and return what is recorded of that: the event, where nothing else is wanted."""
         tools = self._tools
         payload = encode_record(record)
         publication = Publication(subject=tools.names.event(record.name), payload=payload, message_id=record.id)
@@ -457,7 +537,7 @@ class StepClient(Step):
         except BrokerError as error:
             msg = f"event {record.name!r} is not published: {type(error).__name__}: {error}"
             raise PublishError(msg, retryable=False) from error
-        return msgspec.Raw(payload)
+        return msgspec.Raw(payload) if result is None else result
 
 
 def leave_bodies() -> None:
