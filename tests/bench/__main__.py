@@ -6,19 +6,20 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import fan_out, waits, wakeups
+from tests.bench import fan_out, ours, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
     "fan-out": (fan_out.main, "a map of 10,000 items: how long it takes, and the memory of worker and engine"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "workloads": (ours.main, "the workloads A to G that peers are measured with; options: --quick, --rounds, …"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }
 
 
 def main() -> int:
-    """Run what the command line names; without a name, everything."""
-    wanted = sys.argv[1:] or list(BENCHES)
+    """Run what the command line names; without a name, the workloads, which take options."""
+    wanted = ["workloads"] if ours.options() is not None else sys.argv[1:]
     unknown = [name for name in wanted if name not in BENCHES]
     if unknown:
         print(f"no bench {', '.join(unknown)}; there are:", file=sys.stderr)
