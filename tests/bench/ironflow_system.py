@@ -36,6 +36,7 @@ class Ironflow:
     """
 
     name = "Ironflow"
+    most_runs = 0
     notes: Sequence[str] = (f"one worker with --concurrency {CONCURRENCY}; otherwise defaults",)
 
     def __init__(self, sync_interval: str = "always") -> None:

@@ -86,16 +86,18 @@ def conditions(systems: Sequence[Measured]) -> str:
 
 def _cell(values: Sequence[float] | None) -> str:
     if not values:
-        return "–"
+        return "-"
     middle = _short(statistics.median(values))
-    return middle if len(values) < FEWEST_ROUNDS_FOR_SPREAD else f"{middle} ({_short(min(values))}–{_short(max(values))})"
+    return (
+        middle if len(values) < FEWEST_ROUNDS_FOR_SPREAD else f"{middle} ({_short(min(values))}-{_short(max(values))})"
+    )
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - digits beyond three are noise
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _times(ours: float | None, theirs: float | None, *, more_is_better: bool) -> str:
     if not ours or not theirs:
-        return "–"
+        return "-"
     return f"{ours / theirs if more_is_better else theirs / ours:.2g}"

@@ -15,6 +15,8 @@ class System(Protocol):
         durability: what it does before it acknowledges, by which settings.
         notes: what one must know to read its figures.
         folder: where its data are.
+        most_runs: how many runs workload A has at the most, and with 200 in flight only, where as many as usual
+            would take minutes; 0: no bound.
 
     """
 
@@ -22,6 +24,7 @@ class System(Protocol):
     durability: str
     notes: Sequence[str]
     folder: Path
+    most_runs: int
 
     async def start(self, workers: int) -> None:
         """Start the server and so many workers, and return once they take work."""
@@ -62,5 +65,5 @@ class System(Protocol):
         ...
 
     async def bare_write_ms(self) -> float | None:
-        """Return how long the system's storage takes for one durable write and nothing else, where that can be asked."""
+        """Return how long one durable write takes and nothing else, where the system's storage can be asked."""
         ...

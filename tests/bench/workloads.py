@@ -20,7 +20,7 @@ Figures = dict[str, float]
 
 _SETTLES_SECONDS = 0.1
 """From the start of a run until it surely waits. Were that too short, the figure would be worse, not better."""
-_KILL_AFTER_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS = 0.005
 _NAP_SECONDS = 5.0
 _SLOW_STEPS = 10
 
@@ -60,6 +60,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+def _lines(witness: Path) -> list[str]:
+    return witness.read_text(encoding="utf-8").split()
+
+
 def _key(workload: str) -> str:
     return f"{workload}-{os.getpid()}-{next(_numbers)}"
 
@@ -67,8 +71,9 @@ def _key(workload: str) -> str:
 async def throughput(system: System, size: Size) -> Figures:
     """A: many short runs at the same time, and what they cost."""
     figures: Figures = {}
-    for in_flight in size.in_flight:
-        keys = [_key("three") for _ in range(size.runs)]
+    runs = min(size.runs, system.most_runs or size.runs)
+    for in_flight in size.in_flight[:1] if system.most_runs else size.in_flight:
+        keys = [_key("three") for _ in range(runs)]
         parts = system.parts()
         before, counted = machine.read(parts, system.folder), system.counters()
         begun = time.monotonic()
@@ -76,14 +81,14 @@ async def throughput(system: System, size: Size) -> Figures:
         took = time.monotonic() - begun
         after, counted_after = machine.read(parts, system.folder), system.counters()
         label = f"A{in_flight}"
-        figures[f"{label} runs/s"] = size.runs / took
-        cpu = {part: (seconds - before.cpu[part]) * 1000 / size.runs for part, seconds in after.cpu.items()}
+        figures[f"{label} runs/s"] = runs / took
+        cpu = {part: (seconds - before.cpu[part]) * 1000 / runs for part, seconds in after.cpu.items()}
         figures[f"{label} CPU s/1000"] = sum(cpu.values())
         figures |= {f"{label} CPU s/1000 {part}": seconds for part, seconds in cpu.items()}
         if before.flushes is not None and after.flushes is not None:
-            figures[f"{label} flushes/run"] = (after.flushes - before.flushes) / size.runs
+            figures[f"{label} flushes/run"] = (after.flushes - before.flushes) / runs
         for name, number in counted_after.items():
-            figures[f"{label} {name}/run"] = (number - counted[name]) / size.runs
+            figures[f"{label} {name}/run"] = (number - counted[name]) / runs
         for part, (now, peak) in machine.memory(parts).items():
             figures |= {f"{label} MiB {part}": now, f"{label} peak RSS MiB {part}": peak}
     return figures
@@ -112,8 +117,8 @@ async def sleepers(system: System, size: Size) -> Figures:
     """D: runs that all sleep at the same time; how long after its time each goes on."""
 
     async def one() -> float:
-        fell_asleep, woke = await system.run("nap", _key("nap"), _NAP_SECONDS)
-        return (woke - fell_asleep - _NAP_SECONDS) * 1000
+        times: tuple[float, float] = await system.run("nap", _key("nap"), _NAP_SECONDS)
+        return (times[1] - times[0] - _NAP_SECONDS) * 1000
 
     late = await asyncio.gather(*(one() for _ in range(size.sleepers)))
     return {
@@ -144,7 +149,7 @@ async def fan_out(system: System, size: Size) -> Figures:
 
 
 async def crash(system: System, size: Size) -> Figures:
-    """G: one of two workers is killed in the middle of slow runs."""
+    """G: one of two workers is killed when half of the slow steps have begun."""
     with tempfile.TemporaryDirectory() as folder:
         witness = Path(folder) / "bodies"
         witness.touch()
@@ -152,12 +157,13 @@ async def crash(system: System, size: Size) -> Figures:
             asyncio.ensure_future(system.run("slow", _key("slow"), [str(witness), number]))
             for number in range(size.killed)
         ]
-        await asyncio.sleep(_KILL_AFTER_SECONDS)
+        while len(_lines(witness)) < size.killed * _SLOW_STEPS / 2:  # noqa: ASYNC110 - other processes write them
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         killed = time.monotonic()
         await system.kill_worker()
         await asyncio.gather(*runs)
         took = time.monotonic() - killed
-        bodies = Counter(witness.read_text(encoding="utf-8").split())
+        bodies = Counter(_lines(witness))
     missing = size.killed * _SLOW_STEPS - len(bodies)
     return {"G s": took, "G run twice": sum(bodies.values()) - len(bodies), "G lost": missing}
 

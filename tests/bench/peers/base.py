@@ -24,6 +24,7 @@ class Peer:
     name = ""
     durability = ""
     notes: Sequence[str] = ()
+    most_runs = 0
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.gettempdir())

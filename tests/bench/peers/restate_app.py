@@ -44,15 +44,17 @@ async def nap(ctx: restate.Context, seconds: float) -> list[float]:
     return [begun, time.time()]
 
 
+def write(path: str, text: str) -> None:
+    """Write a file."""
+    Path(path).write_text(text, encoding="utf-8")
+
+
 @bench.handler()
 async def wait(ctx: restate.Context, told: str) -> float:
     """Leave the address of an event in a file, wait for it, and return when it came."""
     address, event = ctx.awakeable()
 
-    async def tell() -> None:
-        Path(told).write_text(address, encoding="utf-8")
-
-    await ctx.run_typed("tell", tell)
+    await ctx.run_typed("tell", write, path=told, text=address)
     await event
     return time.time()
 

@@ -57,7 +57,7 @@ class Restate(Peer):
                 return answer.status in {200, 201}
 
         async def answers() -> bool:
-            return await self.run("three", "first") == 3  # noqa: PLR2004 - 0 + 1 + 2
+            return await self.run("three", "first") == 3
 
         await until(registered)
         await until(answers)
