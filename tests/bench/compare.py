@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.bench.drive import SYSTEMS, add_options
 from tests.bench.report import Measured, conditions, drive, ratios, table
+from tests.bench.workloads import WORKLOADS
 
 PEERS = [name for name in SYSTEMS if not name.startswith("ironflow")]
 REQUIREMENTS = Path(__file__).parent / "peers" / "requirements.txt"
@@ -49,32 +50,37 @@ def main() -> int:
     systems = options.systems.split(",")
     if unknown := [name for name in systems if name not in SYSTEMS]:
         parser.error(f"no system {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+    if not set(options.workloads.upper()) <= set(WORKLOADS):
+        parser.error(f"workloads are {', '.join(WORKLOADS)}, got {options.workloads}")
     folder = Path(os.environ.get("IRONFLOW_BENCH_PEERS") or Path.home() / ".cache" / "ironflow-bench-peers")
     os.environ["IRONFLOW_BENCH_PEERS"] = str(folder)
     python = install(folder)
-    measured = _alternate(systems, options, python)
-    print(table(list(measured.values())))
-    if "ironflow" in measured:
-        ours, *peers = (measured[name] for name in sorted(measured, key=lambda name: name != "ironflow"))
-        print("", ratios(ours, peers), sep="\n")
-    print("", conditions(list(measured.values())), sep="\n")
+    measured: dict[str, Measured] = {}
+    rounds, options.rounds = options.rounds, 1
+    for number in range(rounds):
+        for name in systems:
+            own = sys.executable if name.startswith("ironflow") else python
+            if (one := drive(name, options, python=own)) is not None:
+                _add(measured, name, one)
+        print(f"\nafter round {number + 1} of {rounds}\n", _shown(measured), sep="\n", flush=True)
     return 0 if len(measured) == len(systems) else 1
 
 
-def _alternate(systems: list[str], options: argparse.Namespace, python: Path) -> dict[str, Measured]:
-    """Measure one round of each system after the other, so many times; what failed is left out."""
-    measured: dict[str, Measured] = {}
-    rounds, options.rounds = options.rounds, 1
-    for _ in range(rounds):
-        for name in systems:
-            own = sys.executable if name.startswith("ironflow") else python
-            if (one := drive(name, options, python=own)) is None:
-                continue
-            before = measured.setdefault(name, one)
-            if before is not one:
-                for figure, values in one.rounds.items():
-                    before.rounds.setdefault(figure, []).extend(values)
-    return measured
+def _add(measured: dict[str, Measured], name: str, one: Measured) -> None:
+    """Add a round to what was measured of a system."""
+    before = measured.setdefault(name, one)
+    if before is not one:
+        before.load = f"{before.load}, {one.load}"
+        for figure, values in one.rounds.items():
+            before.rounds.setdefault(figure, []).extend(values)
+
+
+def _shown(measured: dict[str, Measured]) -> str:
+    """Return the tables."""
+    tables = [table(list(measured.values()))]
+    if "ironflow" in measured:
+        tables.append(ratios(measured["ironflow"], [one for name, one in measured.items() if name != "ironflow"]))
+    return "\n\n".join([*tables, conditions(list(measured.values()))])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -56,7 +55,8 @@ def drive(system: str, options: argparse.Namespace, *, python: Path | str = sys.
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if answer.returncode != 0:
         return None
-    return msgspec.convert(json.loads(answer.stdout), Measured)
+    # What comes before it are logs of the system's client.
+    return msgspec.json.decode(answer.stdout.splitlines()[-1], type=Measured)
 
 
 def table(systems: Sequence[Measured]) -> str:
