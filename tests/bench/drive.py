@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import signal
 import sys
 
 from tests.bench import machine
@@ -44,6 +45,8 @@ def main() -> int:
         import uvloop  # noqa: PLC0415 - the system's environment may lack it
 
         uvloop.install()
+    # Told to stop, it ends what it has started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     module, _, name = SYSTEMS[options.system].partition(":")
     system: System = getattr(importlib.import_module(module), name)()
     load = machine.load()

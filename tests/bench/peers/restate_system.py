@@ -71,9 +71,13 @@ class Restate(Peer):
         body = str(self._told(key)) if workflow == "wait" else argument
         # A handler that takes nothing refuses even the type of nothing.
         more = {"skip_auto_headers": ["Content-Type"]} if body is None else {"json": body}
-        async with self.client.post(f"{self.ingress}/bench/{workflow}", **more) as answer:
-            answer.raise_for_status()
-            return await answer.json(content_type=None) if answer.content_length else None
+        while True:
+            try:
+                async with self.client.post(f"{self.ingress}/bench/{workflow}", **more) as answer:
+                    answer.raise_for_status()
+                    return await answer.json(content_type=None) if answer.content_length else None
+            except aiohttp.ServerDisconnectedError:
+                continue  # the server had closed a connection that was idle
 
     async def send(self, key: str) -> None:
         """Resolve the awakeable."""
