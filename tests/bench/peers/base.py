@@ -17,6 +17,8 @@ from typing import Any
 TOOLS = Path(os.environ.get("IRONFLOW_BENCH_PEERS", Path.home() / ".cache" / "ironflow-bench-peers"))
 """Where ``just bench-peers`` has installed what is no Python package."""
 
+STOP_SECONDS = 15
+
 
 class Peer:
     """The parts of :class:`tests.bench.system.System` that are alike for peers."""
@@ -53,14 +55,16 @@ class Peer:
     async def stop(self) -> None:
         """End all processes, the workers first."""
         await self.close()
-        for part in ("worker", "server"):
-            for process in self.roots.get(part, []):
-                process.terminate()
-                try:
-                    process.wait(timeout=15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        for process in self.roots.get("worker", []):
+            process.kill()
+            process.wait()
+        for process in self.roots.get("server", []):
+            process.terminate()
+            try:
+                process.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self.roots = {}
         shutil.rmtree(self.folder, ignore_errors=True)
 
