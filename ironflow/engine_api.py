@@ -139,8 +139,8 @@ class EngineApi:
                 return
             left = left - len(page.runs) if left is not None else None
 
-    async def cancel(self, run_id: str, reason: str | None = None) -> Cancellation:
-        """Cancel a run; when this returns, it has ended, by this or otherwise.
+    async def cancel(self, run_id: str, reason: str | None = None, *, compensate: bool = False) -> Cancellation:
+        """Cancel a run; when this returns, it has ended, by this or otherwise, or what it did is being undone.
 
         Raises:
             RunNotFoundError: there is none with that id.
@@ -148,7 +148,8 @@ class EngineApi:
 
         """
         check_reason(reason)
-        return await self._ask("runs.cancel", CancelRun(id=run_id, reason=reason), Cancellation)
+        request = CancelRun(id=run_id, reason=reason, compensate=compensate)
+        return await self._ask("runs.cancel", request, Cancellation)
 
     async def runs_of_event(self, request: RunsOfEvent) -> EventRuns:
         """Return the runs that an event started."""

@@ -58,7 +58,7 @@ class Dispatcher:
         stops = [command for command in commands if isinstance(command, StopRun)]
         # The hint goes first: a task that was delivered before it is taken back finds that it came.
         for stop in stops:
-            self._broker.notify(self._names.cancelled(stop.run), b"")
+            self._broker.notify(self._names.cancelled(stop.run), b"" if stop.number is None else b"%d" % stop.number)
         for command in commands:
             if isinstance(command, AnnounceEnd):
                 self._broker.notify(self._names.ended(command.run), b"")
@@ -67,6 +67,11 @@ class Dispatcher:
     async def _take_back(self, stop: StopRun) -> None:
         """Delete a run's task and timers. What stays has no effect any more, so it is tried once."""
         try:
+            if stop.number is not None:
+                # The run has another pass by now, and timers of its undos perhaps.
+                task = self._names.task(stop.queue, stop.run, stop.number)
+                await self._broker.purge(self._names.tasks, task)
+                return
             await self._broker.purge(self._names.tasks, self._names.tasks_of_run(stop.queue, stop.run))
             await self._broker.purge(self._names.timers, self._names.timers_of_run(stop.run))
         except BrokerError as error:

@@ -48,7 +48,7 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
 def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     """Return what becomes of a run and a wait of it that an event matches."""
     entry = fact.entry
-    if state is None or state.status in TERMINAL:
+    if state is None or has_ending(state):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
     step, event = mark(entry.step), mark(fact.event.id)
     ended_by = state.event_waits.get(step, OPEN)
@@ -66,7 +66,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
 
 def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
     """Return what becomes of a run when the time of one of its waits is over."""
-    if state is None or state.status in TERMINAL:
+    if state is None or has_ending(state):
         return Decision(state, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))
     step = mark(fact.step)
     ended_by = state.event_waits.get(step, OPEN)
@@ -86,12 +86,17 @@ def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
 
 
 def has_timed_out(state: RunState, step: str) -> bool:
-    """Tell whether a run that has not ended has come to know that the time of a wait was over first."""
-    return state.status not in TERMINAL and state.event_waits.get(mark(step)) == TIMED_OUT
+    """Tell whether a run that goes on has come to know that the time of a wait was over first."""
+    return not has_ending(state) and state.event_waits.get(mark(step)) == TIMED_OUT
+
+
+def has_ending(state: RunState) -> bool:
+    """Tell whether it is known how a run ends: it has, or what it did is being undone."""
+    return state.status in TERMINAL or state.ending is not None
 
 
 def leave(state: RunState) -> tuple[Command, ...]:
-    """Return what is left to do about the waits of a run that has ended."""
+    """Return what is left to do about the waits of a run that has ended, or will."""
     return (ForgetWaits(run=state.id, queue=state.queue),) if OPEN in state.event_waits.values() else ()
 
 

@@ -144,10 +144,15 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     """Take back what is pending of a run that was ended from outside, and tell workers to stop its pass.
 
     It saves work and nothing depends on it: whoever takes up the run finds in the journal that it has ended.
+
+    Attributes:
+        number: the pass that was ended, where others follow which undo; None for all that the run has.
+
     """
 
     run: str
     queue: str
+    number: int | None = None
 
 
 class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):

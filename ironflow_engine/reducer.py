@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ironflow.names import RUN_TIMER, try_timer, wait_timer
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState, TimerRecord
-from ironflow_engine import event_waits
+from ironflow_engine import event_waits, unwinding
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -137,9 +137,13 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.status in TERMINAL:
         return Decision(state, _end_commands(state, fact) if state.ended_by == fact.sequence else ())
     if not _concludes(state, outcome):
+        if outcome.status == "compensating":
+            return Decision(state, unwinding.begin_again(state, fact))
         return Decision(state, _commands_again(state, fact.sequence))
     if outcome.status == "suspended":
         return _suspend(state, fact)
+    if outcome.status == "compensating":
+        return unwinding.begin(state, fact)
     ended = replace(
         state,
         status=outcome.status,
@@ -148,6 +152,7 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
         finished_at=fact.time_ms,
         ended_by=fact.sequence,
         error=outcome.error,
+        compensation=outcome.compensation,
     )
     return Decision(ended, _end_commands(ended, fact))
 
@@ -158,19 +163,20 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
         return outcome.number == state.number
     # A run that rests is ended from outside in place of its next pass: that pass, if it is dispatched at the
     # same time, finds its outcome in the journal.
-    return outcome.number == state.number + 1 and outcome.status in TERMINAL
+    return outcome.number == state.number + 1 and outcome.status != "suspended"
 
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
     stop = (StopRun(run=state.id, queue=state.queue),) if fact.record.imposed else ()
-    return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
+    return (*stop, *unwinding.last_stop(state), AnnounceEnd(run=state.id), *event_waits.leave(state))
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.woken_by > fact.record.seen:
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
-    return Decision(replace(state, status="waiting", live=False, woken_by=max(state.woken_by, fact.record.seen)))
+    rests = unwinding.status_while(state, "waiting")
+    return Decision(replace(state, status=rests, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
 def _wake(state: RunState, fact: Woken) -> Decision:
@@ -183,7 +189,8 @@ def _wake(state: RunState, fact: Woken) -> Decision:
 
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
-    following = replace(state, status="queued", number=state.number + 1, live=True, dispatched_for=cause)
+    status = unwinding.status_while(state, "queued")
+    following = replace(state, status=status, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 
 
@@ -193,25 +200,26 @@ def _commands_again(state: RunState, cause: int) -> tuple[Dispatch, ...]:
 
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     record = fact.record
+    if unwinding.is_of_no_use(state, fact):
+        return Decision(state)
     due = record.until_ms if record.until_ms is not None else _after(fact.time_ms, record.delay_ms or 0)
     timer = TimerRecord(
         run=state.id, queue=state.queue, step=fact.step, due_ms=due, wait=record, waiting_since_ms=fact.time_ms
     )
-    if record.kind != "wait_for_event" or state.status in TERMINAL:
-        return _set_timer(state, wait_timer(fact.step), timer)
+    set_timer = SetTimer(timer=wait_timer(fact.step), record=timer)
+    if record.kind != "wait_for_event":
+        return Decision(state, (set_timer,))
     opened = event_waits.open_wait(state, fact)
-    return Decision(opened.state, (*opened.commands, SetTimer(timer=wait_timer(fact.step), record=timer)))
+    return Decision(opened.state, (*opened.commands, set_timer))
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
+    if unwinding.is_of_no_use(state, fact):
+        return Decision(state)
     attempt = fact.record.attempt
     due = _after(fact.time_ms, fact.record.delay_ms)
     timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due, attempt=attempt)
-    return _set_timer(state, try_timer(fact.step, attempt), timer)
-
-
-def _set_timer(state: RunState, timer: str, record: TimerRecord) -> Decision:
-    return Decision(state, () if state.status in TERMINAL else (SetTimer(timer=timer, record=record),))
+    return Decision(state, (SetTimer(timer=try_timer(fact.step, attempt), record=timer),))
 
 
 def _after(stored_ms: int, delay_ms: int) -> int:

@@ -96,7 +96,8 @@ class TimerIntake(Intake):
     async def _end_run(self, timer: TimerRecord) -> BrokerError | None:
         message = f"the run took longer than its timeout of {timer.run_timeout_ms / 1000:g} s"
         try:
-            await self._terminator.end(timer.run, "failed", ErrorRecord(type=RunTimeoutError.__name__, message=message))
+            error = ErrorRecord(type=RunTimeoutError.__name__, message=message)
+            await self._terminator.end(timer.run, "failed", error, compensate=True)
         except BrokerError as error:
             return error
         return None
@@ -111,7 +112,7 @@ class TimerIntake(Intake):
                 if isinstance(version, BrokerError):
                     raise version
                 if version.state is not None and has_timed_out(version.state, fact.step):
-                    await self._terminator.end(fact.run, "failed", fact.record.error)
+                    await self._terminator.end(fact.run, "failed", fact.record.error, compensate=True)
             except BrokerError as error:
                 failures[fact.run] = error
         return failures
@@ -203,4 +204,7 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
 
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
-    return state is not None and state.status not in TERMINAL and state.queue == timer.queue
+    if state is None or state.status in TERMINAL or state.queue != timer.queue:
+        return False
+    # While a run is unwound, only the back-offs of its undos count.
+    return state.ending is None or timer.wait is None

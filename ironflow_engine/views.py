@@ -31,7 +31,7 @@ def run_view(state: RunState, *, status: RunStatus, event_data: msgspec.Raw, out
         function=state.function,
         queue=state.queue,
         status=status,
-        compensation=None,
+        compensation=state.compensation,
         event=EventView(id=state.event_id, name=state.event_name, data=event_data),
         attempt=state.attempt,
         output=output,

@@ -25,14 +25,16 @@ class RunningPass:
 
     Attributes:
         run: the run's id.
+        number: which of its passes it is.
         outcome: the subject of the pass's outcome.
         seen_before: whether it was at work when the journal was looked at last.
         stopped: whether its run was ended from outside meanwhile.
 
     """
 
-    def __init__(self, run: str, outcome: str) -> None:
+    def __init__(self, run: str, number: int, outcome: str) -> None:
         self.run = run
+        self.number = number
         self.outcome = outcome
         self.seen_before = False
         self.stopped = False
@@ -92,15 +94,16 @@ class Cancellations:
             await asyncio.gather(self._looking, return_exceptions=True)
 
     @contextlib.contextmanager
-    def watch(self, run: str, outcome: str) -> Generator[RunningPass]:
+    def watch(self, run: str, number: int, outcome: str) -> Generator[RunningPass]:
         """Have the pass stopped, if its run is ended from outside while the block runs.
 
         Args:
             run: the run's id.
+            number: which of its passes it is.
             outcome: the subject of the pass's outcome.
 
         """
-        running = RunningPass(run, outcome)
+        running = RunningPass(run, number, outcome)
         self._passes.add(running)
         try:
             yield running
@@ -120,8 +123,10 @@ class Cancellations:
         self._heard[run] = None
         if len(self._heard) > _REMEMBERED_RUNS:
             self._heard.popitem(last=False)
+        # Passes that undo follow the one that was ended, and go on.
+        newest = int(request.payload) if request.payload.isdigit() else None
         for running in self._passes:
-            if running.run == run:
+            if running.run == run and (newest is None or running.number <= newest):
                 running.stop()
 
     async def _look_now_and_then(self) -> None:

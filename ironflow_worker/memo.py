@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
+from ironflow.fences import is_fence
 from ironflow.names import COMPENSATE_PREFIX, PASS_TOKEN, Scope, parse_journal, parse_step_key, step_key, step_token
-from ironflow.records import InputRecord, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitRecord
 
 
 class Memo:
@@ -23,6 +24,7 @@ class Memo:
         event: the triggering event, where it is recorded.
         seen: the newest journal sequence that is in here.
         last_pass: the number of the newest pass that has an outcome; -1 where none has.
+        unwinding: the newest outcome after which what the run did is undone; it says how the run ends, and why.
 
     """
 
@@ -30,6 +32,7 @@ class Memo:
         self.event: InputRecord | None = None
         self.seen = 0
         self.last_pass = -1
+        self.unwinding: OutcomeRecord | None = None
         self.epoch = epoch
         self._newest: dict[str, int] = {}
         self._steps: dict[str, StepRecord] = {}
@@ -74,11 +77,16 @@ class Memo:
             case "due":
                 self._due.add((key, address.number))
             case "outcome":
-                self.last_pass = max(self.last_pass, address.number)
+                self._read_outcome(decode_record(OutcomeRecord, message.payload))
             case "input":
                 self.event = decode_record(InputRecord, message.payload)
             case _:
                 pass  # of no consequence for a pass, or a newer version's kind of record
+
+    def _read_outcome(self, outcome: OutcomeRecord) -> None:
+        self.last_pass = max(self.last_pass, outcome.number)
+        if outcome.status == "compensating":
+            self.unwinding = outcome
 
     def _read_step(self, key: str, record: StepRecord, sequence: int) -> None:
         self._steps[key] = record
@@ -86,8 +94,8 @@ class Memo:
         if record.kind == "compensate" and record.status == "completed":
             undone = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
             self._undone_at[undone] = sequence
-        # What failed in an earlier epoch does not count any more.
-        if record.status == "failed" and parse_step_key(key)[1] == self.epoch:
+        # What failed in an earlier epoch does not count any more; what never began has not failed.
+        if record.status == "failed" and parse_step_key(key)[1] == self.epoch and not is_fence(record):
             self._failed.add(key)
             for depth in range(0, len(record.scope) - 1, 2):
                 branch = record.scope[depth + 1]
@@ -182,6 +190,11 @@ class Memo:
             for key, wait in self._waits.items()
             if key not in self._steps and key not in self._closed and self.key(parse_step_key(key)[0], wait.kind) == key
         }
+
+    def is_done(self, token: str) -> bool:
+        """Tell whether a step has succeeded, and was not undone since."""
+        record = self._steps.get(self.key(token, "run"))
+        return record is not None and record.status == "completed" and record.kind != "compensate"
 
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""
