@@ -9,6 +9,7 @@ import msgspec
 from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
+from ironflow.fences import is_fence
 from ironflow.messages import ErrorView, EventView, FunctionView, RunView, StepView, error_view
 from ironflow.names import PASS_TOKEN, parse_journal, parse_step_key
 from ironflow.records import NULL, FunctionRecord, RunState, RunStatus, StepRecord, StepStatus, TryRecord, WaitRecord
@@ -78,7 +79,9 @@ class StepHistory:
             case "step":
                 self._closed.add(step)
                 record = decode_record(StepRecord, message.payload)
-                self.recorded.append((message.sequence, _recorded_view(record, message.time_ms)))
+                # What keeps a step from having a result is none.
+                if not is_fence(record):
+                    self.recorded.append((message.sequence, _recorded_view(record, message.time_ms)))
             case "wait":
                 self._open_step(step, message.time_ms).wait = decode_record(WaitRecord, message.payload)
             case "try":
