@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Sequence
 
 import ironflow
 from ironflow import Context, NonRetryableError, Retry
@@ -26,6 +26,7 @@ class Saga:
     Attributes:
         done: the steps that were done, by number.
         undone: the undos that were run, by number.
+        undo_seconds: how long each takes.
 
     """
 
@@ -34,6 +35,7 @@ class Saga:
         self.failing_undo = failing_undo
         self.done: list[int] = []
         self.undone: list[int] = []
+        self.undo_seconds = 0.0
         self.function = ironflow.function(id="saga", retry=Retry(max_attempts=2, initial_delay="5s", jitter=0))(
             self._handle
         )
@@ -61,6 +63,7 @@ class Saga:
 
     async def _undo(self, number: int) -> int:
         self.undone.append(number)
+        await asyncio.sleep(self.undo_seconds)
         if number == self.failing_undo:
             msg = f"undo {number} fails"
             raise ConnectionError(msg)
@@ -113,6 +116,3 @@ class Killer:
 def kill_worker_at(system: System, what: str, stage: Stage) -> Killer:
     """Return what kills a worker at the write of a subject that ends like this."""
     return Killer(system, what, stage)
-
-
-Interceptor = Callable[[Stage, str, str], Any]

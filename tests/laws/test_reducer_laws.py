@@ -10,6 +10,8 @@ L5  No pass is dispatched for nothing: something that the pass before had not se
 L6  A run that is ended from outside ends once: the journal has one outcome that ends it, and that is its
     state; no task of it is left in the queue.
 L7  A run that goes on has its own timer set.
+L8  A run that has something to undo is unwound before it ends as it was to end, unless it completes; while it is
+    unwound, it says so, and nothing changes how it will end.
 
 Each case is a program and a list of numbers, each of which picks one of the things that may happen next.
 """
@@ -19,9 +21,9 @@ from __future__ import annotations
 import inspect
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,7 +31,7 @@ from hypothesis import strategies as st
 
 from ironflow.names import RUN_TIMER
 from ironflow.records import TERMINAL, OutcomeRecord, OutcomeStatus, RunState
-from ironflow_engine import reducer
+from ironflow_engine import reducer, unwinding
 from ironflow_engine.facts import AnnounceEnd, Decision, Dispatch, Fact, OutcomeRecorded, StopRun, Woken
 from tests.laws.world import QUEUE, RUN, Decide, Kind, Program, World, wait_fact
 
@@ -39,6 +41,7 @@ PROGRAMS = st.builds(
     st.lists(st.lists(KINDS, min_size=1, max_size=4).map(tuple), max_size=3).map(tuple),
     st.sampled_from(["completed", "failed"]),
     st.booleans(),
+    st.integers(0, 2),
 )
 LATE_FACTS: tuple[Fact, ...] = (
     Woken(run=RUN, queue=QUEUE, sequence=1_000_000),
@@ -76,6 +79,7 @@ class LawfulReducer:
         self._l1_twice_is_once(decision, fact)
         self._l2_the_end_is_the_end(state, decision)
         self._l5_nothing_for_nothing(state, decision)
+        self._l8_how_it_ends_is_fixed(state, decision)
         return decision
 
     def _l1_twice_is_once(self, first: Decision, fact: Fact) -> None:
@@ -95,6 +99,16 @@ class LawfulReducer:
         assert decision.state is state, "L2"
         assert all(isinstance(command, (AnnounceEnd, StopRun)) for command in decision.commands), "L2"
 
+    def _l8_how_it_ends_is_fixed(self, state: RunState | None, decision: Decision) -> None:
+        after = decision.state
+        if state is None or after is None or state.ending is None:
+            return
+        assert (after.ending, after.error is None) == (state.ending, state.error is None), "L8"
+        assert after.status in ("compensating", state.ending), "L8"
+        assert after.compensation == ("running" if after.status == "compensating" else "completed"), "L8"
+        dispatched = [command for command in decision.commands if isinstance(command, Dispatch)]
+        assert all(command.state.ending is not None for command in dispatched), "L8"
+
     def _l5_nothing_for_nothing(self, state: RunState | None, decision: Decision) -> None:
         assert self.world is not None
         if state is None or decision.state is None or decision.state.number == state.number:
@@ -103,10 +117,14 @@ class LawfulReducer:
             return
         before = self.world.outcomes.get(state.number)
         assert before is not None, "L3"
+        if before.status == "compensating":  # that is what the next pass is for
+            return
         assert any(sequence > before.seen for sequence in self.world.wake_ups()), "L5"
 
 
-def cases(seed: int, count: int, may_be_ended: Sequence[bool] = (False, True)) -> Iterator[tuple[Program, list[int]]]:
+def cases(
+    seed: int, count: int, may_be_ended: Sequence[bool] = (False, True), undos: Sequence[int] = (0, 0, 1, 2)
+) -> Iterator[tuple[Program, list[int]]]:
     """Return cases that are evenly spread; hypothesis prefers small ones, and little goes wrong in those."""
     chance = random.Random(seed)
     for _ in range(count):
@@ -114,7 +132,10 @@ def cases(seed: int, count: int, may_be_ended: Sequence[bool] = (False, True)) -
             [chance.choice(get_args(Kind)) for _ in range(chance.randint(1, 4))] for _ in range(chance.randint(0, 3))
         ]
         program = Program(
-            tuple(map(tuple, groups)), chance.choice(["completed", "failed"]), chance.choice(may_be_ended)
+            tuple(map(tuple, groups)),
+            chance.choice(["completed", "failed"]),
+            chance.choice(may_be_ended),
+            chance.choice(undos),
         )
         yield program, [chance.randrange(0x10000) for _ in range(chance.randint(0, 120))]
 
@@ -153,12 +174,12 @@ def _l4_no_wake_up_is_lost(world: World) -> None:
         (outcome,) = world.ended_by()
         assert not (outcome.imposed and world.tasks), "L6"
         return
-    assert RUN_TIMER in world.timers, "L7"
+    assert RUN_TIMER in world.timers or state.ending is not None, "L7"
     if state.live:
         # Also a task that a worker has stays in the queue until its outcome is recorded.
         assert state.number in world.tasks, "L4"
     else:
-        assert state.status == "waiting", "L4"
+        assert state.status == ("waiting" if state.ending is None else "compensating"), "L4"
         assert all(sequence <= world.last_seen() for sequence in world.wake_ups()), "L4"
 
 
@@ -168,7 +189,18 @@ def _l6_it_ends_once(world: World) -> None:
     assert state.status in TERMINAL, "L4"
     (outcome,) = world.ended_by()
     assert (state.number, state.status) == (outcome.number, outcome.status), "L6"
+    unwound_by = world.unwound_by()
+    if unwound_by:
+        (cause,) = unwound_by
+        assert (state.status, state.ending) == (cause.ending, cause.ending), "L8"
+        assert cause.ending == ("cancelled" if cause.imposed else world.program.ends), "L8"
+        assert state.compensation == "completed", "L8"
+        assert not world.tasks, "L6"
+        assert not world.timers, "L6"
+        assert all(f"end.undo-{undo}" in world.journal for undo in range(world.program.undos)), "L8"
+        return
     assert outcome.status == ("cancelled" if outcome.imposed else world.program.ends), "L4"
+    assert outcome.status == "completed" or not world.program.undos, "L8"
 
 
 def _essence(command: object) -> object:
@@ -188,7 +220,7 @@ def test_the_reducer_keeps_its_laws_in_long_histories() -> None:
 
 # A law that no mistake breaks says nothing. Each of these is a mistake that one could make.
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[str, str]] = {
     "a wake-up during a pass is forgotten": ("woken = replace(state, woken_by=fact.sequence)", "woken = state"),
     "a wake-up starts a pass beside the live one": (
         "return Decision(woken) if state.live else _dispatch_next(woken, fact.sequence)",
@@ -206,7 +238,7 @@ MISTAKES = {
         "    if state.live or outcome.number == state.number:\n        return outcome.number",
     ),
     "a run that rests cannot be ended from outside": (
-        "return outcome.number == state.number + 1 and outcome.status in TERMINAL",
+        'return outcome.number == state.number + 1 and outcome.status != "suspended"',
         "return False",
     ),
     "a run that was ended from outside stays at its last pass": ("number=outcome.number,", ""),
@@ -234,28 +266,71 @@ MISTAKES = {
     "the end is announced once": ("if state.ended_by == fact.sequence else ()", "if False else ()"),
     "the number stays": ("number=state.number + 1", "number=state.number"),
     "the number jumps": ("number=state.number + 1", "number=state.number + 2"),
-    "a timer is set for a run that has ended": ("() if state.status in TERMINAL else (SetTimer", "(SetTimer"),
     "a timer is not set again": (
-        "() if state.status in TERMINAL else (SetTimer(timer=timer, record=record),)",
-        "() if state.woken_by else (SetTimer(timer=timer, record=record),)",
+        "return Decision(state, (SetTimer(timer=try_timer(fact.step, attempt), record=timer),))",
+        "again = () if state.woken_by else (SetTimer(timer=try_timer(fact.step, attempt), record=timer),)\n"
+        "    return Decision(state, again)",
+    ),
+    "a run that ends after it was unwound does not say how that went": (
+        "        compensation=outcome.compensation,\n",
+        "",
+    ),
+    "a run that is unwound from outside is not announced to its other passes again": (
+        "return Decision(state, unwinding.begin_again(state, fact))",
+        "return Decision(state)",
+    ),
+    "timers of a run that was unwound are left": ("*unwinding.last_stop(state), ", ""),
+    "a run that backs off while it is unwound waits": ('unwinding.status_while(state, "waiting")', '"waiting"'),
+    "a run whose undo is tried again is queued": ('unwinding.status_while(state, "queued")', '"queued"'),
+}
+UNWINDING_MISTAKES: dict[str, tuple[str, str]] = {
+    "how it ends is forgotten": ("        ending=outcome.ending,\n", ""),
+    "it does not say that it is unwound": ('        status="compensating",\n', ""),
+    "it does not say how that goes": ('        compensation="running",\n', ""),
+    "the pass that undoes has the number of the one before": ("number=outcome.number + 1", "number=outcome.number"),
+    "the pass that undoes skips a number": ("number=outcome.number + 1", "number=outcome.number + 2"),
+    "the pass that undoes is not live": ("        live=True,\n", "        live=False,\n"),
+    "nobody remembers what the pass that undoes is for": ("        dispatched_for=fact.sequence,\n", ""),
+    "the pass that undoes is not dispatched": ("(Dispatch(state=state, again=again), *stop,", "(*stop,"),
+    "it is not dispatched again": ("return _commands(state, fact, again=True) if", "return () if"),
+    "what comes again does not say so": ("again=True)", "again=False)"),
+    "the task that undoes is taken back": (", number=outcome.number),)", "),)"),
+    "the task of the pass that was ended is left": ("if outcome.imposed else ()", "if False else ()"),
+    "the back-off of an undo sets no timer": (
+        'return state.ending is not None and fact.record.kind != "compensate"',
+        "return state.ending is not None",
+    ),
+    "a timer is set for a run that has ended": (
+        "    if state.status in TERMINAL:\n        return True\n",
+        "",
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_reducer_breaks_a_law(mistake: str) -> None:
-    decide = _with_mistake(*MISTAKES[mistake])
+    mutant = _with_mistake(reducer, *MISTAKES[mistake])
+    _breaks_a_law(mutant.decide, mistake)
 
+
+@pytest.mark.parametrize("mistake", UNWINDING_MISTAKES)
+def test_a_mistake_in_the_unwinding_breaks_a_law(mistake: str) -> None:
+    # The same reducer, with another module behind it.
+    mutant = _with_mistake(reducer, "", "")
+    mutant.unwinding = _with_mistake(unwinding, *UNWINDING_MISTAKES[mistake])  # type: ignore[attr-defined]
+    _breaks_a_law(mutant.decide, mistake)
+
+
+def _breaks_a_law(decide: Decide, mistake: str) -> None:
     # Ends from outside cut most stories short, and with them those in which another mistake shows.
-    ended = (False, True) if "from outside" in mistake else (False,)
-    with pytest.raises(AssertionError, match=r"L[1-7]"):
+    ended = (False, True) if "from outside" in mistake or "taken back" in mistake or "left" in mistake else (False,)
+    with pytest.raises(AssertionError, match=r"L[1-8]"):
         check_all(decide, cases(seed=2, count=3_000, may_be_ended=ended))
 
 
-def _with_mistake(right: str, wrong: str) -> Callable[[RunState | None, Fact], Decision]:
-    source = inspect.getsource(reducer)
-    assert source.count(right) == 1, f"the reducer no longer says {right!r}"
+def _with_mistake(module: ModuleType, right: str, wrong: str) -> Any:
+    source = inspect.getsource(module)
+    assert not right or source.count(right) == 1, f"{module.__name__} no longer says {right!r}"
     mutant = ModuleType("mutant")
-    exec(source.replace(right, wrong), mutant.__dict__)  # noqa: S102 - it is our own source
-    decide: Callable[[RunState | None, Fact], Decision] = mutant.decide
-    return decide
+    exec(source.replace(right, wrong) if right else source, mutant.__dict__)  # noqa: S102 - it is our own source
+    return mutant

@@ -17,6 +17,8 @@ import msgspec
 from ironflow.names import RUN_TIMER
 from ironflow.records import (
     TERMINAL,
+    CompensationStatus,
+    Ending,
     ErrorRecord,
     EventRecord,
     FunctionRecord,
@@ -60,12 +62,14 @@ class Program(msgspec.Struct, frozen=True):
         groups: the kinds of the waits of each group.
         ends: how it ends.
         may_be_ended: whether someone may end it from outside.
+        undos: how many undos there are, where it fails or is ended from outside; each backs off once.
 
     """
 
     groups: tuple[tuple[Kind, ...], ...]
     ends: Literal["completed", "failed"]
     may_be_ended: bool
+    undos: int = 0
 
     def steps(self, group: int) -> list[tuple[str, Kind]]:
         """Return the waits of a group, each with its name."""
@@ -139,6 +143,10 @@ class World:
         """Return the outcomes that end the run."""
         return [outcome for outcome in self.outcomes.values() if outcome.status in TERMINAL]
 
+    def unwound_by(self) -> list[OutcomeRecord]:
+        """Return the outcomes after which the run is unwound."""
+        return [outcome for outcome in self.outcomes.values() if outcome.status == "compensating"]
+
     def let_happen(self, choice: int) -> None:
         """Let one of the things happen that may happen next."""
         messages = [*self.inbox, *self.fired]
@@ -211,6 +219,8 @@ class World:
         if timer.run_timeout_ms:
             self._end_in_any_case(engine)
             return None
+        if timer.wait is not None and state.ending is not None:
+            return None
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
         return Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject])
@@ -244,6 +254,8 @@ class World:
                 self.tasks.setdefault(command.state.number, command.again)
             elif isinstance(command, SetTimer):
                 self.timers[command.timer] = command.record
+            elif isinstance(command, StopRun) and command.number is not None:
+                self.tasks.pop(command.number, None)
             elif isinstance(command, StopRun):
                 self.tasks.clear()
                 self.timers.clear()
@@ -253,14 +265,16 @@ class World:
     def terminator_looks(self) -> None:
         """Let someone who wants to end the run look where it stands."""
         state = self.state
-        if state is not None and state.status not in TERMINAL:
+        if state is not None and state.status not in TERMINAL and state.ending is None:
             self.endings.append(state.number if state.live else state.number + 1)
 
     def terminator_writes(self, index: int) -> None:
         """Let someone who has looked end the run; whoever else ended that pass first has won."""
         if self.endings:
             number = self.endings.pop(index)
-            self.append(f"outcome.{number}", self._outcome_fact(number, "cancelled", seen=0, imposed=True))
+            status: OutcomeStatus = "compensating" if self.program.undos else "cancelled"
+            fact = self._outcome_fact(number, status, seen=0, imposed=True, ending="cancelled")
+            self.append(f"outcome.{number}", fact)
 
     # The server
 
@@ -283,6 +297,8 @@ class World:
 
     def _begin(self, number: int, known: dict[str, int]) -> Pass:
         seen = max(known.values(), default=0)
+        if self.state is not None and self.state.ending is not None and number == self.state.number:
+            return self._begin_to_undo(number, seen, known)
         left: list[tuple[str, Callable[[int], Fact | None]]] = []
         status: Literal["suspended", "completed", "failed"] = self.program.ends
         for group in range(len(self.program.groups)):
@@ -296,15 +312,49 @@ class World:
             if waiting:
                 status = "suspended"
                 break
-        left.append((f"outcome.{number}", self._outcome_fact(number, status, seen)))
+        unwinds = status == "failed" and self.program.undos
+        outcome = self._outcome_fact(number, "compensating" if unwinds else status, seen)
+        left.append((f"outcome.{number}", outcome))
+        return Pass(number, seen, left)
+
+    def _begin_to_undo(self, number: int, seen: int, known: dict[str, int]) -> Pass:
+        (cause,) = self.unwound_by()
+        left: list[tuple[str, Callable[[int], Fact | None]]] = []
+        status: OutcomeStatus = cause.ending
+        # What is not recorded is fenced: it never gets a result.
+        for group in range(len(self.program.groups)):
+            left += [(f"end.{name}", lambda _: None) for name, _ in self.program.steps(group)]
+        for undo in range(self.program.undos):
+            if f"end.undo-{undo}" not in known:
+                left.append((f"wait.undo-{undo}", wait_fact(f"undo-{undo}", "undo")))
+                status = "suspended"
+                break
+        left.append((f"outcome.{number}", self._outcome_fact(number, status, seen, compensation="completed")))
         return Pass(number, seen, left)
 
     def _outcome_fact(
-        self, number: int, status: OutcomeStatus, seen: int, *, imposed: bool = False
+        self,
+        number: int,
+        status: OutcomeStatus,
+        seen: int,
+        *,
+        imposed: bool = False,
+        ending: Ending = "failed",
+        compensation: CompensationStatus | None = None,
     ) -> Callable[[int], Fact]:
+        status_after = ending if status == "compensating" else status
+
         def make(sequence: int) -> Fact:
-            error = ErrorRecord(type="E", message="") if status == "failed" else None
-            record = OutcomeRecord(number=number, status=status, token="", seen=seen, error=error, imposed=imposed)
+            record = OutcomeRecord(
+                number=number,
+                status=status,
+                token="",
+                seen=seen,
+                error=ErrorRecord(type="E", message="") if "failed" in (status, status_after) else None,
+                imposed=imposed,
+                ending=ending,
+                compensation=compensation if status in TERMINAL else None,
+            )
             self.outcomes[number] = record
             return OutcomeRecorded(run=RUN, queue=QUEUE, record=record, sequence=sequence, time_ms=sequence)
 
@@ -330,7 +380,7 @@ class World:
 
     def _end_in_any_case(self, engine: int) -> None:
         """End the run as someone does who folds what was written first, and tries again."""
-        while (state := self.state) is not None and state.status not in TERMINAL:
+        while (state := self.state) is not None and state.status not in TERMINAL and state.ending is None:
             self.terminator_looks()
             standing = f"outcome.{self.endings[-1]}"
             if standing not in self.journal:
@@ -360,10 +410,10 @@ class World:
                 self.timer_fires(min(self.timers, key=lambda timer: timer == RUN_TIMER))
             else:
                 return
-        raise AssertionError("it never comes to rest")
+        raise AssertionError("L4: it never comes to rest")
 
 
-def wait_fact(step: str, kind: Kind) -> Callable[[int], Fact]:
+def wait_fact(step: str, kind: Kind | Literal["undo"]) -> Callable[[int], Fact]:
     """Return what makes the fact that a step waits, of the sequence at which it is recorded."""
 
     def make(sequence: int) -> Fact:
@@ -371,7 +421,12 @@ def wait_fact(step: str, kind: Kind) -> Callable[[int], Fact]:
             wait = WaitRecord(name=step, kind="sleep", token="", delay_ms=1_000)
             return WaitRecorded(run=RUN, queue=QUEUE, step=step, record=wait, sequence=sequence, time_ms=sequence)
         attempt = TryRecord(
-            name=step, kind="run", token="", attempt=1, delay_ms=1_000, error=ErrorRecord(type="E", message="")
+            name=step,
+            kind="compensate" if kind == "undo" else "run",
+            token="",
+            attempt=1,
+            delay_ms=1_000,
+            error=ErrorRecord(type="E", message=""),
         )
         return TryRecorded(run=RUN, queue=QUEUE, step=step, record=attempt, sequence=sequence, time_ms=sequence)
 

@@ -52,7 +52,7 @@ from ironflow.messages import (
     WorkerView,
 )
 from ironflow.names import Names
-from ironflow.records import NULL, TERMINAL, EventRecord
+from ironflow.records import NULL, TERMINAL, EventRecord, RunStatus
 
 
 def raw(text: str) -> msgspec.Raw:
@@ -214,8 +214,9 @@ class FakeEngine:
         if not views:
             return Failure(type="RunNotFound", message="there is no such run")
         status = views[0].status
-        recorded = status not in TERMINAL
-        return Cancellation(recorded=recorded, status="cancelled" if recorded else status)
+        recorded = status not in TERMINAL and status != "compensating"
+        after: RunStatus = "compensating" if request.compensate else "cancelled"
+        return Cancellation(recorded=recorded, status=after if recorded else status)
 
     def _get_steps(self, payload: bytes) -> StepsPage:
         request = msgspec.json.decode(payload, type=GetSteps)
