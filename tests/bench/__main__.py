@@ -6,12 +6,13 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import fan_out, waits, wakeups
+from tests.bench import fan_out, saga, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
     "fan-out": (fan_out.main, "a map of 10,000 items: how long it takes, and the memory of worker and engine"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }
 

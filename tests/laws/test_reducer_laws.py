@@ -268,8 +268,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "the number jumps": ("number=state.number + 1", "number=state.number + 2"),
     "a timer is not set again": (
         "return Decision(state, (SetTimer(timer=try_timer(fact.step, attempt), record=timer),))",
-        "again = () if state.woken_by else (SetTimer(timer=try_timer(fact.step, attempt), record=timer),)\n"
-        "    return Decision(state, again)",
+        "return Decision(state, () if state.woken_by else (SetTimer(timer=wait_timer(''), record=timer),))",
     ),
     "a run that ends after it was unwound does not say how that went": (
         "        compensation=outcome.compensation,\n",
