@@ -44,7 +44,7 @@ async def keep_alive(worker: Process) -> None:
 async def running(folder: Path, url: str) -> AsyncGenerator[tuple[Client, Cluster]]:
     """Run an engine and a worker that is started again whenever it is killed."""
     with cluster(url, "saga", folder) as processes:
-        processes.engine()
+        processes.engine("--lease", "0.5")  # each kill costs one
         guard = asyncio.create_task(keep_alive(processes.worker("sagas.py")))
         try:
             async with processes.client() as client:

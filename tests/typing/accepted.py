@@ -80,6 +80,9 @@ async def process(ctx: Context[OrderPlaced]) -> Receipt:
     assert_type(await ctx.step.wait_for_event("e", event="x", on_timeout="none"), Event[Any] | None)
     assert_type(await ctx.step.wait_for_event("f", event="x", type=Receipt, on_timeout="none"), Event[Receipt] | None)
     assert_type(ctx.step.idempotency_key("charge"), str)
+    assert_type(ctx.step.compensate("fetch", fetch, "o-1", fast=True), None)
+    ctx.step.compensate("plain", plain, 3)
+    ctx.step.compensate("lambda", lambda: fetch("o-1"))
     ctx.log.info("done", total=3)
     return Receipt(3)
 
