@@ -11,7 +11,7 @@ from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.journal import Appended, Journal
 from ironflow.names import Names
-from ironflow.records import Ending, ErrorRecord, EventRecord, InputRecord, OutcomeRecord, RunState
+from ironflow.records import Ending, ErrorRecord, EventRecord, InputRecord, OutcomeRecord, RunState, StepRecord
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.event_waits import has_ending
 from ironflow_engine.facts import OutcomeRecorded
@@ -104,7 +104,7 @@ class Terminator:
     async def _has_steps(self, state: RunState) -> bool:
         """Tell whether any step of a run has a result; only such steps have undos."""
         async for page in self._broker.read(self._names.journal, self._names.journal_steps(state.queue, state.id)):
-            if page:
+            if any(_may_have_undo(decode_record(StepRecord, message.payload)) for message in page):
                 return True
         return False
 
@@ -163,3 +163,8 @@ class Terminator:
         except SerializationError:
             return None
         return event if event.id == state.event_id else None
+
+
+def _may_have_undo(record: StepRecord) -> bool:
+    # A wait that has timed out is what ends the run, as a rule, and has done nothing.
+    return record.status == "completed" or record.kind != "wait_for_event"

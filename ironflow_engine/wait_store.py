@@ -102,7 +102,7 @@ class WaitStore:
 
         """
         waits: dict[tuple[str, str], WaitRecord] = {}
-        prefix = self._names.journal_waits(queue, run).removesuffix("*")
+        prefix = self._names.journal_waits(queue, run).removesuffix(">")
         async for page in self._broker.read(self._names.journal, self._names.journal_waits(queue, run)):
             for message in page:
                 try:

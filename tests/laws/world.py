@@ -93,6 +93,7 @@ class World:
 
     Attributes:
         journal: the sequence of each record, by its subject; the first writer of one wins.
+        fences: the sequences of those that keep a wait from ever having an end.
         inbox: facts that no engine has acknowledged yet, by the name of what carries them.
         fired: timers that have fired and that no engine has acknowledged yet.
         tasks: the numbers of the tasks in the queue, and whether each may have been there before.
@@ -107,6 +108,7 @@ class World:
         self.program = program
         self.journal: dict[str, int] = {}
         self.outcomes: dict[int, OutcomeRecord] = {}
+        self.fences: set[int] = set()
         self.inbox: dict[str, Fact] = {}
         self.fired: dict[str, TimerRecord] = {}
         self.tasks: dict[int, bool] = {}
@@ -136,8 +138,9 @@ class World:
         return self.outcomes[max(self.outcomes)].seen if self.outcomes else 0
 
     def wake_ups(self) -> list[int]:
-        """Return the sequences of the records that end waits."""
-        return [sequence for subject, sequence in self.journal.items() if subject.startswith("end.")]
+        """Return the sequences of the records that end waits; a fence ends none."""
+        ends = [sequence for subject, sequence in self.journal.items() if subject.startswith("end.")]
+        return [sequence for sequence in ends if sequence not in self.fences]
 
     def ended_by(self) -> list[OutcomeRecord]:
         """Return the outcomes that end the run."""
@@ -323,7 +326,7 @@ class World:
         status: OutcomeStatus = cause.ending
         # What is not recorded is fenced: it never gets a result.
         for group in range(len(self.program.groups)):
-            left += [(f"end.{name}", lambda _: None) for name, _ in self.program.steps(group)]
+            left += [(f"end.{name}", self.fences.add) for name, _ in self.program.steps(group)]
         for undo in range(self.program.undos):
             if f"end.undo-{undo}" not in known:
                 left.append((f"wait.undo-{undo}", wait_fact(f"undo-{undo}", "undo")))
