@@ -182,7 +182,7 @@ def _l4_no_wake_up_is_lost(world: World) -> None:
         assert state.number in world.tasks, "L4"
     else:
         assert state.status == ("waiting" if state.ending is None else "compensating"), "L4"
-        assert all(sequence <= world.last_seen() for sequence in world.wake_ups()), "L4"
+        assert all(sequence <= world.last_seen() for sequence in world.ends_of_waits()), "L4"
 
 
 def _l6_it_ends_once(world: World) -> None:

@@ -138,9 +138,15 @@ class World:
         return self.outcomes[max(self.outcomes)].seen if self.outcomes else 0
 
     def wake_ups(self) -> list[int]:
-        """Return the sequences of the records that end waits; a fence ends none."""
-        ends = [sequence for subject, sequence in self.journal.items() if subject.startswith("end.")]
-        return [sequence for sequence in ends if sequence not in self.fences]
+        """Return the sequences of the records that may wake the run.
+
+        A fence need not. It does where an engine that knows an old state finds it in the place of a wait's end.
+        """
+        return [sequence for subject, sequence in self.journal.items() if subject.startswith("end.")]
+
+    def ends_of_waits(self) -> list[int]:
+        """Return the sequences of the records that end waits, and so must wake the run."""
+        return [sequence for sequence in self.wake_ups() if sequence not in self.fences]
 
     def ended_by(self) -> list[OutcomeRecord]:
         """Return the outcomes that end the run."""
