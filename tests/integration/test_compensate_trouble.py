@@ -291,7 +291,7 @@ async def test_the_result_of_a_worker_that_was_cut_off_is_undone_or_refused(come
             return await append(subject, record)
 
         executor._journal.append = slowly  # type: ignore[method-assign]  # noqa: SLF001 - likewise
-        worker._cancellations._passes = Deaf()  # type: ignore[assignment]  # noqa: SLF001 - it hears no hints
+        worker._cancellations._passes = Deaf()  # noqa: SLF001 - it hears no hints
         run = await system.client.start(f)
         await begun.wait()
         if comes == "before the fence":
@@ -321,3 +321,45 @@ class Deaf(set[Any]):
 
     def __iter__(self) -> Any:
         return iter(())
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+async def test_a_worker_may_die_at_each_of_its_writes(stage: Stage) -> None:
+    for number in range(60):
+        journey = Journey(plain=False)
+        async with running_system(journey.function) as system:
+            system.server.interceptor = killer = WorkerKiller(system, number, stage)
+            run = await system.client.start(journey.function)
+            await asyncio.sleep(31)
+            assert await run.cancel(compensate=True)
+            view, steps = await run.wait(PATIENCE), await run.steps()
+        done = [step.name for step in steps if step.kind == "run" and step.status == "completed"]
+        assert (view.status, view.compensation) == ("cancelled", "completed"), number
+        assert list(dict.fromkeys(journey.undone)) == [*reversed(done)], number
+        forget_functions()
+        if not killer.killed:
+            assert number >= 8
+            return
+    raise AssertionError("it writes without end")
+
+
+class WorkerKiller:
+    """Kills the worker at one of its writes to the journal, and starts another one."""
+
+    def __init__(self, system: System, number: int, stage: Stage) -> None:
+        self._system = system
+        self._left = number
+        self._stage = stage
+        self.killed = False
+
+    def __call__(self, stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        if (stage, verb) != (self._stage, "publish") or ".journal." not in subject or ".due." in subject:
+            return None
+        self._left -= 1
+        if self._left >= 0 or self.killed:
+            return None
+        self.killed = True
+        for worker in list(self._system.workers):
+            self._system.cut_off(worker)
+            self._system.soon(self._system.kill(worker), self._system.add_worker())
+        return Unavailable("killed")

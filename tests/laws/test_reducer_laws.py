@@ -318,7 +318,7 @@ def test_a_mistake_in_the_reducer_breaks_a_law(mistake: str) -> None:
 def test_a_mistake_in_the_unwinding_breaks_a_law(mistake: str) -> None:
     # The same reducer, with another module behind it.
     mutant = _with_mistake(reducer, "", "")
-    mutant.unwinding = _with_mistake(unwinding, *UNWINDING_MISTAKES[mistake])  # type: ignore[attr-defined]
+    mutant.unwinding = _with_mistake(unwinding, *UNWINDING_MISTAKES[mistake])
     _breaks_a_law(mutant.decide, mistake)
 
 
