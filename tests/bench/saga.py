@@ -22,7 +22,7 @@ from tests.support.processes import Cluster, Process, cluster, functions_are_kno
 
 STEPS = range(1, 6)
 AT_A_TIME = 8
-"""They share the workers, so the ones are killed in the middle of others' undos too."""
+"""They share a worker, so it is killed in the middle of other undos too."""
 
 
 def plans() -> list[Plan]:
