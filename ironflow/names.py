@@ -255,6 +255,10 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of everything recorded of a run, or of one kind ("wait", "step", …) of it."""
         return f"{self._journal(queue, run)}.{kind}.>" if kind else f"{self._journal(queue, run)}.>"
 
+    def journal_steps(self, queue: str, run: str) -> str:
+        """The filter of the results of all steps of a run."""
+        return f"{self._journal(queue, run)}.step.>"
+
     def journal_waits(self, queue: str, run: str) -> str:
         """The filter of everything that a run has ever waited for."""
         return f"{self._journal(queue, run)}.wait.>"

@@ -506,6 +506,31 @@ class Step(Protocol):
         """
         ...
 
+    def compensate(self, step_name: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Register what undoes a step, for the case that the run fails for good.
+
+        It is a plain call, not to be awaited, and it runs nothing. Call it right behind the step. If the run fails
+        then, takes longer than its timeout, or is cancelled with ``compensate=True``, its undos run one after the
+        other, the one of the step that was recorded last first. Each is a step of its own called
+        ``compensate:<step>``: it runs at least once, its result is recorded, and it is retried under the
+        function's retry policy. One that fails for good is recorded, and the others run all the same. Until the
+        last one has ended the run is "compensating".
+
+        A handler that catches the failure of a step and returns has not failed, and nothing is undone.
+
+        Args:
+            step_name: the name of the step, in the scope of this step client.
+            fn: what undoes it, ``async`` or plain, like the body of a step; it has no steps of its own.
+            *args: passed to it.
+            **kwargs: passed to it.
+
+        Raises:
+            DefinitionError: the step has no result yet, or the function is none.
+            DuplicateStepError: the step has an undo already.
+
+        """
+        ...
+
     def idempotency_key(self, name: str) -> str:
         """Return a text that is unique per run and step and the same in every attempt.
 

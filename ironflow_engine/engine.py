@@ -109,8 +109,8 @@ class Engine:
         self._functions = FunctionStore(broker, names, make_token)
         waits = WaitStore(broker, names)
 
-        def end_run(run: str, reason: ErrorRecord, compensate: bool) -> Awaitable[bool]:  # noqa: FBT001, ARG001
-            return terminator.end(run, "cancelled", reason)
+        def end_run(run: str, reason: ErrorRecord, compensate: bool) -> Awaitable[bool]:  # noqa: FBT001
+            return terminator.end(run, "cancelled", reason, compensate=compensate)
 
         children = ChildKeeper(broker, names, store, end_run, make_token)
         keeper = WaitKeeper(broker, names, waits, make_token)

@@ -189,8 +189,9 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     It saves work and nothing depends on it: whoever takes up the run finds in the journal that it has ended.
 
     Attributes:
-        number: the pass in whose place the run was ended.
+        number: the pass in whose place the run was ended, or began to be unwound.
         epoch: the epoch that ended; what a retry has brought about since then is left alone.
+        timers: whether the timers of that epoch go too; a run that is unwound has timers of its undos.
 
     """
 
@@ -198,6 +199,7 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     number: int
     epoch: int
+    timers: bool = True
 
 
 class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):

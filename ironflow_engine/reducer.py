@@ -15,7 +15,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
-from ironflow_engine import children, epochs, event_waits, retries, timers
+from ironflow_engine import children, epochs, event_waits, retries, timers, unwinding
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -28,7 +28,6 @@ from ironflow_engine.facts import (
     RunRetried,
     RunStarted,
     StateReviewed,
-    StopRun,
     TryRecorded,
     WaitClosed,
     WaitRecorded,
@@ -148,9 +147,13 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.status in TERMINAL:
         return Decision(state, _end_commands(state, fact) if state.ended_by == fact.sequence else ())
     if not _concludes(state, outcome):
+        if outcome.status == "compensating":
+            return Decision(state, unwinding.begin_again(state, fact))
         return Decision(state, _commands_again(state, fact.sequence))
     if outcome.status == "suspended":
         return _suspend(state, fact)
+    if outcome.status == "compensating":
+        return unwinding.begin(state, fact)
     ended = replace(
         state,
         status=outcome.status,
@@ -160,6 +163,7 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
         ended_by=fact.sequence,
         due_ms=0,
         error=outcome.error,
+        compensation=outcome.compensation,
     )
     return Decision(ended, _end_commands(ended, fact))
 
@@ -170,24 +174,25 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
         return outcome.number == state.number
     # A run that rests is ended from outside in place of its next pass: that pass, if it is dispatched at the
     # same time, finds its outcome in the journal.
-    return outcome.number == state.number + 1 and outcome.status in TERMINAL
+    return outcome.number == state.number + 1 and outcome.status != "suspended"
 
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
-    stop = _stop(state) if fact.record.imposed else ()
-    end = AnnounceEnd(run=state.id)
-    return (*stop, end, *event_waits.leave(state), *children.leave(state), *children.report(state, fact.record.output))
-
-
-def _stop(state: RunState) -> tuple[StopRun]:
-    return (StopRun(run=state.id, queue=state.queue, number=state.number, epoch=epochs.current(state)),)
+    outcome = fact.record
+    return (
+        *(unwinding.stop(state) if outcome.imposed or state.ending else ()),
+        AnnounceEnd(run=state.id),
+        *event_waits.leave(state),
+        *children.leave(state),
+        *children.report(state, outcome.output),
+    )
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.woken_by > fact.record.seen:
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
-    resting = replace(state, status="waiting", due_ms=fact.record.due_ms)
+    resting = replace(state, status=unwinding.status_while(state, "waiting"), due_ms=fact.record.due_ms)
     return Decision(replace(resting, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
@@ -201,7 +206,8 @@ def _wake(state: RunState, fact: Woken) -> Decision:
 
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
-    following = replace(state, status="queued", due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
+    status = unwinding.status_while(state, "queued")
+    following = replace(state, status=status, due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 
 
@@ -218,7 +224,7 @@ def _review(state: RunState, fact: StateReviewed) -> Decision:
 
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     kind = fact.record.kind
-    if state.status in TERMINAL or (kind != "sleep" and epochs.is_past(state, fact.step)):
+    if unwinding.is_of_no_use(state, fact) or (kind != "sleep" and epochs.is_past(state, fact.step)):
         return Decision(state)
     timer = timers.of_wait(state, fact)
     if kind == "invoke":
@@ -241,6 +247,6 @@ def _close(state: RunState, fact: WaitClosed) -> Decision:
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
-    if state.status in TERMINAL or epochs.is_past(state, fact.step):
+    if unwinding.is_of_no_use(state, fact) or epochs.is_past(state, fact.step):
         return Decision(state)
     return Decision(state, (timers.of_back_off(state, fact),))

@@ -128,7 +128,7 @@ class TimerIntake(Intake):
         message = f"the run took longer than its timeout of {timer.run_timeout_ms / 1000:g} s"
         try:
             error = ErrorRecord(type=RunTimeoutError.__name__, message=message)
-            await self._terminator.end(timer.run, "failed", error, epoch=timer.epoch)
+            await self._terminator.end(timer.run, "failed", error, compensate=True, epoch=timer.epoch)
         except BrokerError as error:
             return error
         return None
@@ -144,7 +144,7 @@ class TimerIntake(Intake):
                     raise version
                 if version.state is not None and has_timed_out(version.state, fact.step):
                     _, epoch = parse_step_key(fact.step)
-                    await self._terminator.end(fact.run, "failed", fact.record.error, epoch=epoch)
+                    await self._terminator.end(fact.run, "failed", fact.record.error, compensate=True, epoch=epoch)
             except BrokerError as error:
                 failures[fact.run] = error
         return failures
@@ -260,6 +260,9 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
     if state is None or state.status in TERMINAL or state.queue != timer.queue:
+        return False
+    # While a run is unwound, only the back-offs of its undos count.
+    if state.ending is not None and timer.wait is not None:
         return False
     sleeps = timer.wait is not None and timer.wait.kind == "sleep"
     # The end of a back-off, or of a run's time, of an earlier epoch has nothing left to end.

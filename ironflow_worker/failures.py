@@ -9,6 +9,7 @@ from ironflow.errors import (
     EngineUnavailableError,
     InvokeError,
     IronflowError,
+    NondeterminismError,
     NonRetryableError,
     PayloadTooLargeError,
     PublishError,
@@ -122,6 +123,13 @@ def is_final(error: BaseException) -> bool:
     if isinstance(error, (RetryAfter, StepTimeoutError, EngineUnavailableError)):
         return False
     return isinstance(error, (NonRetryableError, IronflowError))
+
+
+def is_parked(error: BaseException) -> bool:
+    """Tell whether a run does not fit its code any more, so that it stands still until the code is right."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_parked, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+    return isinstance(error, NondeterminismError)
 
 
 _RECORDED_AT = "_ironflow_recorded_at"

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast, get_args
 
 import msgspec
@@ -80,7 +80,10 @@ class FanOut:
         self._is_over = False
         # Where all branches are awaited whatever happens, there is no failure to choose.
         fail_fast = branches.on_error == "fail_fast"
-        may_fail = current.memo.failed_branches(branches.scope) if fail_fast else frozenset[int]()
+        may_fail: Iterable[int] = current.memo.failed_branches(branches.scope) if fail_fast else ()
+        if current.unwinds and fail_fast:
+            # Each branch is replayed as far as it is recorded, also in a group that fails: what it did has undos.
+            may_fail = range(branches.count)
         self._suspects = {index for index in may_fail if index < branches.count}
         self._last_suspect = max(self._suspects, default=-1)
         self._is_open = not self._suspects

@@ -98,6 +98,9 @@ async def process(ctx: Context[OrderPlaced]) -> Receipt:
     assert_type(await ctx.step.invoke_async(charge, OrderPlaced("o-1")), str)
     assert_type(await ctx.step.invoke_async(count, name="start"), str)
     assert_type(await ctx.step.invoke_async("charge"), str)
+    assert_type(ctx.step.compensate("fetch", fetch, "o-1", fast=True), None)
+    ctx.step.compensate("plain", plain, 3)
+    ctx.step.compensate("lambda", lambda: fetch("o-1"))
     ctx.log.info("done", total=3)
     return Receipt(3)
 

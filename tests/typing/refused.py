@@ -66,6 +66,12 @@ async def process(ctx: Context[OrderPlaced]) -> int:
     await ctx.step.wait_for_event("c", event="x", match=5)  # refused
     (await ctx.step.wait_for_event("d", event="x", on_timeout="none")).data  # refused
     (await ctx.step.wait_for_event("e", event="x", type=OrderPlaced)).data.orderid  # refused
+    ctx.step.compensate("fetch", fetch, 3)  # refused
+    ctx.step.compensate("fetch", fetch)  # refused
+    ctx.step.compensate("fetch", fetch, order="a")  # refused
+    ctx.step.compensate(fetch, "a")  # refused
+    ctx.step.compensate("fetch", fetch("a"))  # refused
+    await ctx.step.compensate("fetch", fetch, "a")  # refused
     ctx.event.id = text  # refused
     return "no number"  # refused
 
