@@ -160,14 +160,25 @@ class Executor:
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
         memo = Memo()
-        if _nothing_can_be_recorded(task, delivery, self._broker.server.id) and self._cancellations.surely_none(
-            task.run, task.started_at
+        if (
+            _nothing_can_be_recorded(task, delivery, self._broker.server.id)
+            and self._is_surely_first(delivery)
+            and self._cancellations.surely_none(task.run, task.started_at)
         ):
             return memo
         subject_filter = self._names.journal_of_run(queue, task.run)
         async for page in self._broker.read(self._names.journal, subject_filter):
             memo.read(page)
         return memo
+
+    def _is_surely_first(self, delivery: Delivery) -> bool:
+        """Tell whether no other worker can have been handed this task after us.
+
+        Where this worker stood still, or its network did, the delivery may have waited here for longer than its
+        lease. Half of the lease leaves the other half for the difference of the two clocks.
+        """
+        age_ms = self._now_ms() - delivery.time_ms
+        return abs(age_ms) < self._leases.seconds * 1000 / 2
 
     def _tools(self, queue: str, task: Task) -> PassTools:
         return PassTools(
