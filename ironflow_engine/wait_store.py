@@ -162,11 +162,14 @@ class WaitStore:
         return entries
 
     async def _purge(self, subject: str) -> None:
-        async with self._room:
-            try:
-                await self._broker.purge(self._stream, subject)
-            except BrokerError as error:
-                _log.debug("wait not taken away", subject=subject, reason=str(error))
+        for _ in range(_TRIES):
+            async with self._room:
+                try:
+                    await self._broker.purge(self._stream, subject)
+                except BrokerError as error:
+                    _log.debug("wait not taken away", subject=subject, reason=str(error))
+                else:
+                    return
 
     async def _store(self, publications: Sequence[Publication]) -> list[BrokerError | None]:
         """Store publications; one whose answer was lost is stored again, which changes nothing."""
