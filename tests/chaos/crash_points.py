@@ -16,6 +16,7 @@ import msgspec
 from ironflow import Function
 from ironflow.broker.local import LocalServer, Stage
 from ironflow.broker.protocol import BrokerError
+from ironflow.errors import EngineUnavailableError, RunNotFoundError
 from ironflow.function import forget_functions
 from ironflow.names import run_id
 from ironflow.records import TERMINAL
@@ -132,8 +133,20 @@ async def _submit(system: System, flow: str, order: Order) -> list[Submitted]:
         answer = await client.publish_record(ANSWER, {"key": key}, id=f"answer-{key}")
         submitted.append(Submitted(f"answer-{key}", answer.sequence, system.now_ms()))
     if flow == "cancel":
-        await client.run(submitted[0].run).cancel("enough")
+        await _cancel(system, submitted[0].run)
     return submitted
+
+
+async def _cancel(system: System, run: str) -> None:
+    """Cancel a run, however long it takes until an engine knows it and answers."""
+    async with asyncio.timeout(LONGEST_SECONDS):
+        while True:
+            try:
+                await system.client.run(run).cancel("enough")
+            except (RunNotFoundError, EngineUnavailableError):
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                return
 
 
 async def _ended(system: System, run: str) -> float:
@@ -198,12 +211,19 @@ def _function(witness: MemoryWitness) -> Iterator[Function[Any, Any]]:
 CrashFigure: TypeAlias = tuple[CrashAt, CrashedRun]
 
 
-async def sweep(flow: str, victim: Victim) -> list[CrashFigure]:
-    """Crash at every write of a flow, before and after it; return what came of each, the first unharmed."""
+async def sweep(flow: str, victim: Victim, *, both_stages: bool = True) -> list[CrashFigure]:
+    """Crash at every write of a flow; return what came of each crash, and first of a run that is left unharmed.
+
+    Args:
+        flow: of FLOWS.
+        victim: who dies.
+        both_stages: before each write and after it; else in turns.
+
+    """
     unharmed = await crash(flow, CrashAt(victim))
     found: list[CrashFigure] = [(CrashAt(victim), unharmed)]
     for number in range(1, unharmed.writes + 1):
-        for stage in STAGES:
+        for stage in STAGES if both_stages else (STAGES[number % 2],):
             at = CrashAt(victim, number, stage)
             found.append((at, await crash(flow, at)))
     return found
