@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
+from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.codec import decode_record
 from ironflow.errors import PayloadTooLargeError, SerializationError
 from ironflow.function import Function
@@ -162,7 +163,7 @@ class Executor:
         memo = Memo()
         if (
             _nothing_can_be_recorded(task, delivery, self._broker.server.id)
-            and self._is_surely_first(delivery)
+            and self._is_too_young_for_others(task)
             and self._cancellations.surely_none(task.run, task.started_at)
         ):
             return memo
@@ -171,14 +172,15 @@ class Executor:
             memo.read(page)
         return memo
 
-    def _is_surely_first(self, delivery: Delivery) -> bool:
-        """Tell whether no other worker can have been handed this task after us.
+    def _is_too_young_for_others(self, task: Task) -> bool:
+        """Tell whether a run began so lately that nobody else can have been handed its event or its task.
 
-        Where this worker stood still, or its network did, the delivery may have waited here for longer than its
-        lease. Half of the lease leaves the other half for the difference of the two clocks.
+        An engine that stood still between its writes publishes the task when another has long done so, and a
+        worker that stood still finds in its socket what has gone to another. Both take a lease. Half of it
+        leaves the other half for the difference between the server's clock and ours.
         """
-        age_ms = self._now_ms() - delivery.time_ms
-        return abs(age_ms) < self._leases.seconds * 1000 / 2
+        age_ms = self._now_ms() - task.started_at
+        return abs(age_ms) < min(self._leases.seconds, ENGINE_ACK_WAIT_SECONDS) * 1000 / 2
 
     def _tools(self, queue: str, task: Task) -> PassTools:
         return PassTools(

@@ -20,11 +20,17 @@ from tests.chaos.row_three import sweep_all
 from tests.chaos.rows import ROWS, Scale, is_tested
 
 IN_PROCESS_ROW = 3
+MIXED_ROW = 14
 ALL_ROWS = sorted([*ROWS, IN_PROCESS_ROW])
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rows", default="14", show_default=True, help=f"Which rows, of {ALL_ROWS}; or 'all'.")
+@click.option(
+    "--rows",
+    default="14",
+    show_default=True,
+    help=f"Which rows, of {ALL_ROWS}; or 'all', with three seeds of {MIXED_ROW}.",
+)
 @click.option("--seconds", type=float, help="How long faults are injected in each row; default what the row says.")
 @click.option("--share", type=float, default=1.0, show_default=True, help="Of each row's runs and faults.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Makes all choices; the same, the same again.")
@@ -50,13 +56,15 @@ def main(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     scale = Scale(seconds=seconds, share=share, seed=seed, lease=lease)
-    chosen = ALL_ROWS if rows == "all" else _numbers(rows)
+    chosen = [*ALL_ROWS, MIXED_ROW, MIXED_ROW] if rows == "all" else _numbers(rows)
     results: list[RowResult] = []
     with tempfile.TemporaryDirectory() as temporary:
-        for number in chosen:
-            click.echo(f"row {number} …", err=True)
-            result = _run(number, scale, (folder or Path(temporary)) / f"row-{number}-seed-{seed}", replay)
-            results.append(result)
+        for index, number in enumerate(chosen):
+            # A row that is asked for again is to show something else.
+            its_seed = seed + chosen[:index].count(number)
+            click.echo(f"row {number}, seed {its_seed} …", err=True)
+            place = (folder or Path(temporary)) / f"row-{number}-seed-{its_seed}"
+            results.append(_run(number, msgspec.structs.replace(scale, seed=its_seed), place, replay))
     click.echo(render(results))
     sys.exit(0 if all(result.ok for result in results) else 1)
 
