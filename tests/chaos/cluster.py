@@ -26,6 +26,8 @@ from tests.chaos.workflow import FUNCTION, QUEUE
 from tests.support.processes import functions_are_known, workers_answer
 
 LOOK_SECONDS = 0.1
+START_SECONDS = 60.0
+"""Seven processes start at once, on machines that may have better things to do."""
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,8 +157,8 @@ class ChaosCluster:
             options = ("--queue", QUEUE, "--concurrency", str(self.settings.slots), "--metrics-port", str(port))
             child = await self._child(stack, f"worker-{number}", "worker", *options, "tests.chaos.app")
             self.workers.append(child)
-        await functions_are_known(self.client, FUNCTION)
-        await workers_answer(self.client, self.settings.workers)
+        await functions_are_known(self.client, FUNCTION, within=START_SECONDS)
+        await workers_answer(self.client, self.settings.workers, within=START_SECONDS)
 
     async def _child(self, stack: contextlib.AsyncExitStack, name: str, kind: str, *options: str) -> Child:
         proxy = await stack.enter_async_context(Proxy(self.port))

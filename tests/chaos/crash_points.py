@@ -1,40 +1,29 @@
 """Row 3: a crash before and after every durable write of engine and worker, over small flows.
 
-In this process and on a virtual clock, where every write can be reached in no time. What is checked is what the
-checker checks everywhere, and how much longer a run takes than it takes unharmed.
+What is checked is what the checker checks everywhere, and how much longer a run takes than it takes unharmed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from ironflow import Function
-from ironflow.broker.local import LocalServer, Stage
+from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError
 from ironflow.errors import EngineUnavailableError, RunNotFoundError
-from ironflow.function import forget_functions
-from ironflow.names import run_id
-from ironflow.records import TERMINAL
 from tests.chaos.checker import Violation, check
-from tests.chaos.collector import Collector
 from tests.chaos.history import History, Submitted
-from tests.chaos.programs import Map, Order, Parallel, Program, Publish, Sleep, Wait, Work, answer_key, harness_waits
-from tests.chaos.witness import MemoryWitness
-from tests.chaos.workflow import ANSWER, FUNCTION, START, program_function
-from tests.support.inprocess import System, running_system
+from tests.chaos.in_process import LONGEST_SECONDS, LOOK_SECONDS, simulate
+from tests.chaos.programs import Map, Order, Parallel, Program, Publish, Sleep, Wait, Work
+from tests.support.inprocess import System
 
 Victim = Literal["worker", "engine", "one of two engines"]
 VICTIMS: tuple[Victim, ...] = ("worker", "engine", "one of two engines")
 STAGES: tuple[Stage, ...] = ("before", "after")
-EVENT_ID = "order-1"
-LONGEST_SECONDS = 60 * 60.0
-USED_UP_SECONDS = 60.0
-LOOK_SECONDS = 0.05
+CANCEL = "cancel"
 
 FLOWS: dict[str, Program] = {
     "linear": (Work("a"), Work("b", failures=1), Work("c")),
@@ -47,7 +36,7 @@ FLOWS: dict[str, Program] = {
         Work("d"),
     ),
     "map": (Map("items", 3, (Work("item"),)), Work("after")),
-    "cancel": (Work("a"), Sleep("nap", 60_000), Work("b")),
+    CANCEL: (Work("a"), Sleep("nap", 60_000), Work("b")),
     # A saga and a child run take their places here.
 }
 
@@ -106,80 +95,30 @@ class _Crash:
 
 async def crash(flow: str, at: CrashAt) -> CrashedRun:
     """Run a flow with a crash, and check what came of it."""
+    crashes: list[_Crash] = []
+
+    def trouble(system: System) -> _Crash:
+        crashes.append(_Crash(system, at))
+        return crashes[0]
+
+    engines = 2 if at.victim == "one of two engines" else 1
     order = Order(1, FLOWS[flow], answer_after=3.0)
-    server = LocalServer()
-    witness = MemoryWitness(lambda: server.clock.now_us() / 1000)
-    with _function(witness) as function:
-        engines = 2 if at.victim == "one of two engines" else 1
-        async with running_system(function, server=server, engines=engines) as system:
-            began = asyncio.get_running_loop().time()
-            server.interceptor = crashing = _Crash(system, at)
-            submitted = await _submit(system, flow, order)
-            ended = await _ended(system, submitted[0].run)
-            await _used_up(system)
-            server.interceptor = None
-            history = await _history(system, submitted, witness)
-    violations = [*check(history)] if flow != "cancel" else [*_check_cancelled(history)]
-    return CrashedRun(crashing.writes, ended - began, tuple(violations))
+    meanwhile = _cancel if flow == CANCEL else None
+    simulated = await simulate([order], trouble, engines=engines, meanwhile=meanwhile)
+    violations = _check_cancelled(simulated.history) if flow == CANCEL else check(simulated.history)
+    return CrashedRun(crashes[0].writes, simulated.seconds, tuple(violations))
 
 
-async def _submit(system: System, flow: str, order: Order) -> list[Submitted]:
-    client = system.client
-    published = await client.publish_record(START, order, id=EVENT_ID)
-    submitted = [Submitted(EVENT_ID, published.sequence, system.now_ms(), order, run_id(FUNCTION, EVENT_ID))]
-    await asyncio.sleep(order.answer_after)
-    for wait in harness_waits(order.program):
-        key = answer_key(order.number, wait)
-        answer = await client.publish_record(ANSWER, {"key": key}, id=f"answer-{key}")
-        submitted.append(Submitted(f"answer-{key}", answer.sequence, system.now_ms()))
-    if flow == "cancel":
-        await _cancel(system, submitted[0].run)
-    return submitted
-
-
-async def _cancel(system: System, run: str) -> None:
-    """Cancel a run, however long it takes until an engine knows it and answers."""
+async def _cancel(system: System, submitted: Sequence[Submitted]) -> None:
+    """Cancel the run, however long it takes until an engine knows it and answers."""
     async with asyncio.timeout(LONGEST_SECONDS):
         while True:
             try:
-                await system.client.run(run).cancel("enough")
+                await system.client.run(submitted[0].run).cancel("enough")
             except (RunNotFoundError, EngineUnavailableError):
                 await asyncio.sleep(LOOK_SECONDS)
             else:
                 return
-
-
-async def _ended(system: System, run: str) -> float:
-    """Wait for the end of a run; return when it was seen, or raise TimeoutError."""
-    collector = Collector(system.broker, system.names)
-    async with asyncio.timeout(LONGEST_SECONDS):
-        while True:
-            state = (await collector.states()).get(run)
-            if state is not None and state.status in TERMINAL:
-                return asyncio.get_running_loop().time()
-            await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _used_up(system: System) -> None:
-    """Let what is under way come to its end; what is left then is found by the checker."""
-    collector = Collector(system.broker, system.names)
-    for _ in range(round(USED_UP_SECONDS)):
-        if not any((await collector.leftovers()).values()):
-            return
-        await asyncio.sleep(1.0)
-
-
-async def _history(system: System, submitted: list[Submitted], witness: MemoryWitness) -> History:
-    collector = Collector(system.broker, system.names)
-    return History(
-        submitted=submitted,
-        events=await collector.events(),
-        journal=await collector.journal(),
-        states=await collector.states(),
-        lines=witness.lines,
-        leftovers=await collector.leftovers(),
-        timers=await collector.timers(),
-    )
 
 
 def _check_cancelled(history: History) -> Iterator[Violation]:
@@ -197,15 +136,6 @@ def _check_cancelled(history: History) -> Iterator[Violation]:
             "every step has one result, as the model says",
         ):
             yield violation
-
-
-@contextmanager
-def _function(witness: MemoryWitness) -> Iterator[Function[Any, Any]]:
-    forget_functions()
-    try:
-        yield program_function(witness)
-    finally:
-        forget_functions()
 
 
 CrashFigure: TypeAlias = tuple[CrashAt, CrashedRun]

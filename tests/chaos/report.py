@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from tests.chaos.checker import Violation
 
-VIOLATIONS_SHOWN = 20
-_HEADER = ("row", "fault", "count", "figure", "measured", "limit", "ok")
+VIOLATIONS_SHOWN = 5
+_HEADER: tuple[str, ...] = ("row", "fault", "count", "figure", "measured", "limit", "ok")
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -72,9 +72,7 @@ def render(results: Sequence[RowResult]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    for result in results:
-        lines += [f"row {result.number}: {each.claim}: {each.subject}: {each.detail}" for each in _shown(result)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(line for result in results for line in _violations(result))])
 
 
 def _verdict(result: RowResult, figure: Figure) -> str:
@@ -85,7 +83,11 @@ def _verdict(result: RowResult, figure: Figure) -> str:
     return "yes" if figure.holds else "NO"
 
 
-def _shown(result: RowResult) -> Sequence[Violation]:
-    left_out = len(result.violations) - VIOLATIONS_SHOWN
-    more = [Violation("and more", "", f"{left_out} of them")] if left_out > 0 else []
-    return [*result.violations[:VIOLATIONS_SHOWN], *more]
+def _violations(result: RowResult) -> Iterator[str]:
+    """Yield how often each guarantee is violated, and the first few cases of each."""
+    by_claim: dict[str, list[Violation]] = {}
+    for violation in result.violations:
+        by_claim.setdefault(violation.claim, []).append(violation)
+    for claim, violations in by_claim.items():
+        yield f"row {result.number}: {claim}: not so {len(violations)} times"
+        yield from (f"  {each.subject}: {each.detail}" for each in violations[:VIOLATIONS_SHOWN])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias, get_args
 
 import msgspec
@@ -178,13 +179,14 @@ def _everything(scale: Scale) -> Experiment:
 # What is measured in each row
 
 
-def _common(seen: Observed) -> list[Figure]:
+def _common(seen: Observed, *, exits: int | None = 0) -> list[Figure]:
     history = seen.history
     return [
         Figure("runs", len(history.orders)),
+        Figure("runs that did not end", len(history.orders.keys() - history.ends.keys()), 0),
         Figure("runs that it touched", len(figures.touched(history))),
-        Figure("all ended after healing", seen.seconds_to_end if seen.ended else float("inf"), 60, " s"),
-        Figure("processes that ended by themselves", len(seen.exits), 0),
+        Figure("all ended after healing", round(seen.seconds_to_end, 1) if seen.ended else float("inf"), 60, " s"),
+        Figure("processes that ended by themselves", len(seen.exits), exits),
         Figure("bodies repeated", figures.repeated_bodies(history)),
     ]
 
@@ -250,7 +252,7 @@ ROWS: dict[int, Row] = {
     7: Row("black hole and half-open for three leases", _partitions, _common),
     8: Row("timers, with kills of everything", _timers, _lateness),
     9: Row("storage filled, then freed", _storage_full, _common),
-    10: Row("poison: bodies that end their process", _poison, _common),
+    10: Row("poison: bodies that end their process", _poison, partial(_common, exits=None)),
     12: Row("random programs under everything mixed", _random_programs, _common),
     13: Row("all task and timer messages purged", _purge, _common),
     14: Row("everything mixed", _everything, _common),
