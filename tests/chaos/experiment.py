@@ -89,7 +89,7 @@ async def _collect(cluster: ChaosCluster, collector: Collector, load: Load, inje
     with contextlib.suppress(BrokerError):
         leftovers = await collector.leftovers()
     return History(
-        submitted=load.submitted,
+        submitted=[*load.submitted, *injector.submitted],
         events=await collector.events(),
         journal=await collector.journal(),
         states=await collector.states(),

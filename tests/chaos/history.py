@@ -20,7 +20,7 @@ class Submitted(msgspec.Struct, frozen=True):
     Attributes:
         sequence: where the server said that it stands.
         acknowledged_ms: when, by the machine's clock.
-        order: what it starts; None for one that starts no run.
+        order: what it starts; None for one that starts no run, or a run that no worker can execute.
         run: the run that it starts.
 
     """
@@ -98,7 +98,9 @@ class History(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def expected(self) -> dict[str, Expected]:
         """What each run must come to."""
-        return {run: expect(each.order) for run, each in self.orders.items() if each.order is not None}
+        known = {run: expect(each.order) for run, each in self.orders.items() if each.order is not None}
+        hopeless = [each.run for each in self.submitted if each.run and each.order is None]
+        return known | {run: Expected("failed", {}) for run in hopeless}
 
     @cached_property
     def steps(self) -> dict[tuple[str, str], list[Recorded]]:

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Generator
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, StreamSpec
 from tests.chaos.cluster import ChaosCluster, Child
 from tests.chaos.faulty_broker import NO_FAULTS, ambiguous
+from tests.chaos.history import Submitted
+from tests.chaos.poison import poison
 from tests.chaos.proxy import MODES
 from tests.chaos.timeline import Fault, Injected, Timeline
 
@@ -28,11 +30,13 @@ class Injector:
 
     Attributes:
         injected: what was done, when.
+        submitted: what was published on the way.
 
     """
 
     def __init__(self, cluster: ChaosCluster) -> None:
         self.injected: list[Injected] = []
+        self.submitted: list[Submitted] = []
         self._cluster = cluster
         # What is down already cannot be killed, so faults of one victim take turns.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -81,6 +85,9 @@ class Injector:
                 await self._fill()
                 yield
                 await self._cluster.broker.purge(FILLER, f"{FILLER}.>")
+            case "poison":
+                self.submitted += await poison(self._cluster.client, len(self.injected))
+                yield
             case _:
                 await self._purge()
                 yield

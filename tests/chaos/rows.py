@@ -155,7 +155,8 @@ def _poison(scale: Scale) -> Experiment:
         Order(number, (Work("before"), Work("poison", ends_process=True) if number % 100 == 50 else Work("work")))
         for number in range(count)
     ]
-    return _experiment(scale, scale.time(60), (), orders)
+    seconds = scale.time(60)
+    return _experiment(scale, seconds, every(seconds / 10, seconds, lambda _, at: Fault(at, "poison")), orders)
 
 
 def _random_programs(scale: Scale) -> Experiment:
@@ -252,7 +253,7 @@ ROWS: dict[int, Row] = {
     7: Row("black hole and half-open for three leases", _partitions, _common),
     8: Row("timers, with kills of everything", _timers, _lateness),
     9: Row("storage filled, then freed", _storage_full, _common),
-    10: Row("poison: bodies that end their process", _poison, partial(_common, exits=None)),
+    10: Row("poison: unreadable, unknown, and ending its process", _poison, partial(_common, exits=None)),
     12: Row("random programs under everything mixed", _random_programs, _common),
     13: Row("all task and timer messages purged", _purge, _common),
     14: Row("everything mixed", _everything, _common),

@@ -24,7 +24,9 @@ FaultKind = Literal[
     "ambiguous",
     "storage_full",
     "purge",
+    "poison",
 ]
+_ONLY_WHERE_ASKED_FOR: tuple[FaultKind, ...] = ("storage_full", "purge", "poison")
 _DISTURBING_NETWORKS: tuple[ModeName, ...] = ("black_hole", "deaf", "mute", "slow")
 
 
@@ -77,7 +79,7 @@ def mixed(seed: int, seconds: float, lease: float, *, engines: int = 2, workers:
     faults: list[Fault] = []
     at = 1.0
     while at < seconds:
-        kind = chance.choice([kind for kind in get_args(FaultKind) if kind not in ("storage_full", "purge")])
+        kind = chance.choice([kind for kind in get_args(FaultKind) if kind not in _ONLY_WHERE_ASKED_FOR])
         faults.append(_one(chance, at, kind, lease, engines=engines, workers=workers))
         at += chance.uniform(0.3, 2.0) if chance.random() > 1 / 8 else 4 * lease
     return faults
