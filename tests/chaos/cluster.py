@@ -38,6 +38,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
         lease: seconds that a worker keeps a task without renewing it.
         stored_bytes: how much the server may store; default what the disk has room for.
         seed: makes what goes wrong inside of processes.
+        crash: like "5:after": each process ends at that durable write of its first life.
 
     """
 
@@ -47,6 +48,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = 1.0
     stored_bytes: int | None = None
     seed: int = 0
+    crash: str = ""
 
 
 class Child:
@@ -58,6 +60,7 @@ class Child:
         environment: added to this process's.
         proxy: where it finds NATS.
         folder: for its log.
+        crash: the durable write of its first life at which it ends; "" for none.
 
     Attributes:
         held: it is meant to be down.
@@ -66,11 +69,12 @@ class Child:
     """
 
     def __init__(
-        self, name: str, arguments: list[str], environment: dict[str, str], proxy: Proxy, folder: Path
+        self, name: str, arguments: list[str], environment: dict[str, str], proxy: Proxy, folder: Path, crash: str
     ) -> None:
         self.proxy = proxy
         self.held = False
         self.exits: list[int] = []
+        self._crash = crash
         self._arguments = arguments
         self._environment = environment
         self._log = folder / f"{name}.log"
@@ -85,10 +89,12 @@ class Child:
     def start(self) -> None:
         """Start it."""
         self.held = False
+        crash = {"CHAOS_CRASH": self._crash} if self._crash else {}
+        self._crash = ""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.child", *self._arguments],
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self._environment, **crash},
                 stdout=log,
                 stderr=log,
             )
@@ -168,7 +174,7 @@ class ChaosCluster:
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_SEED": str(self.settings.seed),
         }
-        child = Child(name, [kind, *options], environment, proxy, self.folder)
+        child = Child(name, [kind, *options], environment, proxy, self.folder, self.settings.crash)
         stack.callback(child.kill)
         child.start()
         return child

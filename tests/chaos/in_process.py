@@ -25,7 +25,7 @@ from tests.support.inprocess import System, running_system
 
 LONGEST_SECONDS = 60 * 60.0
 USED_UP_SECONDS = 60
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.25
 
 
 class Simulated(msgspec.Struct, frozen=True):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+
+import pytest
 
 from tests.chaos import figures
 from tests.chaos.checker import check
+from tests.chaos.cluster import ClusterSettings
 from tests.chaos.experiment import Experiment, carry_out
 from tests.chaos.load import orders_of
 from tests.chaos.timeline import Fault
@@ -35,3 +39,17 @@ async def test_nothing_is_lost_doubled_or_early_whatever_breaks(tmp_path: Path) 
     assert len(seen.history.ends) == RUNS
     # Faults that meet no work prove nothing.
     assert len(figures.touched(seen.history)) > RUNS / 4
+
+
+@pytest.mark.parametrize("crash", ["6:before", "6:after"])
+async def test_processes_may_die_at_a_write_of_its_own(tmp_path: Path, crash: str) -> None:
+    settings = ClusterSettings(engines=1, workers=2, crash=crash)
+    experiment = Experiment(
+        orders=orders_of(6, seed=1), submit_seconds=1.0, timeline=(), settings=settings, end_within=40.0
+    )
+    seen = await carry_out(experiment, tmp_path)
+    assert check(seen.history) == []
+    assert seen.ended
+    # A worker may be left so little to do that it does not get to its sixth write.
+    assert set(seen.exits) == {-signal.SIGKILL}
+    assert len(seen.exits) in (2, 3)
