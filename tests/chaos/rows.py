@@ -9,6 +9,7 @@ from typing import TypeAlias, get_args
 
 import msgspec
 
+from ironflow.cli.common import ExitCode
 from tests.chaos import figures
 from tests.chaos.cluster import ClusterSettings
 from tests.chaos.experiment import REFUSED_RECORDS, Experiment, Observed
@@ -187,9 +188,15 @@ def _common(seen: Observed, *, exits: int | None = 0) -> list[Figure]:
         Figure("runs that did not end", len(history.orders.keys() - history.ends.keys()), 0),
         Figure("runs that it touched", len(figures.touched(history))),
         Figure("all ended after healing", round(seen.seconds_to_end, 1) if seen.ended else float("inf"), 60, " s"),
-        Figure("processes that ended by themselves", len(seen.exits), exits),
+        # One that starts while the server is down says so, and is started again.
+        Figure("processes that ended by themselves", len(seen.exits) - _unreachable(seen), exits),
+        Figure("processes that found no server at their start", _unreachable(seen)),
         Figure("bodies repeated", figures.repeated_bodies(history)),
     ]
+
+
+def _unreachable(seen: Observed) -> int:
+    return sum(code == ExitCode.UNREACHABLE for code in seen.exits)
 
 
 def _takeover(seen: Observed) -> list[Figure]:
