@@ -91,3 +91,5 @@ def _violations(result: RowResult) -> Iterator[str]:
     for claim, violations in by_claim.items():
         yield f"row {result.number}: {claim}: not so {len(violations)} times"
         yield from (f"  {each.subject}: {each.detail}" for each in violations[:VIOLATIONS_SHOWN])
+        if len(violations) > VIOLATIONS_SHOWN:
+            yield f"  … and {len(violations) - VIOLATIONS_SHOWN} more"
