@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
+from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.function import Function
@@ -205,14 +206,26 @@ class Executor:
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
         memo = Memo(task.attempt - 1)
-        if _nothing_can_be_recorded(task, delivery, self._broker.server.id) and self._cancellations.surely_none(
-            task.run, task.started_at
+        if (
+            _nothing_can_be_recorded(task, delivery, self._broker.server.id)
+            and self._is_too_young_for_others(task)
+            and self._cancellations.surely_none(task.run, task.started_at)
         ):
             return memo
         subject_filter = self._names.journal_of_run(queue, task.run)
         async for page in self._broker.read(self._names.journal, subject_filter):
             memo.read(page)
         return memo
+
+    def _is_too_young_for_others(self, task: Task) -> bool:
+        """Tell whether a run began so lately that nobody else can have been handed its event or its task.
+
+        An engine that stood still between its writes publishes the task when another has long done so, and a
+        worker that stood still finds in its socket what has gone to another. Both take a lease. Half of it
+        leaves the other half for the difference between the server's clock and ours.
+        """
+        age_ms = self._now_ms() - task.started_at
+        return abs(age_ms) < min(self._leases.seconds, ENGINE_ACK_WAIT_SECONDS) * 1000 / 2
 
     def _tools(self, queue: str, task: Task, lease: str) -> PassTools:
         return PassTools(

@@ -59,6 +59,7 @@ class Bench:
         self.bodies = 0
         self.cancellations = Cancellations(broker, NAMES)
         self.listens_since_ms = 0
+        self.now_ms = 0
         self.executor = Executor(
             broker,
             NAMES,
@@ -71,7 +72,7 @@ class Bench:
             worker_id="w",
             make_token=lambda: "of this pass",
             chance=lambda: 0.5,
-            now_ms=lambda: 0,
+            now_ms=lambda: self.now_ms,
         )
 
     async def start(self) -> None:
@@ -89,7 +90,8 @@ class Bench:
     def record(self, rest: str, record: msgspec.Struct) -> None:
         self.server.store(Publication(subject=f"test.journal.q.r.{rest}", payload=encode_record(record)))
 
-    def task(self, *, delivered: int = 1, **changes: object) -> Handed:
+    def task(self, *, delivered: int = 1, clock_ms: int = 0, **changes: object) -> Handed:
+        self.now_ms = self.listens_since_ms + 1 + clock_ms
         started_at = self.listens_since_ms + 1
         task = Task(run="r", function="f", number=0, started_at=started_at, event=EVENT, server=self.broker.server.id)
         return Handed(encode_record(msgspec.structs.replace(task, **changes)), delivered)
@@ -119,6 +121,8 @@ REASONS_TO_READ: dict[str, dict[str, object]] = {
     "it may have been published before": {"check_journal": True},
     "the server has restarted since": {"server": "another process"},
     "it is not the first pass": {"number": 1},
+    "the run began so long ago that another engine and worker may have been at it": {"clock_ms": 2_500},
+    "the clocks differ by so much that nobody knows how long ago the run began": {"clock_ms": -2_500},
     "the run started before this worker could hear of its end": {"started_at": 0},
 }
 
