@@ -72,7 +72,7 @@ class _Crash:
         self._at = at
         self._done = at.number == 0
 
-    def __call__(self, stage: Stage, verb: str, _: str) -> BrokerError | None:
+    def __call__(self, stage: Stage, verb: str, subject: str) -> BrokerError | None:
         if verb not in ("publish", "purge") or is_of_duties(subject):
             return None
         self.writes += stage == "before"
