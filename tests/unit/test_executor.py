@@ -162,12 +162,12 @@ async def test_a_task_of_a_newer_kind_waits_for_a_worker_that_can_read_it(bench:
 
 async def test_a_journal_that_cannot_be_read_waits_for_a_worker_that_can(bench: Bench) -> None:
     bench.server.store(Publication(subject="test.journal.q.r.step.work", payload=b"{"))
-    assert await bench.answers(bench.task(delivered=2)) == ["nak 10"]
+    assert await bench.answers(bench.task(delivered=2)) == ["nak 7.5"]
     assert bench.passes == 0
 
 
 @pytest.mark.parametrize(
-    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 20"]), (9, ["nak 60"]), (10, ["ack"]), (11, ["ack"])]
+    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 11.25"]), (19, ["nak 30"]), (20, ["ack"]), (21, ["ack"])]
 )
 async def test_a_run_that_no_worker_can_make_anything_of_fails_in_the_end(
     bench: Bench, delivered: int, answers: list[str]
