@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "dev": Entry("ironflow.cli.dev:dev", "Run NATS, an engine and workers for the functions of APP."),
     "publish": Entry("ironflow.cli.publish:publish", "Publish an event and print its id."),
-    "runs": Entry("ironflow.cli.runs:runs", "List, show, follow and cancel runs."),
+    "runs": Entry("ironflow.cli.runs:runs", "List, show, follow, cancel and retry runs."),
     "functions": Entry("ironflow.cli.functions:functions", "List and delete registered functions."),
     "workers": Entry("ironflow.cli.workers:workers", "List the workers that answer."),
     "queues": Entry("ironflow.cli.queues:queues", "List queues and how full they are."),
