@@ -362,10 +362,14 @@ class Names(msgspec.Struct, frozen=True):
         """The subject that a worker listens on for as long as a connection of it ("work" or "leases") stands."""
         return f"{self.namespace}.worker.{escape_token(worker)}.{connection}"
 
+    def claims(self, queue: str) -> str:
+        """The hint to all engines that a worker has taken tasks of a queue, or has done with them."""
+        return f"{self.namespace}.claims.{queue}"
+
     @property
-    def claims(self) -> str:
-        """The hint to all engines that a worker has taken tasks, or has done with them."""
-        return f"{self.namespace}.claims"
+    def every_claim(self) -> str:
+        """The filter of the hints about tasks of any queue."""
+        return self.claims("*")
 
     @property
     def ask_for_claims(self) -> str:
