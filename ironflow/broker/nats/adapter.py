@@ -17,7 +17,7 @@ from ironflow.broker.nats.publisher import Publisher
 from ironflow.broker.nats.puller import NatsPuller
 from ironflow.broker.nats.reader import Reader
 from ironflow.broker.nats.requester import Requester
-from ironflow.broker.nats.settings import API_PREFIX, INBOX_PREFIX
+from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import (
     Ambiguous,

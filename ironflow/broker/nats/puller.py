@@ -92,7 +92,7 @@ class NatsPuller:
 
     """
 
-    def __init__(self, wire: Wire, inbox: str, stream: str, consumer: str, subject: str) -> None:  # noqa: PLR0913, PLR0917 - made in one place
+    def __init__(self, wire: Wire, inbox: str, stream: str, consumer: str, subject: str) -> None:
         self._wire = wire
         self._inbox = inbox
         self._label = f"{stream}.{consumer}"

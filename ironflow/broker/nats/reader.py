@@ -15,7 +15,6 @@ from ironflow.broker.protocol import (
     Ambiguous,
     BrokerError,
     ConsumerState,
-    NoSuchStream,
     StoredMessage,
     StreamState,
     Unavailable,
