@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from ironflow.broker.nats import connect
 from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.errors import RunNotFoundError
 from ironflow.handles import RunHandle
 from ironflow.names import Names, bucket_stream
 from tests.support import eventually, fresh_namespace
@@ -92,7 +94,10 @@ async def is_cancelled(secured: Secured) -> None:
 
 
 async def _is(run: RunHandle[Any], status: str) -> None:
-    assert (await run.state()).status == status
+    with contextlib.suppress(RunNotFoundError):  # its event is not matched yet
+        assert (await run.state()).status == status
+        return
+    raise AssertionError
 
 
 async def takes_over(secured: Secured) -> None:
