@@ -21,7 +21,7 @@ from ironflow.handles import RunHandle
 from ironflow.names import Names, bucket_stream
 from tests.support import eventually, fresh_namespace
 from tests.support.attacks import ATTACKS, try_attacks
-from tests.support.processes import functions_are_known, workers_answer
+from tests.support.processes import APPS, functions_are_known, workers_answer
 from tests.support.secured import QUEUES, Secured
 
 ATTACKERS = ("worker-orders", "publisher", "reader", "operator")
@@ -218,3 +218,35 @@ async def test_permissions_alone_are_no_wall_against_injected_replies(tmp_path: 
     with Secured(names, tmp_path, together=["worker-orders"]).running() as secured:
         found = {attack for attack, achieved in (await outcomes(secured, "worker-orders")).items() if achieved}
     assert found == {"inject replies"}
+
+
+# What a refusal looks like
+
+
+@pytest.mark.parametrize(
+    ("role", "module", "words", "variables", "code", "says"),
+    [
+        ("reader", "ironflow_engine", (), {}, 1, "STREAM.CREATE"),
+        ("worker-orders", "ironflow_worker", ("--queue", "reports", str(APPS / "reports.py")), {}, 1, "MSG.NEXT"),
+        (
+            *("worker-orders", "ironflow_worker", ("--queue", "orders", str(APPS / "flows.py"))),
+            *({"NATS_JS_API_PREFIX": ""}, 1, "$JS.API.CONSUMER.MSG.NEXT"),
+        ),
+        ("reader", "ironflow.cli.main", ("publish", "ten"), {}, 1, "is not stored: the account's permissions"),
+        ("publisher", "ironflow.cli.main", ("runs", "cancel", "x"), {}, 3, "api.runs.cancel"),
+        ("reader", "ironflow.cli.main", ("runs", "list"), {"NATS_INBOX_PREFIX": ""}, 3, "NATS_INBOX_PREFIX"),
+        ("reader", "ironflow.cli.main", ("runs", "list"), {"NATS_PASSWORD": "guess"}, 3, "refused to sign in"),
+    ],
+)
+async def test_who_may_not_is_told_so_and_does_not_hang(
+    role: str, module: str, words: tuple[str, ...], variables: dict[str, str], code: int, says: str, tmp_path: Path
+) -> None:
+    with Secured(Names(fresh_namespace()), tmp_path).running() as secured:
+        ended = await command(secured, role, *words, module=module, **variables)
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert says in last or "permissions do not allow" in last
+    if module == "ironflow.cli.main":
+        assert says in last
+        assert ended.stderr.count("\n") <= 2
