@@ -21,7 +21,7 @@ class Verbatim(msgspec.Struct, frozen=True):
 
 
 def accounts(names: Names, roles: Iterable[Role], *, nkeys: bool = False) -> dict[str, object]:
-    """Return the accounts block of a namespace.
+    """Return the accounts of a namespace, by name.
 
     Args:
         names: the namespace.
@@ -61,11 +61,8 @@ def user_name(names: Names, role: Role) -> str:
 
 
 def render(block: Mapping[str, object]) -> str:
-    """Return an accounts block as nats-server reads it."""
-    lines = ["accounts {"]
-    for name, account in block.items():
-        lines.append(f"  {json.dumps(name)}: {_text(account, 1)}")
-    return "\n".join([*lines, "}", ""])
+    """Return what stands in a server's accounts block; those of several namespaces can stand in one."""
+    return "".join(f"{json.dumps(name)}: {_text(account, 0)}\n" for name, account in block.items())
 
 
 def _outside(names: Names, role: Role, core: str, *, nkeys: bool) -> dict[str, object]:

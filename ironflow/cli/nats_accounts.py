@@ -18,7 +18,7 @@ from ironflow.errors import DefinitionError, LimitError
 )
 @click.option("--nkeys", is_flag=True, help="Have users sign in with nkeys, in place of passwords.")
 def nats_accounts(namespace: str, workers: tuple[str, ...], *, nkeys: bool) -> None:
-    """Print accounts and users for the configuration of a NATS server, with no more rights than each needs.
+    """Print what goes into the accounts block of a NATS server: users with no more rights than each needs.
 
     Passwords, or public nkeys, come from the environment of the server; the file names the variables.
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ironflow.broker.embedded import find_server
 from ironflow.cli.nats_accounts import nats_accounts
-from tests.support.identities import make_certificates
+from tests.support.identities import make_certificates, new_key, public
 
 OPS = Path(__file__).parents[2] / "ops" / "nats"
 
@@ -26,15 +26,19 @@ def test_the_accounts_are_those_that_the_command_makes() -> None:
 @pytest.mark.parametrize("options", [(), ("--nkeys",), ("--namespace", "other", "--worker", "a,b", "--worker", "c")])
 def test_the_server_takes_it_with_tls_and_without(options: tuple[str, ...], tmp_path: Path) -> None:
     make_certificates(tmp_path)
-    accounts = CliRunner().invoke(nats_accounts, options).output if options else (OPS / "accounts.conf").read_text()
+    accounts = (OPS / "accounts.conf").read_text("utf-8")
+    if options:
+        accounts = CliRunner().invoke(nats_accounts, options).output
+    accounts += CliRunner().invoke(nats_accounts, ["--namespace", "staging", "--worker", "orders"]).output
     (tmp_path / "accounts.conf").write_text(accounts, encoding="utf-8")
     plain = (OPS / "nats.conf").read_text("utf-8").replace("/etc/nats", str(tmp_path)).replace("/var/lib/nats", "data")
     assert "sync_interval: always" in plain
-    for text in (plain, re.sub(r"(?m)^# (?=tls|  |})", "", plain)):
+    encrypted = re.sub(r"(?m)^# (?=tls|  |})", "", plain)
+    assert "\ntls {" in encrypted
+    for text in (plain, encrypted):
         (tmp_path / "nats.conf").write_text(text, encoding="utf-8")
-        key = "UBQLKCXXHZUMIYXDZ3XD3MA6DX7RGIIH4R3UY34KRS46WBLNB5GVHZK4"
         variables = dict.fromkeys(re.findall(r"\$([A-Z0-9_]+_(?:PASSWORD|NKEY))", accounts), "secret")
-        variables |= {name: f"{key[:-1]}4" for name in variables if name.endswith("NKEY")}
+        variables |= {name: public(new_key()) for name in variables if name.endswith("NKEY")}
         ended = subprocess.run(
             [find_server(), "-t", "-c", "nats.conf"], cwd=tmp_path, env=variables, capture_output=True, check=False
         )

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from ironflow.broker.nats import connect
+from ironflow.broker.protocol import Denied, Publication
 from ironflow.broker.topology import engine_consumers, queue_consumer, streams
 from ironflow.errors import RunNotFoundError
 from ironflow.handles import RunHandle
@@ -218,6 +219,27 @@ async def test_permissions_alone_are_no_wall_against_injected_replies(tmp_path: 
     with Secured(names, tmp_path, together=["worker-orders"]).running() as secured:
         found = {attack for attack, achieved in (await outcomes(secured, "worker-orders")).items() if achieved}
     assert found == {"inject replies"}
+
+
+async def test_a_namespace_is_out_of_reach_for_the_engine_of_another(tmp_path: Path) -> None:
+    theirs = Names(fresh_namespace())
+    with Secured(Names(fresh_namespace()), tmp_path, beside=theirs).running() as secured:
+        await provision(secured)
+        ours = await connect(secured.settings("engine"))
+        stranger = await connect(secured.stranger())
+        for attempt in (
+            stranger.stream_state(secured.names.events),
+            stranger.publish(Publication(subject=secured.names.event("x"), payload=b"{}")),
+            stranger.purge(secured.names.tasks, ">"),
+        ):
+            with pytest.raises(Denied):
+                await attempt
+        for stream in streams(theirs):
+            await stranger.ensure_stream(stream)
+        await stranger.publish(Publication(subject=theirs.event("x"), payload=b"{}"))
+        assert (await ours.stream_state(secured.names.events)).messages == 0
+        await ours.close()
+        await stranger.close()
 
 
 # What a refusal looks like

@@ -11,7 +11,7 @@ from ironflow.broker.nats import ConnectionSettings, connect
 from ironflow.client import Client
 from ironflow.names import Names
 from ironflow.nats_accounts import account_name, accounts, render, user_name
-from ironflow.permissions import Role, api_prefix, inbox_prefix, roles, secret_variable
+from ironflow.permissions import Role, api_prefix, engine, inbox_prefix, roles, secret_variable
 from tests.support.processes import APPS, Process
 from tests.support.servers import configured_server
 
@@ -25,6 +25,7 @@ class Secured:
         names: the namespace.
         folder: for data and logs.
         changed: roles that take the place of those with their names.
+        beside: a second namespace on the same server.
         together: the roles whose users stand in the engine's account, with their permissions as the only wall.
 
     Attributes:
@@ -33,7 +34,13 @@ class Secured:
     """
 
     def __init__(
-        self, names: Names, folder: Path, *, changed: Iterable[Role] = (), together: Iterable[str] = ()
+        self,
+        names: Names,
+        folder: Path,
+        *,
+        changed: Iterable[Role] = (),
+        together: Iterable[str] = (),
+        beside: Names | None = None,
     ) -> None:
         self.names = names
         self.folder = folder
@@ -43,6 +50,7 @@ class Secured:
         }
         self.processes: list[Process] = []
         self.url = ""
+        self._beside = beside
         self._together = frozenset(together)
         self._passwords = {name: f"p{secrets.token_hex(8)}" for name in (*self.roles, "admin")}
 
@@ -51,6 +59,10 @@ class Secured:
         """Run the server until the block ends, and end all processes."""
         self.folder.mkdir(exist_ok=True)
         environment = {secret_variable(self.names, role): self._passwords[role.name] for role in self.roles.values()}
+        if self._beside is not None:
+            environment |= {
+                secret_variable(self._beside, role): self._passwords[role.name] for role in roles(self._beside, ())
+            }
         with configured_server(
             self.folder, self._accounts(), environment, jetstream={"store_dir": str(self.folder / "data")}
         ) as self.url:
@@ -83,6 +95,17 @@ class Secured:
             password=self._passwords[role],
             inbox_prefix=inbox_prefix(self.names, found),
             api_prefix=api_prefix(self.names) if outside else "$JS.API",
+        )
+
+    def stranger(self) -> ConnectionSettings:
+        """Return how the engine of the second namespace signs in."""
+        assert self._beside is not None
+        role = engine(self._beside)
+        return ConnectionSettings(
+            urls=(self.url,),
+            user=user_name(self._beside, role),
+            password=self._passwords[role.name],
+            inbox_prefix=inbox_prefix(self._beside, role),
         )
 
     def environment(self, role: str) -> dict[str, str]:
@@ -138,4 +161,6 @@ class Secured:
             user["permissions"]["publish"]["allow"] = list(self.roles[role].asks)
             core["users"].append(user)
             there["users"] = []
-        return render(block)
+        if self._beside is not None:
+            block |= accounts(self._beside, roles(self._beside, ()))
+        return f"accounts {{\n{render(block)}}}\n"
