@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import msgspec
 
@@ -92,16 +93,19 @@ def _user(names: Names, role: Role, *, nkeys: bool, outside: bool) -> dict[str, 
 def _exported_services(names: Names, roles: list[Role]) -> list[dict[str, object]]:
     subjects = dict.fromkeys(subject for role in roles for subject in role.asks)
     streams = {subject for role in roles for subject in role.streams}
-    return [
-        {"service": subject, "accounts": [account_name(names, role) for role in roles if subject in role.asks]}
-        | ({"response_type": "stream"} if subject in streams else {})
-        for subject in subjects
-    ]
+    exported: list[dict[str, object]] = []
+    for subject in subjects:
+        asking = [account_name(names, role) for role in roles if subject in role.asks]
+        exported.append({"service": subject, "accounts": asking})
+        if subject in streams:
+            exported[-1]["response_type"] = "stream"
+    return exported
 
 
 def _imported_service(names: Names, core: str, subject: str) -> dict[str, object]:
     local = _local(names, subject)
-    return {"service": {"account": core, "subject": subject}} | ({"to": local} if local != subject else {})
+    imported: dict[str, object] = {"service": {"account": core, "subject": subject}}
+    return imported if local == subject else imported | {"to": local}
 
 
 def _local(names: Names, subject: str) -> str:
@@ -122,10 +126,10 @@ def _text(value: object, depth: int) -> str:
     if isinstance(value, Verbatim):
         return value.text
     if isinstance(value, dict):
-        items = [f"{key}: {_text(item, depth + 1)}" for key, item in value.items()]  # pyright: ignore[reportUnknownVariableType]
+        items = [f"{key}: {_text(item, depth + 1)}" for key, item in cast("dict[str, object]", value).items()]
         opening, closing = "{}"
     elif isinstance(value, list):
-        items = [_text(item, depth + 1) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        items = [_text(item, depth + 1) for item in cast("list[object]", value)]
         opening, closing = "[]"
     else:
         return json.dumps(value)

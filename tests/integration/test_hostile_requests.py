@@ -36,7 +36,7 @@ HOSTILE = (
 )
 """Texts that mean something to NATS, to a shell or to a file system."""
 
-FUNCTION = {"id": "f", "queue": "orders", "triggers": [], "retry": {}, "timeout_ms": None}
+FUNCTION: dict[str, Any] = {"id": "f", "queue": "orders", "triggers": [], "retry": {}, "timeout_ms": None}
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "runs.get": ("id", {}),
     "runs.steps": ("id", {}),
@@ -105,7 +105,12 @@ async def test_an_engine_hands_back_nothing_but_tasks_of_the_queue_that_were_cla
         for subject in ("victim.>", f"$KV.{names.runs_bucket}.>", f"$JS.ACK.{names.tasks}.>"):
             await admin.listen(subject, note)
         mine = f"$JS.ACK.{names.tasks}.orders.1.2.3.4.5"
-        leases = (f"$JS.ACK.{names.tasks}.reports.1.2.3.4.5", "victim.subject", f"$KV.{names.runs_bucket}.x", mine)
+        leases: tuple[str, ...] = (
+            f"$JS.ACK.{names.tasks}.reports.1.2.3.4.5",
+            "victim.subject",
+            f"$KV.{names.runs_bucket}.x",
+            mine,
+        )
         leases += (f"{mine}\r\nPUB victim.x 0\r\n",)
         claims = tuple(Claim(task=number, lease=lease) for number, lease in enumerate(leases))
         worker.notify(names.claims("orders"), msgspec.json.encode(Claims(worker="ghost", begun=claims)))

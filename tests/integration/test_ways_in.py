@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -23,7 +23,7 @@ VARIABLES = ("URL", "CREDS", "NKEY", "USER", "PASSWORD", "TOKEN", "CA", "CERT", 
 class Way(NamedTuple):
     """A server's configuration, and the variables that let a process in."""
 
-    configuration: dict[str, object]
+    configuration: dict[str, Any]
     variables: dict[str, str]
 
 

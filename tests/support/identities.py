@@ -9,9 +9,9 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import nkeys
+import nkeys  # type: ignore[import-untyped]
 import pytest
 
 UNLIMITED = (
@@ -27,19 +27,20 @@ def new_key(kind: int = nkeys.PREFIX_BYTE_USER) -> nkeys.KeyPair:
 
 def public(key: nkeys.KeyPair) -> str:
     """Return the public part of an nkey."""
-    found = key.public_key
-    return found.decode() if isinstance(found, bytes) else found
+    found: Any = key.public_key
+    return str(found.decode())
 
 
 def seed(key: nkeys.KeyPair) -> str:
     """Return the secret part of an nkey."""
-    return bytes(key.seed).decode()
+    found: Any = key.seed
+    return bytes(found).decode()
 
 
 class Operator(NamedTuple):
     """A server's configuration with an operator and one account with JetStream, and credentials of a user there."""
 
-    configuration: dict[str, object]
+    configuration: dict[str, Any]
     credentials: str
 
 
@@ -49,7 +50,7 @@ def new_operator() -> Operator:
     account, user = new_key(nkeys.PREFIX_BYTE_ACCOUNT), new_key()
     limits = {"limits": dict.fromkeys(UNLIMITED, -1) | {"wildcards": True}}
     no_storage = {"limits": dict.fromkeys(UNLIMITED[:7], -1) | {"wildcards": True}}
-    configuration: dict[str, object] = {
+    configuration: dict[str, Any] = {
         "operator": _jwt(operator, public(operator), "operator", {"system_account": public(system)}),
         "system_account": public(system),
         "resolver": "MEMORY",
@@ -66,7 +67,7 @@ def new_operator() -> Operator:
     return Operator(configuration, credentials)
 
 
-def _jwt(issuer: nkeys.KeyPair, subject: str, kind: str, claims: dict[str, object]) -> str:
+def _jwt(issuer: nkeys.KeyPair, subject: str, kind: str, claims: dict[str, Any]) -> str:
     body = {
         "iat": int(time.time()),
         "iss": public(issuer),
