@@ -18,9 +18,9 @@ from ironflow.errors import DefinitionError, LimitError
 )
 @click.option("--nkeys", is_flag=True, help="Have users sign in with nkeys, in place of passwords.")
 def nats_accounts(namespace: str, workers: tuple[str, ...], *, nkeys: bool) -> None:
-    """Print what goes into the accounts block of a NATS server: users with no more rights than each needs.
+    """Print accounts with least privilege for a NATS server.
 
-    Passwords, or public nkeys, come from the environment of the server; the file names the variables.
+    They go into the accounts block of its configuration. Passwords, or public nkeys, come from the environment of the server; the file names the variables.
 
     Example: ironflow nats-accounts --worker orders --worker reports,thumbnails > accounts.conf
     """
