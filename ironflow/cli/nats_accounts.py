@@ -20,7 +20,8 @@ from ironflow.errors import DefinitionError, LimitError
 def nats_accounts(namespace: str, workers: tuple[str, ...], *, nkeys: bool) -> None:
     """Print accounts with least privilege for a NATS server.
 
-    They go into the accounts block of its configuration. Passwords, or public nkeys, come from the environment of the server; the file names the variables.
+    They go into the accounts block of its configuration. Passwords, or public nkeys, come from the server's
+    environment; the file names the variables.
 
     Example: ironflow nats-accounts --worker orders --worker reports,thumbnails > accounts.conf
     """
