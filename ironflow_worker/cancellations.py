@@ -95,8 +95,13 @@ class Cancellations:
         """Listen until :meth:`stop`."""
         self._subscription = await self._broker.listen(self._names.every_cancel, self._hear)
         self._looking = asyncio.create_task(self._look_now_and_then(), name="cancellations")
+
+    async def note_time(self, queue: str) -> None:
+        """Note that hints are heard by now; by the clock of the server, which tells it beside the queue's state."""
+        if self._subscription is None or self._listens_since_ms is not None:
+            return
         try:
-            self._listens_since_ms = await self._broker.server_time_ms()
+            self._listens_since_ms = await self._broker.server_time_ms(self._names.tasks, queue)
         except BrokerError as error:
             _log.warning("the server's time is not known, so journals are read more often", reason=str(error))
 

@@ -119,7 +119,7 @@ class Executor:
         try:
             with (
                 self._leases.hold(delivery.lease),
-                self._presence.holds(delivery),
+                self._presence.holds(queue, delivery),
                 self._metrics.running.track_inprogress(),
                 self._cancellations.watch(running),
             ):
@@ -178,7 +178,7 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        pause = pause_ms(losses, await self._broker.server_time_ms()) if losses.lost else 0
+        pause = pause_ms(losses, await self._broker.server_time_ms(self._names.tasks, queue)) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
             return

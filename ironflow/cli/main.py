@@ -29,6 +29,9 @@ COMMANDS = {
     "doctor": Entry(
         "ironflow.cli.doctor:doctor", "Check server, streams, engine, workers and runs, and say what to do."
     ),
+    "nats-accounts": Entry(
+        "ironflow.cli.nats_accounts:nats_accounts", "Print accounts with least privilege for a NATS server."
+    ),
     "schemas": Entry("ironflow.cli.schemas:schemas", "The wire contract as JSON Schema and AsyncAPI."),
     "completion": Entry(
         "ironflow.cli.completion:completion", "Print the script that completes this command's words in a shell."

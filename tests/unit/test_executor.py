@@ -12,7 +12,7 @@ import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
-from ironflow.broker.topology import streams
+from ironflow.broker.topology import queue_consumer, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
@@ -77,7 +77,8 @@ class Bench:
 
     async def start(self) -> None:
         await self.cancellations.start()
-        self.listens_since_ms = await self.broker.server_time_ms()
+        await self.cancellations.note_time("q")
+        self.listens_since_ms = await self.broker.server_time_ms(NAMES.tasks)
 
     async def handle(self, ctx: Context) -> int:
         self.passes += 1
@@ -107,6 +108,7 @@ async def bench() -> AsyncGenerator[Bench]:
     broker = server.connect()
     for stream in streams(NAMES):
         await broker.ensure_stream(stream)
+    await broker.ensure_consumer(queue_consumer(NAMES, "q"))
     bench = Bench(server, broker)
     await bench.start()
     yield bench
