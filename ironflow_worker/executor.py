@@ -112,7 +112,7 @@ class Executor:
             return
         running = self._cancellations.at_work(task.run, task.number)
         if running is not None:
-            await self._join(running, delivery)
+            await self._join(queue, running, delivery)
             return
         running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
         running.leases.add(delivery.lease)
@@ -141,12 +141,12 @@ class Executor:
             await self._hand_back(queue, task, delivery, running, 0.0)
             raise
 
-    async def _join(self, running: RunningPass, delivery: Delivery) -> None:
+    async def _join(self, queue: str, running: RunningPass, delivery: Delivery) -> None:
         """Keep a task that came again while this worker executes it, since its lease had ended.
 
         A second pass beside the first one would do every body twice.
         """
-        with self._leases.hold(delivery.lease), self._presence.holds(delivery):
+        with self._leases.hold(delivery.lease), self._presence.holds(queue, delivery):
             running.leases.add(delivery.lease)
             try:
                 await running.is_done.wait()
