@@ -8,7 +8,7 @@ import contextlib
 
 import msgspec
 
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Broker, StoredMessage, Unavailable
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, RunNotFoundError, SerializationError
 from ironflow.messages import GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
@@ -16,7 +16,9 @@ from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
 from ironflow_engine import epochs
 from ironflow_engine.census import Census
-from ironflow_engine.read_model import Place, ReadModel, RunQuery
+from ironflow_engine.history import History
+from ironflow_engine.read_model import Place, RunQuery
+from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.views import StepHistory, run_view
 
@@ -34,16 +36,20 @@ class RunReader:
         names: the namespace.
         store: the run states.
         census: knows which runs are being executed.
-        read_model: finds runs by status, function and time.
+        lists: finds runs by status, function and time.
+        history: knows what NATS no longer holds.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, store: RunStore, census: Census, read_model: ReadModel) -> None:
+    def __init__(
+        self, broker: Broker, names: Names, store: RunStore, census: Census, lists: RunLists, history: History
+    ) -> None:
         self._broker = broker
         self._names = names
         self._store = store
         self._census = census
-        self._read_model = read_model
+        self._lists = lists
+        self._history = history
 
     async def get(self, run: str) -> RunView:
         """Return a run without its steps.
@@ -66,11 +72,12 @@ class RunReader:
 
         """
         # Any text may be asked for, and only what can be a run's id may become part of a subject.
-        version = await self._store.load(run) if run.isascii() and run.isalnum() else None
-        if version is None or version.state is None:
-            msg = f"no run {readable(run)}"
-            raise RunNotFoundError(msg)
-        return version.state
+        if run.isascii() and run.isalnum():
+            state = (await self._store.load(run)).state or await self._history.run(run)
+            if state is not None:
+                return state
+        msg = f"no run {readable(run)}"
+        raise RunNotFoundError(msg)
 
     async def part(self, request: GetRunPart) -> msgspec.Raw:
         """Return the JSON of one large part of a run.
@@ -93,8 +100,7 @@ class RunReader:
             msg = f"limit must be from 1 to {MOST_RUNS}, got {request.limit}"
             raise DefinitionError(msg)
         running = await self._census.running() if request.status in (None, "queued", "running") else frozenset[str]()
-        await self._read_model.catch_up()
-        states = self._read_model.query(_query(request, running))
+        states = await self._lists.find(_query(request, running))
         views: list[RunView] = []
         room = ANSWER_BYTES
         for state in states:
@@ -115,8 +121,11 @@ class RunReader:
         state = await self.state(request.id)
         outcome = await self._outcome(state) if state.status == "completed" else None
         history = StepHistory(epochs.current(state), frozenset(outcome.unasked) if outcome is not None else ())
-        async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
-            history.read(page)
+        if state.purged:
+            history.read(await self._history.steps(state.id, request.after))
+        else:
+            async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
+                history.read(page)
         ended = state.status in TERMINAL
         steps: list[StepView] = []
         room = ANSWER_BYTES
@@ -147,7 +156,7 @@ class RunReader:
 
     async def _event_data(self, state: RunState) -> msgspec.Raw:
         """Return the triggering event's data from wherever it still is; null where it is gone."""
-        message = await self._broker.at(self._names.events, state.event_sequence)
+        message = await self._event(state)
         if message is not None:
             with contextlib.suppress(SerializationError):  # such a one ends its run at once
                 event = decode_record(EventRecord, message.payload)
@@ -155,7 +164,7 @@ class RunReader:
                     return event.data
         if not state.queue:  # the run never had a function, and so no journal
             return NULL
-        message = await self._broker.last(self._names.journal, self._names.journal_input(state.queue, state.id))
+        message = await self._record(state, self._names.journal_input(state.queue, state.id))
         if message is not None:
             return decode_record(InputRecord, message.payload).event.data
         outcome = await self._outcome(state)
@@ -171,8 +180,23 @@ class RunReader:
         if state.status not in TERMINAL or not state.queue:
             return None
         subject = self._names.journal_outcome(state.queue, state.id, state.number)
-        message = await self._broker.last(self._names.journal, subject)
+        message = await self._record(state, subject)
         return decode_record(OutcomeRecord, message.payload) if message is not None else None
+
+    async def _event(self, state: RunState) -> StoredMessage | None:
+        if state.purged:
+            return await self._history.event(state.event_sequence)
+        message = await self._broker.at(self._names.events, state.event_sequence)
+        if message is None:
+            # EVENTS forgets sooner than the run ends. What NATS has of the run is shown in any case.
+            with contextlib.suppress(Unavailable):
+                return await self._history.event(state.event_sequence)
+        return message
+
+    async def _record(self, state: RunState, subject: str) -> StoredMessage | None:
+        if state.purged:
+            return await self._history.record(subject)
+        return await self._broker.last(self._names.journal, subject)
 
 
 def _query(request: ListRuns, running: frozenset[str]) -> RunQuery:

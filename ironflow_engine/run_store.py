@@ -76,6 +76,10 @@ class RunStore:
             raise UnreadableState(f"the state of run {run} is {error}") from error
         return self._remember(run, Version(state, message.sequence))
 
+    def forget(self, run: str) -> None:
+        """Remember nothing of a run, as after its deletion."""
+        self._recent.pop(run, None)
+
     async def load_all(self, runs: Sequence[str]) -> list[Version | BrokerError]:
         """Return the versions of several runs, asking for those that are not remembered, all at a time."""
         return list(await asyncio.gather(*map(self._remembered_or_loaded, runs)))
