@@ -29,8 +29,8 @@ from ironflow_engine.run_store import RunStore, Version
 
 _log = structlog.get_logger("ironflow.engine")
 
-LOOK_SECONDS = 5.0
-DUTY_SECONDS = 20.0
+LOOK_SECONDS = 30.0
+DUTY_SECONDS = 90.0
 RUNS_A_SECOND = 200
 """Deleting must not get into the way of work; it is more than one server brings to an end for long."""
 _BATCH = 100
