@@ -19,9 +19,8 @@ STARTS_WITHIN_SECONDS = 30.0
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # What a test has stored need not outlive the machine.
+    # What a test has stored need not outlive the machine, only the server.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
 }
 
@@ -30,7 +29,7 @@ class PostgresServer:
     """A server with data of its own, on a free loopback port; it can be stopped and started again.
 
     Args:
-        folder: where its data goes.
+        folder: where its data goes; everybody may go through the folders above it.
 
     """
 
@@ -49,7 +48,9 @@ class PostgresServer:
         return f"postgresql://postgres:canary-secret@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:
-        """Start it, and wait until it lets clients in. It dies with this process."""
+        """Start it unless it runs, and wait until it lets clients in. It dies with this process."""
+        if self._guard is not None:
+            return
         settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         command = [_binary("postgres"), "-D", str(self._data), "-p", str(self._port), *settings]
         with self._log.open("ab") as log:
@@ -134,10 +135,7 @@ def _prepare(folder: Path, data: Path) -> None:
     if os.geteuid() == 0:
         user = pwd.getpwnam("nobody")
         os.chown(data, user.pw_uid, user.pw_gid)
-        # pytest's folders are for their owner only; to go through them is enough.
-        for parent in (folder, *folder.parents):
-            if not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
+        folder.chmod(folder.stat().st_mode | 0o011)  # to go through it is enough
 
 
 def _free_port() -> int:
