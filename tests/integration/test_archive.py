@@ -271,7 +271,7 @@ async def test_a_bucket_that_was_made_anew_is_archived_from_its_beginning(archiv
                 await (await system.client.start(order, data)).wait("1m")
             expected = 3 if data == "one" else 4
             await archived(archive_url, "SELECT count(*) FROM runs", [(expected,)])
-    await archived(archive_url, "SELECT count(*) FROM events", [(4,)])
+            await archived(archive_url, "SELECT count(*) FROM events", [(expected,)])
 
 
 async def test_what_cannot_be_read_holds_nothing_up(archive_url: str, order: Any) -> None:
