@@ -48,8 +48,8 @@ from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
-from ironflow_engine.retrier import Retrier
 from ironflow_engine.retention import Retention
+from ironflow_engine.retrier import Retrier
 from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore

@@ -5,14 +5,33 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+import msgspec
+
 from ironflow.broker.protocol import Broker, StoredMessage
 from ironflow.records import RunState
 from ironflow_engine.duty import Duty
 from ironflow_engine.read_model import RunQuery
 
-
 ARCHIVE_DUTY_SECONDS = 10.0
 """When the engine that fills an archive dies, another one goes on this much later."""
+
+
+class RunParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored apart from a run's state: each None where it is not known.
+
+    Attributes:
+        event: the triggering event as EVENTS had it.
+        kept_event: the same as the journal kept it.
+        outcome: how the run's newest pass ended.
+
+    """
+
+    event: bytes | None = None
+    kept_event: bytes | None = None
+    outcome: bytes | None = None
+
+
+NO_PARTS = RunParts()
 
 
 class History(Protocol):
@@ -29,16 +48,12 @@ class History(Protocol):
         """Return the runs that are asked for and have ended, newest first, marked as purged."""
         ...
 
-    async def steps(self, run: str, after: int) -> Sequence[StoredMessage]:
-        """Return the recorded steps of a run as the journal had them, those after a place in it."""
+    async def steps(self, run: str) -> Sequence[StoredMessage]:
+        """Return the recorded steps of a run as the journal had them, in its order."""
         ...
 
-    async def record(self, subject: str) -> StoredMessage | None:
-        """Return what the journal had on a subject that holds a run's event, or an outcome."""
-        ...
-
-    async def event(self, sequence: int) -> StoredMessage | None:
-        """Return the event that had a place in EVENTS."""
+    async def parts(self, runs: Sequence[RunState]) -> dict[str, RunParts]:
+        """Return the large parts of some runs, by run; few runs at a time, since each may have a megabyte."""
         ...
 
     async def events(self, pattern: str | None, before: int, limit: int) -> Sequence[StoredMessage]:
@@ -79,17 +94,13 @@ class NoHistory:
         """Know of no runs."""
         return ()
 
-    async def steps(self, run: str, after: int) -> Sequence[StoredMessage]:  # noqa: ARG002 - likewise
+    async def steps(self, run: str) -> Sequence[StoredMessage]:  # noqa: ARG002 - likewise
         """Know of no steps."""
         return ()
 
-    async def record(self, subject: str) -> StoredMessage | None:  # noqa: ARG002 - likewise
-        """Know of no record."""
-        return None
-
-    async def event(self, sequence: int) -> StoredMessage | None:  # noqa: ARG002 - likewise
-        """Know of no event."""
-        return None
+    async def parts(self, runs: Sequence[RunState]) -> dict[str, RunParts]:  # noqa: ARG002 - likewise
+        """Know of no parts."""
+        return {}
 
     async def events(self, pattern: str | None, before: int, limit: int) -> Sequence[StoredMessage]:  # noqa: ARG002 - likewise
         """Know of no events."""

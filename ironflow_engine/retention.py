@@ -191,9 +191,7 @@ class Retention:
         # Where another engine takes the number at the same time, the runs are found again and told of then.
         key = self._names.purged_key(record.number)
         try:
-            await self._broker.publish(
-                Publication(subject=key, payload=encode_record(record), expected_revision=0)
-            )
+            await self._broker.publish(Publication(subject=key, payload=encode_record(record), expected_revision=0))
         except Ambiguous:
             return
         for number in sorted(standing)[:-_LISTS_KEPT]:

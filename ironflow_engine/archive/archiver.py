@@ -104,7 +104,7 @@ class Archiver:
             await copy(stream, position, page)
         except REFUSED as error:
             if len(page) == 1:
-                _log.error("message not archived", stream=stream, subject=page[0].subject, reason=str(error))  # noqa: TRY400 - the reason says it all
+                _log.error("message not archived", stream=stream, subject=page[0].subject, reason=str(error))
                 await self._writer.move(stream, position, page[0].sequence)
                 return
             # One of them must not hold up the others.

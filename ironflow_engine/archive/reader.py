@@ -10,15 +10,24 @@ import msgspec
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
-from ironflow.names import Names, parse_journal
+from ironflow.names import Names
 from ironflow.records import TERMINAL, RunState
 from ironflow_engine.archive.database import Database
 from ironflow_engine.archive.rows import milliseconds, moment, plain
+from ironflow_engine.history import RunParts
 from ironflow_engine.read_model import RunQuery
 
 ANSWER_SECONDS = 3.0
 """Whoever asks an engine does not wait for long."""
 _SUBJECT_OF_EVENT = "archived"
+_RECORDS_OF_RUNS = """
+SELECT run_records.run_id, run_records.key, record FROM unnest($1::text[], $2::text[]) AS wanted (run_id, key)
+JOIN run_records ON run_records.run_id = wanted.run_id AND run_records.key IN ('input', wanted.key)
+"""
+_EVENTS_OF_RUNS = """
+SELECT events.sequence, events.id, record FROM unnest($1::bigint[], $2::text[]) AS wanted (sequence, id)
+JOIN events ON events.sequence = wanted.sequence AND events.id = wanted.id
+"""
 
 
 class ArchiveReader:
@@ -46,34 +55,34 @@ class ArchiveReader:
         sql, values = runs_query(query)
         return [_state(row[0]) for row in await self._fetch(sql, *values)]
 
-    async def steps(self, run: str, after: int) -> Sequence[StoredMessage]:
-        """Return the recorded steps of a run as the journal had them, those after a place in it."""
+    async def steps(self, run: str) -> Sequence[StoredMessage]:
+        """Return the recorded steps of a run as the journal had them, in its order."""
         rows = await self._fetch(
-            "SELECT key, record, sequence, finished_at FROM steps WHERE run_id = $1 AND sequence > $2 ORDER BY sequence",
-            run,
-            after,
+            "SELECT key, record, sequence, finished_at FROM steps WHERE run_id = $1 ORDER BY sequence", run
         )
         return [
             StoredMessage(self._names.journal_step("archived", run, key), record, sequence, milliseconds(finished_at))
             for key, record, sequence, finished_at in rows
         ]
 
-    async def record(self, subject: str) -> StoredMessage | None:
-        """Return what the journal had on a subject that holds a run's event, or an outcome."""
-        address = parse_journal(subject)
-        rows = await self._fetch(
-            "SELECT record, sequence, stored_at FROM run_records WHERE run_id = $1 AND key = $2",
-            address.run,
-            ".".join((address.kind, *address.rest)),
+    async def parts(self, runs: Sequence[RunState]) -> dict[str, RunParts]:
+        """Return the large parts of some runs, by run."""
+        keys = [f"outcome.{state.number}" for state in runs]
+        ids = [state.id for state in runs]
+        records = await self._fetch(_RECORDS_OF_RUNS, ids, keys)
+        events = await self._fetch(
+            _EVENTS_OF_RUNS, [state.event_sequence for state in runs], [plain(state.event_id) for state in runs]
         )
-        return StoredMessage(subject, rows[0][0], rows[0][1], milliseconds(rows[0][2])) if rows else None
-
-    async def event(self, sequence: int) -> StoredMessage | None:
-        """Return the event that had a place in EVENTS."""
-        rows = await self._fetch(
-            "SELECT record, stored_at FROM events WHERE sequence = $1 ORDER BY stored_at DESC LIMIT 1", sequence
-        )
-        return StoredMessage(_SUBJECT_OF_EVENT, rows[0][0], sequence, milliseconds(rows[0][1])) if rows else None
+        by_key: dict[tuple[str, str], bytes] = {(row[0], row[1]): row[2] for row in records}
+        by_place: dict[tuple[int, str], bytes] = {(row[0], row[1]): row[2] for row in events}
+        return {
+            state.id: RunParts(
+                event=by_place.get((state.event_sequence, plain(state.event_id))),
+                kept_event=by_key.get((state.id, "input")),
+                outcome=by_key.get((state.id, key)),
+            )
+            for state, key in zip(runs, keys, strict=True)
+        }
 
     async def events(self, pattern: str | None, before: int, limit: int) -> Sequence[StoredMessage]:
         """Return the newest events that came before a place in EVENTS, by an exact name or a pattern, newest first."""
@@ -120,12 +129,9 @@ def runs_query(query: RunQuery) -> tuple[str, list[object]]:
         values += [moment(query.before.started_at), query.before.id]
         conditions.append(f"(started_at, id) < (${len(values) - 1}, ${len(values)})")
     values.append(query.limit)
-    return (
-        # Only our own texts are put together here; every value is bound.
-        f"SELECT state FROM runs WHERE {' AND '.join(conditions)} "  # noqa: S608
-        f"ORDER BY started_at DESC, id DESC LIMIT ${len(values)}",
-        values,
-    )
+    # Only our own texts are put together here; every value is bound.
+    found = f"SELECT state FROM runs WHERE {' AND '.join(conditions)}"  # noqa: S608
+    return f"{found} ORDER BY started_at DESC, id DESC LIMIT ${len(values)}", values
 
 
 def _name_condition(pattern: str | None) -> tuple[str, tuple[str, ...]]:

@@ -148,4 +148,3 @@ def _rows(messages: Sequence[StoredMessage], make: Callable[[StoredMessage], Row
             # Of a newer engine, or of someone who should not write there. The others are kept.
             _log.error("unreadable message not archived", subject=message.subject, reason=str(error))
     return rows
-

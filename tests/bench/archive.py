@@ -135,7 +135,10 @@ async def _report(
         postgres, "SELECT extract(epoch FROM archived_at - finished_at)::float8 FROM runs WHERE finished_at IS NOT NULL"
     )
     lag = sorted(row[0] for row in lags)
-    print(f"\nPostgres was away for {outage:.1f} s, the engine was killed twice; all runs had ended after {ended - began:.1f} s")
+    print(
+        f"\nPostgres was away for {outage:.1f} s, the engine was killed twice; "
+        f"all runs had ended after {ended - began:.1f} s"
+    )
     print(f"lag of a run's last row: p50 {_at(lag, 0.5):.2f} s, p99 {_at(lag, 0.99):.2f} s, at most {lag[-1]:.2f} s")
     print(f"nothing was missing {caught_up - before:.1f} s after Postgres was back; {rows} rows")
     print(f"that is {rows / (caught_up - began):,.0f} rows a second over all of it\n")
@@ -165,8 +168,11 @@ async def _large(folder: Path, postgres: PostgresServer) -> list[str]:
             await functions_are_known(client)
             found, seconds = await _measure(client)
             command = await processes.command("runs", "list", "--status", "failed", "--since", "1h", "--json")
-    print(f"runs list --status failed --since 1h over {ROWS_TO_SEARCH:,} archived runs, {found} runs shown, {QUERIES} times:")
-    print(f"p50 {_at(seconds, 0.5) * 1000:.1f} ms, p99 {_at(seconds, 0.99) * 1000:.1f} ms, mean {statistics.mean(seconds) * 1000:.1f} ms")
+    print(
+        f"runs list --status failed --since 1h over {ROWS_TO_SEARCH:,} archived runs, {found} shown, {QUERIES} times: "
+        f"p50 {_at(seconds, 0.5) * 1000:.1f} ms, p99 {_at(seconds, 0.99) * 1000:.1f} ms, "
+        f"mean {statistics.mean(seconds) * 1000:.1f} ms"
+    )
     wrong = [] if "runs_by_status" in plan else ["the plan uses no index on the status"]
     wrong += [] if found == 50 else [f"{found} runs were shown, not 50"]
     listed = len(msgspec.json.decode(command.stdout or b"[]"))
@@ -256,5 +262,3 @@ def _at(ordered: list[float], share: float) -> float:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-

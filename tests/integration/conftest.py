@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -47,7 +47,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def archive_url(postgres: PostgresServer) -> AsyncGenerator[str]:
+async def archive_url(postgres: PostgresServer) -> str:
     """An empty database of its own."""
     name = f"archive_{next(_databases)}"
     connection = await asyncpg.connect(postgres.url)
@@ -55,4 +55,4 @@ async def archive_url(postgres: PostgresServer) -> AsyncGenerator[str]:
         await connection.execute(f"CREATE DATABASE {name}")
     finally:
         await connection.close()
-    yield f"{postgres.url.rpartition('/')[0]}/{name}"
+    return f"{postgres.url.rpartition('/')[0]}/{name}"

@@ -293,7 +293,10 @@ async def test_errors_are_found_by_a_part_of_their_text(archive_url: str, order:
 @pytest.mark.parametrize(
     ("question", "index"),
     [
-        ("status = 'failed' AND started_at > now() - interval '1h' ORDER BY started_at DESC, id DESC", "runs_by_status"),
+        (
+            "status = 'failed' AND started_at > now() - interval '1h' ORDER BY started_at DESC, id DESC",
+            "runs_by_status",
+        ),
         ("function = 'f7' ORDER BY started_at DESC, id DESC", "runs_by_function"),
         ("started_at > now() - interval '1h' ORDER BY started_at DESC, id DESC", "runs_by_time"),
         ("event_id = 'e77'", "runs_by_event"),
@@ -320,7 +323,7 @@ def explain() -> Callable[[str, str], Any]:
             "'Error: number ' || n || ' of ' || md5(n::text) END, n, now(), '' FROM generate_series(1, 20000) n",
         )
         await rows(url, "ANALYZE runs")
-        plan = await rows(url, f"EXPLAIN SELECT state FROM runs WHERE {question} LIMIT 50")
+        plan = await rows(url, f"EXPLAIN SELECT state FROM runs WHERE {question} LIMIT 50")  # noqa: S608 - our own
         return "\n".join(line for (line,) in plan)
 
     return explained

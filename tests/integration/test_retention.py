@@ -41,7 +41,13 @@ async def left_of(system: System, run: str) -> list[str]:
     """Return the subjects of everything that is stored of a run."""
     names = system.names
     found: list[str] = []
-    for stream in (names.tasks, names.timers, names.journal, bucket_stream(names.runs_bucket), f"KV_{names.waits_bucket}"):
+    for stream in (
+        names.tasks,
+        names.timers,
+        names.journal,
+        bucket_stream(names.runs_bucket),
+        f"KV_{names.waits_bucket}",
+    ):
         async for page in system.broker.read(stream, ">"):
             found += [message.subject for message in page if f".{run}" in message.subject]
     return found
@@ -192,10 +198,8 @@ class Lagging(NoHistory):
     def history(self) -> Lagging:
         return self
 
-    async def keep(self, broker: object, duty: object) -> None:
+    async def keep(self, _broker: object, _duty: object) -> None:
         await asyncio.Event().wait()
 
     async def missing(self, runs: Collection[tuple[str, int, int]]) -> set[str]:
         return set() if self.has_all else {run for run, _, _ in runs}
-
-

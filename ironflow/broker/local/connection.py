@@ -126,7 +126,7 @@ class LocalBroker:
         return answers
 
     async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
-        """Delete the messages of a filter, with sequences of at most *up_to* where given; return how many there were."""
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         return await self._call("purge", stream, lambda: self._server.stream(stream).purge(subject_filter, up_to))
 
     def _store(self, publication: Publication) -> Stored | BrokerError:

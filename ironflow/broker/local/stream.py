@@ -94,7 +94,7 @@ class Stream:
         return Stored(sequence)
 
     def purge(self, subject_filter: str, up_to: int = 0) -> int:
-        """Remove the messages of a filter, with sequences of at most *up_to* where given; return how many there were."""
+        """Remove the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         self._expire()
         sequences = [each for each in self._index.select(subject_filter) if not up_to or each <= up_to]
         for sequence in sequences:

@@ -127,7 +127,7 @@ class NatsBroker:
         return await self._publisher.publish_all(publications)
 
     async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
-        """Delete the messages of a filter, with sequences of at most *up_to* where given; return how many there were."""
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         return await self._provisioner.purge(stream, subject_filter, up_to)
 
     # Reading

@@ -147,7 +147,7 @@ class Provisioner:
             raise BrokerError(message) from error
 
     async def purge(self, stream: str, subject_filter: str, up_to: int) -> int:
-        """Delete the messages of a filter, with sequences of at most *up_to* where given; return how many there were."""
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         request: dict[str, str | int] = {"filter": subject_filter}
         if up_to:
             request["seq"] = up_to + 1  # the server means the first that stays

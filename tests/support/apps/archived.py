@@ -8,12 +8,17 @@ import ironflow
 from ironflow import Context
 
 
+async def count(number: int) -> int:
+    """Return the number."""
+    return number
+
+
 @ironflow.function(id="three-steps", queue="orders", triggers=["archived"])
 async def three_steps(ctx: Context[dict[str, Any]]) -> int:
     """Run three steps, and fail where the event says so."""
     total = 0
     for number in range(1, 4):
-        total += await ctx.step.run(f"step-{number}", lambda number=number: number)
+        total += await ctx.step.run(f"step-{number}", count, number)
     if ctx.event.data["fails"]:
         msg = f"number {ctx.event.data['number']} fails"
         raise ironflow.NonRetryableError(msg)
