@@ -56,11 +56,13 @@ async def archived_system(url: str, *functions: Any, **options: Any) -> AsyncGen
         await archive.close()
 
 
-async def rows(url: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    """Return what a statement finds in the archive."""
-    connection = await asyncpg.connect(url, server_settings={"search_path": "ironflow_test"})
+async def rows(url: str, sql: str, *values: object, schema: str = "ironflow_test") -> list[tuple[Any, ...]]:
+    """Return what a statement finds in the archive; nothing while there are no tables."""
+    connection = await asyncpg.connect(url, server_settings={"search_path": f'"{schema}"'})
     try:
         return [tuple(row) for row in await connection.fetch(sql, *values)]
+    except asyncpg.UndefinedTableError:
+        return []
     finally:
         await connection.close()
 
@@ -69,10 +71,7 @@ async def archived(url: str, sql: str, expected: list[tuple[Any, ...]]) -> None:
     """Wait until a statement finds that."""
 
     async def found() -> None:
-        try:
-            assert await rows(url, sql) == expected
-        except asyncpg.UndefinedTableError as error:
-            raise AssertionError(str(error)) from error
+        assert await rows(url, sql) == expected
 
     await eventually(found, within=20.0)
 
