@@ -13,7 +13,7 @@ from tests.integration.test_archive import rows
 from tests.support.eventually import eventually
 from tests.support.processes import Cluster, cluster, functions_are_known
 
-SECRET = "canary-secret"
+CANARY = "canary-secret"
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ async def test_an_engine_archives_what_it_is_told_to_by_its_environment(
     await eventually(archived, within=20.0)
     listed = await processes.command("runs", "list", "--status", "failed", "--since", "1h", "--json")
     assert [run["error"]["message"] for run in json.loads(listed.stdout)] == ["number 7 fails"]
-    assert SECRET not in processes.logs()
+    assert CANARY not in processes.logs()
 
 
 async def test_an_engine_that_cannot_reach_its_archive_works_and_does_not_say_the_password(processes: Cluster) -> None:
-    engine = processes.engine("--archive-url", f"postgresql://ironflow:{SECRET}@127.0.0.1:1/ironflow")
+    engine = processes.engine("--archive-url", f"postgresql://ironflow:{CANARY}@127.0.0.1:1/ironflow")
     processes.worker("archived.py")
     async with processes.client() as client:
         await functions_are_known(client, "three-steps")
@@ -56,14 +56,14 @@ async def test_an_engine_that_cannot_reach_its_archive_works_and_does_not_say_th
         assert "not archived, will be tried again" in engine.log.read_text()
 
     await eventually(warned, within=20.0)
-    assert SECRET not in processes.logs()
+    assert CANARY not in processes.logs()
 
 
 async def test_what_is_no_url_of_postgres_is_refused_and_not_repeated(processes: Cluster) -> None:
-    engine = processes.engine("--archive-url", f"mysql://ironflow:{SECRET}@127.0.0.1/ironflow")
+    engine = processes.engine("--archive-url", f"mysql://ironflow:{CANARY}@127.0.0.1/ironflow")
 
     async def refused() -> None:
         assert "write postgresql://user:password@host:5432/database" in engine.log.read_text()
 
     await eventually(refused, within=20.0)
-    assert SECRET not in processes.logs()
+    assert CANARY not in processes.logs()

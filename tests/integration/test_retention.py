@@ -198,7 +198,7 @@ class Lagging(NoHistory):
     def history(self) -> Lagging:
         return self
 
-    async def keep(self, _broker: object, _duty: object) -> None:
+    async def keep(self, broker: object, duty: object) -> None:  # noqa: ARG002 - it never copies anything
         await asyncio.Event().wait()
 
     async def missing(self, runs: Collection[tuple[str, int, int]]) -> set[str]:
