@@ -33,6 +33,7 @@ RUNS_TO_ARCHIVE = int(os.environ.get("BENCH_ARCHIVE_RUNS", "20000"))
 ROWS_TO_SEARCH = int(os.environ.get("BENCH_ARCHIVE_ROWS", "1000000"))
 OUTAGE_SECONDS = float(os.environ.get("BENCH_ARCHIVE_OUTAGE", "30"))
 STEPS = 3
+FAILS_EVERY = 50
 QUERIES = 200
 NAMESPACE = "bench"
 DAY_MS = 24 * 3600 * 1000
@@ -72,10 +73,11 @@ async def _trouble(folder: Path, postgres: PostgresServer) -> list[str]:
             before = time.monotonic()
             await asyncio.to_thread(postgres.start)
             outage = before - stopped
+            there = await _total(postgres)
             await load
             ended = await _all_ended(client)
             counts = await _all_archived(postgres, before)
-        return await _report(postgres, counts, began, ended, before, outage)
+        return await _report(postgres, counts, began, ended, before, outage, there)
 
 
 async def _publish(client: Client, count: int) -> None:
@@ -83,7 +85,9 @@ async def _publish(client: Client, count: int) -> None:
 
     async def one(number: int) -> None:
         async with slots:
-            await client.publish("archived", {"number": number, "fails": number % 50 == 0}, id=f"bench-{number}")
+            await client.publish(
+                "archived", {"number": number, "fails": number % FAILS_EVERY == 0}, id=f"bench-{number}"
+            )
 
     await asyncio.gather(*map(one, range(count)))
 
@@ -127,6 +131,7 @@ async def _report(
     ended: float,
     before: float,
     outage: float,
+    there: int,
 ) -> list[str]:
     caught_up = time.monotonic()
     rows = sum(found for found, _ in counts.values())
@@ -141,8 +146,11 @@ async def _report(
     )
     print(f"lag of a run's last row: p50 {_at(lag, 0.5):.2f} s, p99 {_at(lag, 0.99):.2f} s, at most {lag[-1]:.2f} s")
     print(f"nothing was missing {caught_up - before:.1f} s after Postgres was back; {rows} rows")
-    print(f"that is {rows / (caught_up - began):,.0f} rows a second over all of it\n")
-    return [f"{table} has {found} rows, not {wanted}" for table, (found, wanted) in counts.items() if found != wanted]
+    print(f"after that it copied {(rows - there) / (caught_up - before):,.0f} rows a second, while runs went on\n")
+    counts["events, by id"] = (await _one(postgres, "SELECT count(DISTINCT id) FROM events"), RUNS_TO_ARCHIVE)
+    failed = await _one(postgres, "SELECT count(*) FROM runs WHERE status = 'failed' AND error LIKE '%fails'")
+    counts["failed runs"] = (failed, -(-RUNS_TO_ARCHIVE // FAILS_EVERY))
+    return [f"{found} {what} are archived, not {wanted}" for what, (found, wanted) in counts.items() if found != wanted]
 
 
 # A list over 1,000,000 runs
@@ -250,6 +258,10 @@ async def _fetch(postgres: PostgresServer, sql: str) -> list[Any]:
 
 async def _one(postgres: PostgresServer, sql: str) -> int:
     return int((await _fetch(postgres, sql))[0][0])
+
+
+async def _total(postgres: PostgresServer) -> int:
+    return sum([await _count(postgres, table) for table in ("runs", "steps", "events")])
 
 
 async def _count(postgres: PostgresServer, table: str) -> int:
