@@ -13,7 +13,6 @@ from ironflow.durations import Duration, parse_duration
 from ironflow.engine_api import EngineApi
 from ironflow.errors import (
     EngineUnavailableError,
-    IronflowError,
     RunCancelledError,
     RunFailedError,
     RunNotFoundError,
@@ -112,22 +111,20 @@ class RunHandle(Generic[Out]):
 
         Args:
             reason: shown with the run.
-            compensate: have what the run did undone; not there yet.
+            compensate: have the undos run that the run has registered with ``step.compensate``. The run is
+                compensating until the last one has ended, and cancelled then.
 
         Returns:
-            Whether the run ended by this call; False where it had ended before, cancelled or otherwise.
+            Whether the run ended by this call, or will once what it did is undone; False where it had ended
+            before, cancelled or otherwise, or was compensating already.
 
         Raises:
             RunNotFoundError: there is no run with this id.
             EngineUnavailableError: no engine answers.
             LimitError: the reason is too long.
-            IronflowError: *compensate* was asked for.
 
         """
-        if compensate:
-            msg = "compensation is not there yet; cancel without compensate=True"
-            raise IronflowError(msg)
-        return (await self._once_known(lambda: self._engine.cancel(self.id, reason))).recorded
+        return (await self._once_known(lambda: self._engine.cancel(self.id, reason, compensate=compensate))).recorded
 
     async def retry(self) -> bool:
         """Have the run go on, where it has failed.

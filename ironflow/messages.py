@@ -138,14 +138,23 @@ class RunsPage(Message, frozen=True, kw_only=True):
 
 
 class CancelRun(Message, frozen=True, kw_only=True):
-    """``runs.cancel`` → Cancellation."""
+    """``runs.cancel`` → Cancellation.
+
+    Attributes:
+        compensate: have what the run did undone first.
+
+    """
 
     id: str
     reason: str | None = None
+    compensate: bool = False
 
 
 class Cancellation(Message, frozen=True, kw_only=True):
-    """Whether the cancel was recorded, and how the run has ended; not recorded means that it had ended before."""
+    """Whether the cancel was recorded, and where the run stands: how it has ended, or "compensating".
+
+    Not recorded means that it had ended before, or that its end was known already and it was being unwound.
+    """
 
     recorded: bool
     status: RunStatus

@@ -37,6 +37,8 @@ COMPENSATE_PREFIX = "compensate:"
 RESERVED_ID_PREFIX = "ironflow:"
 """Event ids that start with it are made by Ironflow, so that no publisher can take the place of a start."""
 
+_INVOKE = f"{RESERVED_ID_PREFIX}invoke:"
+
 Scope = tuple[str | int, ...]
 
 _LONGEST_SHOWN = 60
@@ -130,7 +132,17 @@ def start_event_id(function_id: str, start_id: str) -> str:
 
 def invoke_event_id(parent: str, step: str) -> str:
     """Return the event id behind a child run, by its parent's id and the key of the parent's step."""
-    return f"{RESERVED_ID_PREFIX}invoke:{parent}/{step}"
+    return f"{_INVOKE}{parent}/{step}"
+
+
+def is_invoke_event_id(event_id: str) -> bool:
+    """Tell whether an event id says that a run waits for what the event starts."""
+    return event_id.startswith(_INVOKE)
+
+
+def detached_event_id(run: str, step: str) -> str:
+    """Return the event id behind a run that another one starts and does not wait for."""
+    return f"{RESERVED_ID_PREFIX}invoke_async:{run}/{step}"
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -243,6 +255,10 @@ class Names(msgspec.Struct, frozen=True):
     def journal_of_run(self, queue: str, run: str, kind: str = "") -> str:
         """The filter of everything recorded of a run, or of one kind ("wait", "step", …) of it."""
         return f"{self._journal(queue, run)}.{kind}.>" if kind else f"{self._journal(queue, run)}.>"
+
+    def journal_steps(self, queue: str, run: str) -> str:
+        """The filter of the results of all steps of a run."""
+        return f"{self._journal(queue, run)}.step.>"
 
     def journal_waits(self, queue: str, run: str) -> str:
         """The filter of everything that a run has ever waited for."""

@@ -9,9 +9,11 @@ import structlog
 
 from ironflow.broker.protocol import BrokerError, WrongRevision
 from ironflow.records import TERMINAL
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import (
     AppendStep,
+    ChildCommand,
     Command,
     Dispatch,
     Fact,
@@ -53,13 +55,15 @@ class Conductor:
         store: the run states.
         dispatcher: carries out what is to be sent.
         keeper: carries out what is to be done about waits for events.
+        children: carries out what is to be done about child runs.
 
     """
 
-    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper) -> None:
+    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper, children: ChildKeeper) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._keeper = keeper
+        self._children = children
 
     async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         """Apply facts in order, and those that follow from them; when this returns, their effects are stored.
@@ -70,18 +74,30 @@ class Conductor:
         """
         failures: dict[str, BrokerError] = {}
         waits_ended: list[AppendStep | ForgetWait] = []
+        causes: list[tuple[str, str]] = []
         left = facts
         while left:
-            left = await self._apply(left, failures, waits_ended)
+            left = await self._apply(left, failures, waits_ended, causes)
+        # A wake-up of a parent that is not stored must come again, and it comes with its child's end.
+        for run, cause in reversed(causes):
+            if run in failures:
+                failures.setdefault(cause, failures[run])
         await self._keeper.forget([command for command in waits_ended if command.run not in failures])
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures
 
     async def _apply(
-        self, facts: Sequence[Fact], failures: dict[str, BrokerError], waits_ended: list[AppendStep | ForgetWait]
+        self,
+        facts: Sequence[Fact],
+        failures: dict[str, BrokerError],
+        waits_ended: list[AppendStep | ForgetWait],
+        causes: list[tuple[str, str]],
     ) -> list[Fact]:
-        """Apply facts, note the waits that they end, and return the facts that follow from them."""
+        """Apply facts, note the waits that they end, and return the facts that follow from them.
+
+        Of a fact of another run than it follows from, both runs are noted.
+        """
         by_run: dict[str, list[Fact]] = {}
         for fact in facts:
             by_run.setdefault(fact.run, []).append(fact)
@@ -90,7 +106,9 @@ class Conductor:
         commands = [command for plan in decided for command in plan.commands]
         waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
         await self._send([each for each in commands if isinstance(each, SendCommand)], failures)
-        return await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
+        following = await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
+        about_children = [each for each in commands if isinstance(each, ChildCommand)]
+        return following + await self._keep_children(about_children, failures, causes)
 
     async def _load(self, by_run: dict[str, list[Fact]], failures: dict[str, BrokerError]) -> list[_Plan]:
         plans: list[_Plan] = []
@@ -161,6 +179,20 @@ class Conductor:
                 failures[_run_of(command)] = result
             else:
                 following += result
+        return following
+
+    async def _keep_children(
+        self, commands: list[ChildCommand], failures: dict[str, BrokerError], causes: list[tuple[str, str]]
+    ) -> list[Fact]:
+        """Do what is to be done about child runs, and return the facts that follow from it."""
+        following: list[Fact] = []
+        results = await self._children.carry_out(commands) if commands else []
+        for command, result in zip(commands, results, strict=True):
+            if isinstance(result, BrokerError):
+                failures[command.run] = result
+            else:
+                following += result
+                causes += [(fact.run, command.run) for fact in result if fact.run != command.run]
         return following
 
 

@@ -58,7 +58,7 @@ class Dispatcher:
         stops = [command for command in commands if isinstance(command, StopRun)]
         # The hint goes first: a task that was delivered before it is taken back finds that it came.
         for stop in stops:
-            self._broker.notify(self._names.cancelled(stop.run), b"")
+            self._broker.notify(self._names.cancelled(stop.run), b"%d" % stop.number)
         for command in commands:
             if isinstance(command, AnnounceEnd):
                 self._broker.notify(self._names.ended(command.run), b"")
@@ -71,7 +71,8 @@ class Dispatcher:
         """
         try:
             await self._broker.purge(self._names.tasks, self._names.task(stop.queue, stop.run, stop.number))
-            await self._broker.purge(self._names.timers, self._names.timers_of_epoch(stop.run, stop.epoch))
+            if stop.timers:
+                await self._broker.purge(self._names.timers, self._names.timers_of_epoch(stop.run, stop.epoch))
         except BrokerError as error:
             _log.warning("task and timers of an ended run not taken back", run=stop.run, reason=str(error))
 

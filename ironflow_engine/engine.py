@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from ironflow.messages import (
     RunsOfEvent,
 )
 from ironflow.names import Names
+from ironflow.records import ErrorRecord
 from ironflow.version import __version__
 from ironflow_engine import reconciler, retention, takeover
 from ironflow_engine.administrator import Administrator
 from ironflow_engine.canceller import Canceller
 from ironflow_engine.census import Census
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.duty import Duty
@@ -115,13 +117,19 @@ class Engine:
         store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
         waits = WaitStore(broker, names)
-        conductor = Conductor(store, Dispatcher(broker, names), WaitKeeper(broker, names, waits, make_token))
-        events = EventIntake(broker, conductor, names, self._functions, waits)
+
+        def end_run(run: str, reason: ErrorRecord, compensate: bool) -> Awaitable[bool]:  # noqa: FBT001
+            return terminator.end(run, "cancelled", reason, compensate=compensate)
+
+        children = ChildKeeper(broker, names, store, end_run, make_token)
+        keeper = WaitKeeper(broker, names, waits, make_token)
+        conductor = Conductor(store, Dispatcher(broker, names), keeper, children)
+        events = EventIntake(broker, conductor, names, self._functions, waits, children)
         terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
             events,
             JournalIntake(broker, conductor, names),
-            TimerIntake(broker, conductor, names, store, terminator, make_token),
+            TimerIntake(broker, conductor, names, store, terminator, children, make_token),
         )
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)

@@ -11,6 +11,7 @@ from ironflow.records import (
     EventRecord,
     FunctionRecord,
     OutcomeRecord,
+    ParentLink,
     RunState,
     StepRecord,
     TimerRecord,
@@ -49,6 +50,15 @@ class WaitRecorded(msgspec.Struct, frozen=True, kw_only=True):
     record: WaitRecord
     sequence: int
     time_ms: int
+
+
+class WaitClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker has recorded that nothing waits any more for a wait to end."""
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
 
 
 class TryRecorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +152,7 @@ class StateReviewed(msgspec.Struct, frozen=True, kw_only=True):
     number: int
 
 
-RunFact: TypeAlias = OutcomeRecorded | RunRetried | Woken | WaitRecorded | TryRecorded | StateReviewed
+RunFact: TypeAlias = OutcomeRecorded | RunRetried | Woken | WaitRecorded | WaitClosed | TryRecorded | StateReviewed
 Fact: TypeAlias = RunStarted | EventArrived | WaitTimedOut | RunFact
 
 
@@ -179,8 +189,9 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     It saves work and nothing depends on it: whoever takes up the run finds in the journal that it has ended.
 
     Attributes:
-        number: the pass in whose place the run was ended.
+        number: the pass in whose place the run was ended, or began to be unwound.
         epoch: the epoch that ended; what a retry has brought about since then is left alone.
+        timers: whether the timers of that epoch go too; a run that is unwound has timers of its undos.
 
     """
 
@@ -188,6 +199,7 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     number: int
     epoch: int
+    timers: bool = True
 
 
 class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,9 +257,78 @@ class ForgetWaits(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class StartChild(msgspec.Struct, frozen=True, kw_only=True):
+    """Publish the event that starts a child run. A second one of the same id starts nothing more.
+
+    Attributes:
+        run: the parent.
+        queue: the parent's.
+        step: the key of its step.
+        wait: what that recorded.
+        event: what starts the child.
+
+    """
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
+    event: EventRecord
+
+
+class ReportChild(msgspec.Struct, frozen=True, kw_only=True):
+    """Record how a child run ended as the result of its parent's step, where that still waits.
+
+    Attributes:
+        run: the child.
+        function: its function.
+        parent: who waits for it.
+        output: its output; null where it has none.
+        error: why it has none, as the parent's step records it.
+        time_ms: when it ended.
+
+    """
+
+    run: str
+    function: str
+    parent: ParentLink
+    output: msgspec.Raw
+    error: ErrorRecord | None
+    time_ms: int
+
+
+class EndChild(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel a child run for whose end nothing waits any more.
+
+    Attributes:
+        run: the parent.
+        child: the child.
+        reason: why, as the child's error says it.
+
+    """
+
+    run: str
+    child: str
+    reason: str
+
+
+class EndChildren(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel the child runs that a run still waits for, since it has ended or undoes what it did.
+
+    Attributes:
+        compensate: the children undo what they did, too.
+
+    """
+
+    run: str
+    queue: str
+    compensate: bool = False
+
+
+ChildCommand: TypeAlias = StartChild | ReportChild | EndChild | EndChildren
 WaitCommand: TypeAlias = RegisterWait | AppendStep | ForgetWait | ForgetWaits
 SendCommand: TypeAlias = Dispatch | SetTimer | AnnounceEnd | StopRun
-Command: TypeAlias = SendCommand | WaitCommand
+Command: TypeAlias = SendCommand | WaitCommand | ChildCommand
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -8,15 +8,15 @@ from ironflow.broker.protocol import Broker, Delivery, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
-from ironflow.records import OutcomeRecord, TryRecord, WaitRecord
+from ironflow.records import ClosedRecord, OutcomeRecord, TryRecord, WaitRecord
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitRecorded
+from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitClosed, WaitRecorded
 from ironflow_engine.intake import Intake
 from ironflow_engine.retry_reader import RetryReader
 
 
 class JournalIntake(Intake):
-    """Takes waits, tries, outcomes and retries from JOURNAL.
+    """Takes waits, tries, outcomes, retries and the like from JOURNAL.
 
     Args:
         broker: the connection.
@@ -71,6 +71,13 @@ def read_fact(delivery: Delivery | StoredMessage) -> Fact:
                 record=decode_record(WaitRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,
+            )
+        case "closed":
+            return WaitClosed(
+                run=address.run,
+                queue=address.queue,
+                step=address.step,
+                wait=decode_record(ClosedRecord, delivery.payload).wait,
             )
         case "try":
             return TryRecorded(

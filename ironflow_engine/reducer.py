@@ -15,7 +15,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
-from ironflow_engine import epochs, event_waits, retries, timers
+from ironflow_engine import children, epochs, event_waits, retries, timers, unwinding
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -28,8 +28,8 @@ from ironflow_engine.facts import (
     RunRetried,
     RunStarted,
     StateReviewed,
-    StopRun,
     TryRecorded,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
     Woken,
@@ -71,8 +71,16 @@ def _go_on(state: RunState, fact: RunFact) -> Decision:
             return retries.reopen(state, fact)
         case Woken():
             return _wake(state, fact)
+        case WaitRecorded() | WaitClosed() | TryRecorded():
+            return _of_step(state, fact)
+
+
+def _of_step(state: RunState, fact: WaitRecorded | WaitClosed | TryRecorded) -> Decision:
+    match fact:
         case WaitRecorded():
             return _wait(state, fact)
+        case WaitClosed():
+            return _close(state, fact)
         case TryRecorded():
             return _back_off(state, fact)
 
@@ -101,6 +109,8 @@ def _start(fact: RunStarted) -> Decision:
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         timeout_ms=function.timeout_ms or 0,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
     return Decision(state, (Dispatch(state=state, event=fact.event), *timers.of_run(state)))
 
@@ -118,13 +128,16 @@ def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decisi
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         error=error,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
-    return Decision(state, (AnnounceEnd(run=state.id),))
+    return Decision(state, (AnnounceEnd(run=state.id), *children.report(state)))
 
 
 def _start_again(state: RunState, fact: RunStarted) -> Decision:
     if state.status in TERMINAL:
-        return Decision(state)
+        # What never had a function has no outcome that would come again.
+        return Decision(state, () if state.queue else children.report(state))
     if state.live and state.number == 0:
         return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *timers.of_run(state)))
     # The task may have been published, and the run may have gone on, without the timer having been set.
@@ -136,9 +149,13 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.status in TERMINAL:
         return Decision(state, _end_commands(state, fact) if state.ended_by == fact.sequence else ())
     if not _concludes(state, outcome):
+        if outcome.status == "compensating":
+            return Decision(state, unwinding.begin_again(state, fact))
         return Decision(state, _commands_again(state, fact.sequence))
     if outcome.status == "suspended":
         return _suspend(state, fact)
+    if outcome.status == "compensating":
+        return unwinding.begin(state, fact)
     ended = replace(
         state,
         status=outcome.status,
@@ -148,6 +165,7 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
         ended_by=fact.sequence,
         due_ms=0,
         error=outcome.error,
+        compensation=outcome.compensation,
     )
     return Decision(ended, _end_commands(ended, fact))
 
@@ -158,23 +176,25 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
         return outcome.number == state.number
     # A run that rests is ended from outside in place of its next pass: that pass, if it is dispatched at the
     # same time, finds its outcome in the journal.
-    return outcome.number == state.number + 1 and outcome.status in TERMINAL
+    return outcome.number == state.number + 1 and outcome.status != "suspended"
 
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
-    stop = _stop(state) if fact.record.imposed else ()
-    return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
-
-
-def _stop(state: RunState) -> tuple[StopRun]:
-    return (StopRun(run=state.id, queue=state.queue, number=state.number, epoch=epochs.current(state)),)
+    outcome = fact.record
+    return (
+        *(unwinding.stop(state) if outcome.imposed or state.ending else ()),
+        AnnounceEnd(run=state.id),
+        *event_waits.leave(state),
+        *children.leave(state),
+        *children.report(state, outcome.output),
+    )
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.woken_by > fact.record.seen:
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
-    resting = replace(state, status="waiting", due_ms=fact.record.due_ms)
+    resting = replace(state, status=unwinding.status_while(state, "waiting"), due_ms=fact.record.due_ms)
     return Decision(replace(resting, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
@@ -188,7 +208,8 @@ def _wake(state: RunState, fact: Woken) -> Decision:
 
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
-    following = replace(state, status="queued", due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
+    status = unwinding.status_while(state, "queued")
+    following = replace(state, status=status, due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 
 
@@ -205,16 +226,29 @@ def _review(state: RunState, fact: StateReviewed) -> Decision:
 
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     kind = fact.record.kind
-    if state.status in TERMINAL or (kind != "sleep" and epochs.is_past(state, fact.step)):
+    if unwinding.is_of_no_use(state, fact) or (kind != "sleep" and epochs.is_past(state, fact.step)):
         return Decision(state)
     timer = timers.of_wait(state, fact)
+    if kind == "invoke":
+        return children.invoke(state, fact, timer.record)
     if kind != "wait_for_event":
         return Decision(state, (timer,))
     opened = event_waits.open_wait(state, fact)
     return Decision(opened.state, (*opened.commands, timer))
 
 
+def _close(state: RunState, fact: WaitClosed) -> Decision:
+    match fact.wait.kind:
+        case "wait_for_event":
+            return event_waits.close(state, fact)
+        case "invoke":
+            return children.close(state, fact)
+        case _:
+            # The timer of a sleep wakes the run for nothing, at the most.
+            return Decision(state)
+
+
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
-    if state.status in TERMINAL or epochs.is_past(state, fact.step):
+    if unwinding.is_of_no_use(state, fact) or epochs.is_past(state, fact.step):
         return Decision(state)
     return Decision(state, (timers.of_back_off(state, fact),))

@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
 from ironflow.durations import format_milliseconds
 from ironflow.errors import RunTimeoutError, SerializationError, WaitTimeoutError
-from ironflow.journal import Journal
+from ironflow.journal import Appended, Journal
 from ironflow.names import ENGINE_CONSUMER, Names, parse_step_key
-from ironflow.records import TERMINAL, DueRecord, ErrorRecord, RunState, StepRecord, TimerRecord, WaitRecord
+from ironflow.records import (
+    TERMINAL,
+    DueRecord,
+    ErrorRecord,
+    ParentLink,
+    RunState,
+    StepRecord,
+    TimerRecord,
+    WaitRecord,
+)
+from ironflow_engine import children as child_runs
 from ironflow_engine import epochs
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.event_waits import has_timed_out
@@ -39,6 +52,7 @@ class TimerIntake(Intake):
         names: the namespace.
         store: the run states.
         terminator: ends runs that take too long, or whose time to wait is over.
+        children: ends child runs that their parents wait for no longer.
         make_token: returns a new random mark.
 
     """
@@ -50,12 +64,14 @@ class TimerIntake(Intake):
         names: Names,
         store: RunStore,
         terminator: Terminator,
+        children: ChildKeeper,
         make_token: Callable[[], str],
     ) -> None:
         super().__init__(broker, conductor, stream=names.timers, consumer=ENGINE_CONSUMER)
         self._names = names
         self._store = store
         self._terminator = terminator
+        self._children = children
         self._journal = Journal(broker, names)
         self._make_token = make_token
         self._clock = ServerClock(asyncio.get_running_loop().time)
@@ -76,12 +92,26 @@ class TimerIntake(Intake):
         facts += await self._end_runs([timer for timer in still_open if timer[1].run_timeout_ms])
         still_open = [timer for timer in still_open if not timer[1].run_timeout_ms]
         ends = await self._journal.append_all([self._end(timer) for _, timer in still_open])
-        for (delivery, timer), end in zip(still_open, ends, strict=True):
+        ended = await asyncio.gather(*map(self._end_child, still_open, ends))
+        for (delivery, timer), end in zip(still_open, ended, strict=True):
             if isinstance(end, BrokerError):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
                 facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
         return facts
+
+    async def _end_child(self, due: _Timer, end: Appended | BrokerError) -> Appended | BrokerError:
+        """End the child that a step has waited for, if that it waited too long is what is recorded of the step."""
+        timer = due[1]
+        if isinstance(end, BrokerError) or timer.wait is None or timer.wait.kind != "invoke":
+            return end
+        try:
+            if child_runs.has_timed_out(decode_record(StepRecord, end.payload)):
+                link = ParentLink(run=timer.run, queue=timer.queue, step=timer.step)
+                await self._children.end_timed_out(link, timer.wait)
+        except BrokerError as error:
+            return error
+        return end
 
     async def _end_runs(self, timers: list[_Timer]) -> list[tuple[Delivery, list[Fact]]]:
         """End the runs whose own timers are due; return those that are done with."""
@@ -98,7 +128,7 @@ class TimerIntake(Intake):
         message = f"the run took longer than its timeout of {timer.run_timeout_ms / 1000:g} s"
         try:
             error = ErrorRecord(type=RunTimeoutError.__name__, message=message)
-            await self._terminator.end(timer.run, "failed", error, epoch=timer.epoch)
+            await self._terminator.end(timer.run, "failed", error, compensate=True, epoch=timer.epoch)
         except BrokerError as error:
             return error
         return None
@@ -114,7 +144,7 @@ class TimerIntake(Intake):
                     raise version
                 if version.state is not None and has_timed_out(version.state, fact.step):
                     _, epoch = parse_step_key(fact.step)
-                    await self._terminator.end(fact.run, "failed", fact.record.error, epoch=epoch)
+                    await self._terminator.end(fact.run, "failed", fact.record.error, compensate=True, epoch=epoch)
             except BrokerError as error:
                 failures[fact.run] = error
         return failures
@@ -193,6 +223,9 @@ class TimerIntake(Intake):
             subject = self._names.journal_due(timer.queue, timer.run, timer.step, timer.attempt)
             return subject, DueRecord(token=token)
         wait = timer.wait
+        if wait.kind == "invoke":
+            subject = self._names.journal_step(timer.queue, timer.run, timer.step)
+            return subject, replace(child_runs.time_out(wait), token=token)
         record = StepRecord(
             name=wait.name,
             kind=wait.kind,
@@ -227,6 +260,9 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
     if state is None or state.status in TERMINAL or state.queue != timer.queue:
+        return False
+    # While a run is unwound, only the back-offs of its undos count.
+    if state.ending is not None and timer.wait is not None:
         return False
     sleeps = timer.wait is not None and timer.wait.kind == "sleep"
     # The end of a back-off, or of a run's time, of an earlier epoch has nothing left to end.

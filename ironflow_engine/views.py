@@ -9,6 +9,7 @@ import msgspec
 from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
+from ironflow.fences import is_fence
 from ironflow.messages import ErrorView, EventView, FunctionView, RunView, StepView, error_view
 from ironflow.names import PASS_TOKEN, parse_journal, parse_step_key
 from ironflow.records import NULL, FunctionRecord, RunState, RunStatus, StepRecord, StepStatus, TryRecord, WaitRecord
@@ -31,7 +32,7 @@ def run_view(state: RunState, *, status: RunStatus, event_data: msgspec.Raw, out
         function=state.function,
         queue=state.queue,
         status=status,
-        compensation=None,
+        compensation=state.compensation,
         event=EventView(id=state.event_id, name=state.event_name, data=event_data),
         attempt=state.attempt,
         output=output,
@@ -111,8 +112,13 @@ class StepHistory:
         match kind:
             case "step":
                 record = decode_record(StepRecord, message.payload)
-                view = _recorded_view(record, message.time_ms, unasked=step in self._unasked)
-                self._recorded[step] = message.sequence, view
+                # What keeps a step from having a result is none.
+                if is_fence(record):
+                    self._recorded.pop(step, None)
+                    self._open.pop(step, None)
+                else:
+                    view = _recorded_view(record, message.time_ms, unasked=step in self._unasked)
+                    self._recorded[step] = message.sequence, view
             case "wait":
                 self._open_step(step, message.time_ms).wait = decode_record(WaitRecord, message.payload)
             case "try":

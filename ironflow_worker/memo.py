@@ -9,6 +9,7 @@ import msgspec
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
+from ironflow.fences import is_fence
 from ironflow.names import (
     COMPENSATE_PREFIX,
     PASS_TOKEN,
@@ -19,7 +20,7 @@ from ironflow.names import (
     step_key,
     step_token,
 )
-from ironflow.records import InputRecord, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitRecord
 
 
 class Losses(msgspec.Struct, frozen=True):
@@ -50,6 +51,7 @@ class Memo:
         event: the triggering event, where it is recorded.
         seen: the newest journal sequence that is in here.
         last_pass: the number of the newest pass that has an outcome; -1 where none has.
+        unwinding: the newest outcome after which what the run did is undone; it says how the run ends, and why.
 
     """
 
@@ -57,6 +59,7 @@ class Memo:
         self.event: InputRecord | None = None
         self.seen = 0
         self.last_pass = -1
+        self.unwinding: OutcomeRecord | None = None
         self.epoch = epoch
         self._newest: dict[str, int] = {}
         self._steps: dict[str, StepRecord] = {}
@@ -110,7 +113,7 @@ class Memo:
             case "retry":
                 self._opened_at[address.number] = message.sequence
             case "outcome":
-                self.last_pass = max(self.last_pass, address.number)
+                self._read_outcome(decode_record(OutcomeRecord, message.payload))
             case "input":
                 self.event = decode_record(InputRecord, message.payload)
             case "began":
@@ -120,14 +123,19 @@ class Memo:
             case _:
                 pass  # of no consequence for a pass, or a newer version's kind of record
 
+    def _read_outcome(self, outcome: OutcomeRecord) -> None:
+        self.last_pass = max(self.last_pass, outcome.number)
+        if outcome.status == "compensating":
+            self.unwinding = outcome
+
     def _read_step(self, key: str, record: StepRecord, sequence: int) -> None:
         self._steps[key] = record
         self._recorded_at[key] = sequence
         if record.kind == "compensate" and record.status == "completed":
             undone = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
             self._undone_at[undone] = sequence
-        # What failed in an earlier epoch does not count any more.
-        if record.status == "failed" and parse_step_key(key)[1] == self.epoch:
+        # What failed in an earlier epoch does not count any more; what never began has not failed.
+        if record.status == "failed" and parse_step_key(key)[1] == self.epoch and not is_fence(record):
             self._failed.add(key)
             for depth in range(0, len(record.scope) - 1, 2):
                 branch = record.scope[depth + 1]
@@ -228,6 +236,10 @@ class Memo:
         """Return what a step waits for."""
         return self._waits.get(key)
 
+    def is_closed(self, key: str) -> bool:
+        """Tell whether the branch of a step that waits was cancelled."""
+        return key in self._closed
+
     def failed_attempt(self, key: str) -> TryRecord | None:
         """Return the newest failed attempt of a step, or of the pass as a whole."""
         return self._tries.get(key)
@@ -272,6 +284,11 @@ class Memo:
             for key, wait in self._waits.items()
             if key not in self._steps and key not in self._closed and self.key(parse_step_key(key)[0], wait.kind) == key
         }
+
+    def is_done(self, token: str) -> bool:
+        """Tell whether a step has succeeded, and was not undone since."""
+        record = self._steps.get(self.key(token, "run"))
+        return record is not None and record.status == "completed" and record.kind != "compensate"
 
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""

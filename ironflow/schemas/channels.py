@@ -170,7 +170,11 @@ def core_channels(names: Names) -> tuple[Channel, ...]:
         Channel(
             name="cancel",
             address=_address(names.cancelled(_RUN)),
-            text="The hint that a run was ended from outside: cancelled, or because it took too long.",
+            text=(
+                "The hint that a run was ended from outside: cancelled, or because it took too long. Where what it "
+                "did is being undone, the payload is the number of the pass that was ended, in decimal; passes "
+                "after that one go on. Otherwise it is empty."
+            ),
             message=None,
             senders=("engine",),
             receivers=("worker",),

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import archive, cancels, examples, fan_out, waits, wakeups
+from tests.bench import archive, cancels, examples, fan_out, ours, saga, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "archive": (archive.main, "20,000 runs archived while Postgres stops and engines die; a list over 1,000,000 runs"),
@@ -15,13 +15,15 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
+    "workloads": (ours.main, "the workloads A to G that peers are measured with; options: --quick, --rounds, …"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }
 
 
 def main() -> int:
-    """Run what the command line names; without a name, everything."""
-    wanted = sys.argv[1:] or list(BENCHES)
+    """Run what the command line names; without a name, the workloads, which take options."""
+    wanted = ["workloads"] if ours.options() is not None else sys.argv[1:]
     unknown = [name for name in wanted if name not in BENCHES]
     if unknown:
         print(f"no bench {', '.join(unknown)}; there are:", file=sys.stderr)

@@ -216,6 +216,27 @@ async def retried(probe: Probe, ctx: Context[Any]) -> list[Any]:
     return [first, *await ctx.step.parallel("all", (fails, naps)), await probe.step(ctx, "after")]
 
 
+async def invoking(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    if ctx.event.data is not None:
+        # It invokes itself, so that the laws need one function only.
+        await ctx.step.sleep("nap", 5 if ctx.event.data < 3 else "1h")
+        return [ctx.event.data]
+
+    async def child(item: int, step: Step, index: int) -> Any:
+        return probe.saw(f"child {index}", await step.invoke("invoking", item))
+
+    async def fails(step: Step) -> None:
+        await step.sleep("nap", 1)
+        await probe.in_branch(step, ("closed", 1), "doomed", failures=1_000_000, final=True)
+
+    both = await ctx.step.map("all", [1, 2], child)
+    try:
+        await ctx.step.parallel("closed", [lambda step: step.invoke("invoking", 3), fails])
+    except StepError:
+        await ctx.step.sleep("afterwards", "1m")
+    return both
+
+
 SHAPES: dict[str, Handler] = {
     handler.__name__: handler
     for handler in (
@@ -232,6 +253,7 @@ SHAPES: dict[str, Handler] = {
         parallel_failure,
         settled,
         retried,
+        invoking,
     )
 }
 
@@ -241,7 +263,8 @@ def function_of(shape: str, probe: Probe) -> Function[Any, Any]:
 
     async def handler(ctx: Context[Any]) -> Any:
         output = await SHAPES[shape](probe, ctx)
-        probe.returned.append(output)
+        if ctx.event.data is None:
+            probe.returned.append(output)
         return output
 
     return ironflow.function(id=shape, retry=RETRY)(handler)

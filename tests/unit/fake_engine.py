@@ -54,7 +54,7 @@ from ironflow.messages import (
     WorkerView,
 )
 from ironflow.names import Names
-from ironflow.records import NULL, TERMINAL, EventRecord
+from ironflow.records import NULL, TERMINAL, EventRecord, RunStatus
 
 
 def raw(text: str) -> msgspec.Raw:
@@ -217,8 +217,9 @@ class FakeEngine:
         if not views:
             return Failure(type="RunNotFound", message="there is no such run")
         status = views[0].status
-        recorded = status not in TERMINAL
-        return Cancellation(recorded=recorded, status="cancelled" if recorded else status)
+        recorded = status not in TERMINAL and status != "compensating"
+        after: RunStatus = "compensating" if request.compensate else "cancelled"
+        return Cancellation(recorded=recorded, status=after if recorded else status)
 
     def _retry_run(self, payload: bytes) -> Retried | Failure:
         request = msgspec.json.decode(payload, type=RetryRun)

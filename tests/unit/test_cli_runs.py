@@ -249,11 +249,18 @@ def test_a_run_that_has_ended_is_not_cancelled(shell: Shell, engine: FakeEngine,
     assert json.loads(result.stdout) == {"id": "r1", "recorded": False, "status": status}
 
 
-def test_cancel_refuses_to_compensate_as_long_as_it_cannot(shell: Shell, engine: FakeEngine) -> None:
+def test_cancel_asks_for_compensation_and_says_that_it_goes_on(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [running_view()]
     result = shell("runs", "cancel", "r1", "--compensate")
-    assert result.exit_code == 2
-    assert "compensation is not there yet" in result.stderr
-    assert engine.asked == []
+    assert (result.exit_code, result.stdout) == (0, "run r1 is cancelled; what it did is being undone\n")
+    assert engine.requests == [CancelRun(id="r1", compensate=True)]
+
+
+def test_a_run_that_compensates_is_not_cancelled(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [running_view(status="compensating", compensation="running")]
+    result = shell("runs", "cancel", "r1", "--compensate")
+    assert result.exit_code == 1
+    assert result.stderr == "run r1 is compensating: its end is known, and comes once what it did is undone\n"
 
 
 def test_retry_says_that_it_is_recorded(shell: Shell, engine: FakeEngine) -> None:
