@@ -29,6 +29,7 @@ ENGINE_CONSUMER = "engine"
 _ANY = "any"
 """Stands where the hash of a path or a value would: shorter than every hash."""
 _PATHS = "=paths"
+_PURGED = "=purged"
 
 COMPENSATE_PREFIX = "compensate:"
 """Stands in front of a step's name in the name of its undo."""
@@ -326,6 +327,19 @@ class Names(msgspec.Struct, frozen=True):
     def run_key(self, run: str) -> str:
         """The subject behind the key of a run's state."""
         return f"$KV.{self.runs_bucket}.{run}"
+
+    def purged_key(self, number: int) -> str:
+        """The subject behind the key of a list of runs that were deleted; no run has such an id."""
+        return f"$KV.{self.runs_bucket}.{_PURGED}.{number}"
+
+    @property
+    def every_purged(self) -> str:
+        """The filter of the lists of runs that were deleted."""
+        return f"$KV.{self.runs_bucket}.{_PURGED}.*"
+
+    def is_purged_key(self, subject: str) -> bool:
+        """Tell whether a subject of the runs bucket is that of such a list rather than that of a run."""
+        return subject.startswith(f"$KV.{self.runs_bucket}.{_PURGED}.")
 
     def wait_key(self, event: str, path: str | None, value: str | None, run: str, step: str) -> str:
         """The subject behind the key of an open wait for an event.

@@ -312,6 +312,7 @@ class RunState(Record, frozen=True, kw_only=True):
         parent: who waits for the run's end.
         depth: how many runs stand above this one.
         has_children: whether the run has ever waited for a child run.
+        purged: the run is being deleted, or has been and stands in the archive only: nothing brings it back.
 
     """
 
@@ -342,6 +343,21 @@ class RunState(Record, frozen=True, kw_only=True):
     parent: ParentLink | None = None
     depth: int = 0
     has_children: bool = False
+    purged: bool = False
+
+
+class PurgedRuns(Record, frozen=True, kw_only=True):
+    """Finished runs that were deleted after their retention: what a purge itself tells nobody.
+
+    Attributes:
+        number: counts these records; whoever finds one missing has to read all runs anew.
+        runs: the revision of each run's last state, by run.
+
+    """
+
+    number: int
+    runs: dict[str, int]
+    token: str = ""
 
 
 class FunctionRecord(Record, frozen=True, kw_only=True):

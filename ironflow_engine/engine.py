@@ -6,8 +6,10 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -32,7 +34,7 @@ from ironflow.messages import (
 from ironflow.names import Names
 from ironflow.records import ErrorRecord
 from ironflow.version import __version__
-from ironflow_engine import reconciler, takeover
+from ironflow_engine import reconciler, retention, takeover
 from ironflow_engine.administrator import Administrator
 from ironflow_engine.canceller import Canceller
 from ironflow_engine.census import Census
@@ -43,11 +45,14 @@ from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.function_store import FunctionStore
+from ironflow_engine.history import ARCHIVE_DUTY_SECONDS, Archive, History, NoHistory
 from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
+from ironflow_engine.retention import Retention
 from ironflow_engine.retrier import Retrier
+from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
@@ -68,6 +73,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         replicas: on how many servers each stream is kept; 3 on a cluster.
         lease_seconds: how long a worker keeps a task without renewing it.
         sweep_seconds: how often it looks for what got lost; more seldom only where months pass in virtual time.
+        retention_ms: for how long runs stay in NATS after their end; 0 for ever.
 
     """
 
@@ -75,6 +81,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     lease_seconds: float = TASK_LEASE_SECONDS
     sweep_seconds: float = reconciler.SWEEP_SECONDS
+    retention_ms: int = 0
 
 
 def random_token() -> str:
@@ -90,6 +97,7 @@ class Engine:
         names: the namespace.
         settings: how it behaves.
         make_token: returns a new random mark.
+        archive: what outlives the streams; it is not closed by the engine.
 
     """
 
@@ -99,6 +107,7 @@ class Engine:
         names: Names,
         settings: EngineSettings | None = None,
         make_token: Callable[[], str] = random_token,
+        archive: Archive | None = None,
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
         self._broker = broker
@@ -128,8 +137,10 @@ class Engine:
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
         self._takeover = Takeover(broker, names, duty)
         census = Census(broker, names)
-        runs = RunReader(broker, names, store, census, self._read_model)
-        readers = EventReader(broker, names, store, self._functions, events)
+        history = archive.history if archive is not None else NoHistory()
+        self._chores = self._find_chores(store, history, archive, make_token)
+        runs = RunReader(broker, names, store, census, RunLists(self._read_model, history), history)
+        readers = EventReader(broker, names, store, self._functions, events, history)
         administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
         verbs = self._verbs(runs, readers, administrator)
         verbs["runs.cancel"] = verb(CancelRun, Canceller(terminator, runs).cancel)
@@ -155,6 +166,7 @@ class Engine:
         self._hears_of_ends = await self._broker.listen(self._names.every_cancel, self._forget)
         self._tasks.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
         self._tasks.append(asyncio.create_task(self._takeover.run(), name="takeover"))
+        self._tasks += [asyncio.create_task(chore(), name=name) for name, chore in self._chores.items()]
         _log.info("engine started", engine=self.id, namespace=self._names.namespace, version=__version__)
 
     async def wait(self) -> None:
@@ -175,6 +187,23 @@ class Engine:
         await self._service.stop()
         self._read_model.close()
         _log.info("engine stopped", engine=self.id)
+
+    def _find_chores(
+        self, store: RunStore, history: History, archive: Archive | None, make_token: Callable[[], str]
+    ) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Return what is to be done beside all else, where the settings want it."""
+        broker, names = self._broker, self._names
+        chores: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        if archive is not None:
+            duty = Duty(broker, names, "archive", self.id, ARCHIVE_DUTY_SECONDS, make_token)
+            chores["archive"] = partial(archive.keep, broker, duty)
+        if self._settings.retention_ms:
+            duty = Duty(broker, names, "retention", self.id, retention.DUTY_SECONDS, make_token)
+            keep_ms = self._settings.retention_ms
+            chores["retention"] = Retention(
+                broker, names, store, self._read_model, history, duty, keep_ms, make_token
+            ).run
+        return chores
 
     async def _forget(self, request: Request) -> None:
         """Hear that an engine has ended a run from outside: a timer that is set for it now would stay."""

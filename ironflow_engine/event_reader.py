@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
+import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, StoredMessage
+from ironflow.broker.protocol import Broker, BrokerError, StoredMessage, Unavailable
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.messages import EventRuns, EventsPage, ListEvents, RunsOfEvent, StoredEvent, stored_event
@@ -17,8 +18,11 @@ from ironflow.records import NULL, EventRecord
 from ironflow.triggers import check_trigger
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.function_store import FunctionStore
+from ironflow_engine.history import History
 from ironflow_engine.run_reader import ANSWER_BYTES
 from ironflow_engine.run_store import RunStore, UnreadableState, Version
+
+_log = structlog.get_logger("ironflow.engine")
 
 MOST_EVENTS = 500
 _LOOK_AGAIN_SECONDS = 0.05
@@ -34,17 +38,25 @@ class EventReader:
         store: the run states.
         functions: the registered functions.
         intake: this engine's event intake, whose progress says when to look again.
+        history: knows what EVENTS no longer holds.
 
     """
 
     def __init__(
-        self, broker: Broker, names: Names, store: RunStore, functions: FunctionStore, intake: EventIntake
+        self,
+        broker: Broker,
+        names: Names,
+        store: RunStore,
+        functions: FunctionStore,
+        intake: EventIntake,
+        history: History,
     ) -> None:
         self._broker = broker
         self._names = names
         self._store = store
         self._functions = functions
         self._intake = intake
+        self._history = history
 
     async def page(self, request: ListEvents) -> EventsPage:
         """Return stored events, newest first.
@@ -56,6 +68,7 @@ class EventReader:
         if not 1 <= request.limit <= MOST_EVENTS:
             msg = f"limit must be from 1 to {MOST_EVENTS}, got {request.limit}"
             raise DefinitionError(msg)
+        subject_filter = _subject_filter(self._names, request.name)
         state = await self._broker.stream_state(self._names.events)
         before = min(request.before or state.last_sequence + 1, state.last_sequence + 1)
         found: list[StoredMessage] = []
@@ -63,11 +76,23 @@ class EventReader:
         # Streams are read forwards only, so ever larger windows are read from the end backwards.
         while before > state.first_sequence and len(found) < request.limit:
             start = max(state.first_sequence - 1, before - 1 - window)
-            found = await self._window(_subject_filter(self._names, request.name), start, before) + found
+            found = await self._window(subject_filter, start, before) + found
             before, window = start + 1, window * 2
-        chosen = found[-request.limit :]
+        chosen = found[: -request.limit - 1 : -1]
         more = before > state.first_sequence or len(found) > len(chosen)
-        return EventsPage(events=tuple(_views(reversed(chosen))), next=chosen[0].sequence if more and chosen else None)
+        if not more:
+            past = await self._past(request.name, before, request.limit - len(chosen) + 1)
+            more = len(chosen) + len(past) > request.limit
+            chosen = [*chosen, *past][: request.limit]
+        return EventsPage(events=tuple(_views(chosen)), next=chosen[-1].sequence if more and chosen else None)
+
+    async def _past(self, name: str | None, before: int, limit: int) -> Sequence[StoredMessage]:
+        """Return events that EVENTS has forgotten; none while that cannot be asked."""
+        try:
+            return await self._history.events(name, before, limit)
+        except Unavailable as error:
+            _log.warning("a list of events leaves out those that only the archive has", reason=str(error))
+            return ()
 
     async def runs_of(self, request: RunsOfEvent) -> EventRuns:
         """Return the runs that an event started; wait until it has been matched, at most as long as asked for."""

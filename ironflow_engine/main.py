@@ -17,6 +17,7 @@ from ironflow.doctor.server import check_sync
 from ironflow.settings import connection_settings
 from ironflow.version import __version__
 from ironflow_engine.engine import Engine, EngineSettings
+from ironflow_engine.keeping_options import keeping_options, opened_archive
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -57,11 +58,19 @@ _log = structlog.get_logger("ironflow.engine")
     show_envvar=True,
     help="The server's monitoring endpoint; default port 8222 of the NATS host. Tells whether it syncs.",
 )
+@keeping_options
 @logging_options
 @click.version_option(__version__, prog_name="ironflow-engine")
 @run_async
 async def engine(
-    connection: ConnectionOptions, *, read_model: str, replicas: int, lease: float, monitor_url: str | None
+    connection: ConnectionOptions,
+    *,
+    read_model: str,
+    replicas: int,
+    lease: float,
+    monitor_url: str | None,
+    archive_url: str | None,
+    retention: int,
 ) -> ExitCode:
     """Run an engine: it decides what runs, and needs nothing but NATS.
 
@@ -70,10 +79,10 @@ async def engine(
     Example: ironflow-engine --nats-url nats://127.0.0.1:4222
     """
     names = names_of(connection)
-    settings = EngineSettings(read_model=read_model, replicas=replicas, lease_seconds=lease)
-    async with opened(connector(connection)) as broker:
+    settings = EngineSettings(read_model=read_model, replicas=replicas, lease_seconds=lease, retention_ms=retention)
+    async with opened_archive(archive_url, names) as archive, opened(connector(connection)) as broker:
         signals = StopSignals()
-        running = Engine(broker, names, settings)
+        running = Engine(broker, names, settings, archive=archive)
         await running.start()
         checking = asyncio.create_task(_warn_of_weak_sync(connection, broker, monitor_url))
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from ironflow.broker.protocol import Broker, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.names import Names, bucket_stream
-from ironflow.records import TERMINAL, RunState
+from ironflow.records import TERMINAL, PurgedRuns, RunState
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -25,7 +26,8 @@ _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, function TEXT NOT NULL, status TEXT NOT NULL, started_at INTEGER NOT NULL,
-    due_ms INTEGER, deadline_ms INTEGER, live_since_ms INTEGER, state BLOB NOT NULL
+    due_ms INTEGER, deadline_ms INTEGER, live_since_ms INTEGER, finished_ms INTEGER, revision INTEGER NOT NULL,
+    state BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (started_at DESC, id DESC);
 CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, started_at DESC, id DESC);
@@ -33,16 +35,20 @@ CREATE INDEX IF NOT EXISTS runs_by_function ON runs (function, started_at DESC, 
 CREATE INDEX IF NOT EXISTS runs_by_due ON runs (due_ms) WHERE due_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_deadline ON runs (deadline_ms) WHERE deadline_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_life ON runs (live_since_ms) WHERE live_since_ms IS NOT NULL;
-CREATE TABLE IF NOT EXISTS position (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER NOT NULL);
-INSERT OR IGNORE INTO position VALUES (0, 0);
+CREATE INDEX IF NOT EXISTS runs_by_end ON runs (finished_ms, id) WHERE finished_ms IS NOT NULL;
+CREATE TABLE IF NOT EXISTS position (
+    only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER NOT NULL, purged INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO position VALUES (0, 0, 0);
 """
 
 _UPSERT = """
-INSERT OR REPLACE INTO runs (id, function, status, started_at, due_ms, deadline_ms, live_since_ms, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO runs
+    (id, function, status, started_at, due_ms, deadline_ms, live_since_ms, finished_ms, revision, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_VERSION = 2
+_VERSION = 3
 """Of the tables; a file with others is made anew."""
 _TABLES = frozenset({"runs", "position"})
 _APPLICATION = int.from_bytes(b"Iron")
@@ -87,6 +93,7 @@ class ReadModel:
 
     def __init__(self, broker: Broker, names: Names, path: Path | str) -> None:
         self._broker = broker
+        self._names = names
         self._stream = bucket_stream(names.runs_bucket)
         self._filter = f"$KV.{names.runs_bucket}.>"
         self._database = _open(path)
@@ -102,13 +109,16 @@ class ReadModel:
             newest = (await self._broker.stream_state(self._stream)).last_sequence
             position = self._position()
             if newest < position:  # the bucket was made anew
-                self._database.execute("DELETE FROM runs")
-                self._database.execute("UPDATE position SET sequence = 0")
-                position = 0
-            if newest == position:
-                return
-            async for page in self._broker.read(self._stream, self._filter, position):
-                self._take_in(page)
+                position = self._begin_anew()
+            if newest > position and not await self._read_on(position):
+                await self._read_on(self._begin_anew())
+
+    async def _read_on(self, position: int) -> bool:
+        """Take in what comes after a place; return whether it is known what was deleted since then."""
+        async for page in self._broker.read(self._stream, self._filter, position):
+            if not self._take_in(page, follows=position > 0):
+                return False
+        return True
 
     def query(self, query: RunQuery) -> list[RunState]:
         """Return the runs that are asked for, newest first."""
@@ -149,38 +159,77 @@ class ReadModel:
         )
         return [decode_record(RunState, row[0]) for row in rows]
 
+    def finished(self, before_ms: int, after: tuple[int, str], limit: int) -> list[tuple[int, RunState]]:
+        """Return runs that ended before a time, with their revisions, in order, that come after a run in that order."""
+        rows = self._database.execute(
+            "SELECT revision, state FROM runs WHERE finished_ms < ? AND (finished_ms, id) > (?, ?) "
+            "ORDER BY finished_ms, id LIMIT ?",
+            (before_ms, *after, limit),
+        )
+        return [(revision, decode_record(RunState, state)) for revision, state in rows]
+
+    def known(self, runs: Iterable[str]) -> set[str]:
+        """Return those of some runs that the bucket has."""
+        rows = self._database.execute(
+            "SELECT id FROM runs WHERE id IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode(list(runs)).decode(),),
+        )
+        return {run for (run,) in rows}
+
+    def _begin_anew(self) -> int:
+        self._database.execute("DELETE FROM runs")
+        self._database.execute("UPDATE position SET sequence = 0, purged = 0")
+        return 0
+
     def _position(self) -> int:
         return int(self._database.execute("SELECT sequence FROM position").fetchone()[0])
 
-    def _take_in(self, page: list[StoredMessage]) -> None:
+    def _take_in(self, page: list[StoredMessage], *, follows: bool) -> bool:
         rows: list[tuple[object, ...]] = []
+        purged: list[PurgedRuns] = []
         for message in page:
             try:
-                state = decode_record(RunState, message.payload)
+                if self._names.is_purged_key(message.subject):
+                    purged.append(decode_record(PurgedRuns, message.payload))
+                else:
+                    rows.append(_row(message))
             except SerializationError as error:
                 # Of a newer engine, or of someone who should not write here. The other runs are shown.
                 _log.error("unreadable run left out", subject=message.subject, reason=str(error))
-                continue
-            rows.append(
-                (
-                    state.id,
-                    state.function,
-                    state.status,
-                    state.started_at,
-                    state.due_ms or None,
-                    deadline_of(state) or None,
-                    message.time_ms if state.live else None,
-                    message.payload,
-                )
-            )
+        last = int(self._database.execute("SELECT purged FROM position").fetchone()[0])
+        if follows and purged and purged[0].number != last + 1:
+            return False
         self._database.execute("BEGIN")
         try:
             self._database.executemany(_UPSERT, rows)
-            self._database.execute("UPDATE position SET sequence = ?", (page[-1].sequence,))
+            for each in purged:
+                # The same event may have started the run again meanwhile.
+                self._database.executemany("DELETE FROM runs WHERE id = ? AND revision <= ?", each.runs.items())
+            self._database.execute(
+                "UPDATE position SET sequence = ?, purged = ?",
+                (page[-1].sequence, purged[-1].number if purged else last),
+            )
         except BaseException:
             self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
+        return True
+
+
+def _row(message: StoredMessage) -> tuple[object, ...]:
+    state = decode_record(RunState, message.payload)
+    return (
+        state.id,
+        state.function,
+        state.status,
+        state.started_at,
+        state.due_ms or None,
+        deadline_of(state) or None,
+        message.time_ms if state.live else None,
+        state.finished_at if state.status in TERMINAL else None,
+        message.sequence,
+        message.payload,
+    )
 
 
 def deadline_of(state: RunState) -> int:

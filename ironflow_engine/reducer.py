@@ -44,6 +44,8 @@ def decide(state: RunState | None, fact: Fact) -> Decision:
         fact: what happened.
 
     """
+    if state is not None and state.purged:
+        return Decision(state)
     if isinstance(fact, RunStarted):
         return _start(fact) if state is None else _start_again(state, fact)
     # Nobody but the run's own queue may report on it.

@@ -55,13 +55,19 @@ class Retrier:
 
         Raises:
             RunNotFoundError: there is none with that id.
-            DefinitionError: it cannot be retried: it never had a function, or its event is gone.
+            DefinitionError: it cannot be retried: it never had a function, its event is gone, or it was deleted.
             BrokerError: it is not known whether it was retried. Calling again does no harm.
 
         """
         state = await self._runs.state(request.id)
         if state.status != "failed":
             return Retried(recorded=False, status=state.status, attempt=state.attempt)
+        if state.purged:
+            msg = (
+                f"run {state.id} was deleted after its retention and cannot be retried. "
+                "Publish its event again, or start the run, with another id"
+            )
+            raise DefinitionError(msg)
         if not state.queue:
             msg = (
                 f"run {state.id} never began, so there is nothing to go on with: {_reason(state)}. "

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Broker, Unavailable
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, RunNotFoundError, SerializationError
 from ironflow.messages import GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
@@ -16,7 +17,9 @@ from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
 from ironflow_engine import epochs
 from ironflow_engine.census import Census
-from ironflow_engine.read_model import Place, ReadModel, RunQuery
+from ironflow_engine.history import NO_PARTS, History, RunParts
+from ironflow_engine.read_model import Place, RunQuery
+from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.views import StepHistory, run_view
 
@@ -24,6 +27,8 @@ ANSWER_BYTES = 600 * 1024
 """What an answer may carry at the most; NATS takes 1 MiB, and one payload may have 512 KiB."""
 
 MOST_RUNS = 500
+_AT_A_TIME = 20
+"""The large parts of so many runs are read at a time; each may have a megabyte."""
 
 
 class RunReader:
@@ -34,16 +39,20 @@ class RunReader:
         names: the namespace.
         store: the run states.
         census: knows which runs are being executed.
-        read_model: finds runs by status, function and time.
+        lists: finds runs by status, function and time.
+        history: knows what NATS no longer holds.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, store: RunStore, census: Census, read_model: ReadModel) -> None:
+    def __init__(
+        self, broker: Broker, names: Names, store: RunStore, census: Census, lists: RunLists, history: History
+    ) -> None:
         self._broker = broker
         self._names = names
         self._store = store
         self._census = census
-        self._read_model = read_model
+        self._lists = lists
+        self._history = history
 
     async def get(self, run: str) -> RunView:
         """Return a run without its steps.
@@ -56,7 +65,7 @@ class RunReader:
         status = state.status
         if status == "queued" and run in await self._census.running():
             status = "running"
-        return await self._view(state, status, ANSWER_BYTES)
+        return await self._view(state, status, ANSWER_BYTES, await self._archived([state]))
 
     async def state(self, run: str) -> RunState:
         """Return the state of a run as it is stored.
@@ -66,11 +75,12 @@ class RunReader:
 
         """
         # Any text may be asked for, and only what can be a run's id may become part of a subject.
-        version = await self._store.load(run) if run.isascii() and run.isalnum() else None
-        if version is None or version.state is None:
-            msg = f"no run {readable(run)}"
-            raise RunNotFoundError(msg)
-        return version.state
+        if run.isascii() and run.isalnum():
+            state = (await self._store.load(run)).state or await self._history.run(run)
+            if state is not None:
+                return state
+        msg = f"no run {readable(run)}"
+        raise RunNotFoundError(msg)
 
     async def part(self, request: GetRunPart) -> msgspec.Raw:
         """Return the JSON of one large part of a run.
@@ -80,7 +90,8 @@ class RunReader:
 
         """
         state = await self.state(request.id)
-        return await self._event_data(state) if request.part == "event" else await self._output(state)
+        parts = (await self._archived([state])).get(state.id, NO_PARTS)
+        return await self._event_data(state, parts) if request.part == "event" else await self._output(state, parts)
 
     async def page(self, request: ListRuns) -> RunsPage:
         """Return runs, newest first.
@@ -93,13 +104,15 @@ class RunReader:
             msg = f"limit must be from 1 to {MOST_RUNS}, got {request.limit}"
             raise DefinitionError(msg)
         running = await self._census.running() if request.status in (None, "queued", "running") else frozenset[str]()
-        await self._read_model.catch_up()
-        states = self._read_model.query(_query(request, running))
+        states = await self._lists.find(_query(request, running))
         views: list[RunView] = []
         room = ANSWER_BYTES
-        for state in states:
+        archived: dict[str, RunParts] = {}
+        for place, state in enumerate(states):
+            if place % _AT_A_TIME == 0:
+                archived = await self._archived(states[place : place + _AT_A_TIME])
             status: RunStatus = "running" if state.status == "queued" and state.id in running else state.status
-            view = await self._view(state, status, room)
+            view = await self._view(state, status, room, archived)
             room -= len(view.event.data) + len(view.output)
             views.append(view)
         more = len(states) == request.limit
@@ -113,10 +126,14 @@ class RunReader:
 
         """
         state = await self.state(request.id)
-        outcome = await self._outcome(state) if state.status == "completed" else None
+        parts = (await self._archived([state])).get(state.id, NO_PARTS)
+        outcome = await self._outcome(state, parts) if state.status == "completed" else None
         history = StepHistory(epochs.current(state), frozenset(outcome.unasked) if outcome is not None else ())
-        async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
-            history.read(page)
+        if state.purged:
+            history.read(await self._history.steps(state.id))
+        else:
+            async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
+                history.read(page)
         ended = state.status in TERMINAL
         steps: list[StepView] = []
         room = ANSWER_BYTES
@@ -133,46 +150,66 @@ class RunReader:
         open_steps = [] if ended else history.open_steps()
         return StepsPage(steps=(*steps, *open_steps), next=None)
 
-    async def _view(self, state: RunState, status: RunStatus, room: int) -> RunView:
+    async def _view(self, state: RunState, status: RunStatus, room: int, archived: Mapping[str, RunParts]) -> RunView:
         """Return a run with as many of its large parts as there is room for."""
         left_out: list[str] = []
-        data = await self._event_data(state)
+        parts = archived.get(state.id, NO_PARTS)
+        data = await self._event_data(state, parts)
         if len(data) > room:
             data, left_out = NULL, ["event"]
-        output = await self._output(state)
+        output = await self._output(state, parts)
         if len(data) + len(output) > room:
             output, left_out = NULL, [*left_out, "output"]
         view = run_view(state, status=status, event_data=data, output=output)
         return msgspec.structs.replace(view, left_out=tuple(left_out)) if left_out else view
 
-    async def _event_data(self, state: RunState) -> msgspec.Raw:
+    async def _event_data(self, state: RunState, archived: RunParts) -> msgspec.Raw:
         """Return the triggering event's data from wherever it still is; null where it is gone."""
-        message = await self._broker.at(self._names.events, state.event_sequence)
-        if message is not None:
+        payload = archived.event if state.purged else await self._event(state)
+        if payload is not None:
             with contextlib.suppress(SerializationError):  # such a one ends its run at once
-                event = decode_record(EventRecord, message.payload)
+                event = decode_record(EventRecord, payload)
                 if event.id == state.event_id:
                     return event.data
         if not state.queue:  # the run never had a function, and so no journal
             return NULL
-        message = await self._broker.last(self._names.journal, self._names.journal_input(state.queue, state.id))
-        if message is not None:
-            return decode_record(InputRecord, message.payload).event.data
-        outcome = await self._outcome(state)
+        subject = self._names.journal_input(state.queue, state.id)
+        kept = archived.kept_event if state.purged else await self._recorded(subject)
+        if kept is not None:
+            return decode_record(InputRecord, kept).event.data
+        outcome = await self._outcome(state, archived)
         return outcome.event.data if outcome is not None and outcome.event is not None else NULL
 
-    async def _output(self, state: RunState) -> msgspec.Raw:
+    async def _output(self, state: RunState, archived: RunParts) -> msgspec.Raw:
         if state.status != "completed":
             return NULL
-        outcome = await self._outcome(state)
+        outcome = await self._outcome(state, archived)
         return outcome.output if outcome is not None else NULL
 
-    async def _outcome(self, state: RunState) -> OutcomeRecord | None:
+    async def _outcome(self, state: RunState, archived: RunParts) -> OutcomeRecord | None:
         if state.status not in TERMINAL or not state.queue:
             return None
         subject = self._names.journal_outcome(state.queue, state.id, state.number)
+        payload = archived.outcome if state.purged else await self._recorded(subject)
+        return decode_record(OutcomeRecord, payload) if payload is not None else None
+
+    async def _event(self, state: RunState) -> bytes | None:
+        message = await self._broker.at(self._names.events, state.event_sequence)
+        if message is not None:
+            return message.payload
+        # EVENTS forgets sooner than the run ends. What NATS has of the run is shown in any case.
+        with contextlib.suppress(Unavailable):
+            return (await self._history.parts([state])).get(state.id, NO_PARTS).event
+        return None
+
+    async def _recorded(self, subject: str) -> bytes | None:
         message = await self._broker.last(self._names.journal, subject)
-        return decode_record(OutcomeRecord, message.payload) if message is not None else None
+        return message.payload if message is not None else None
+
+    async def _archived(self, states: Sequence[RunState]) -> dict[str, RunParts]:
+        """Return the large parts of those runs that only the history has."""
+        purged = [state for state in states if state.purged]
+        return await self._history.parts(purged) if purged else {}
 
 
 def _query(request: ListRuns, running: frozenset[str]) -> RunQuery:

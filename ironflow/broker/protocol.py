@@ -261,8 +261,8 @@ class Broker(Protocol):
         """Store messages, together where that is faster; one answer each, in order. Not atomic."""
         ...
 
-    async def purge(self, stream: str, subject_filter: str) -> int:
-        """Delete the messages of a filter; return how many there were."""
+    async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         ...
 
     # Reading

@@ -20,6 +20,7 @@ from ironflow.records import (
     FunctionRecord,
     InputRecord,
     OutcomeRecord,
+    PurgedRuns,
     RetryRecord,
     RunState,
     StepRecord,
@@ -223,12 +224,13 @@ def _journal_channels(names: Names) -> tuple[Channel, ...]:
 def _bucket_channels(names: Names) -> tuple[Channel, ...]:
     rows: tuple[tuple[str, str, str, type[msgspec.Struct]], ...] = (
         (names.runs_bucket, names.run_key(_RUN), "Where each run stands.", RunState),
+        (names.runs_bucket, names.purged_key(_COUNT), "Which runs were deleted after their retention.", PurgedRuns),
         (names.functions_bucket, names.function_key(_FUNCTION), "The registered functions.", FunctionRecord),
         (names.engines_bucket, names.duty_key(_DUTY), "Which engine has a duty.", DutyRecord),
     )
     return tuple(
         Channel(
-            name=bucket,
+            name=f"{bucket}.purged" if record is PurgedRuns else bucket,
             address=_address(subject),
             text=f"{text} A key-value bucket, written by compare-and-set.",
             message=record,

@@ -6,9 +6,10 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import cancels, examples, fan_out, ours, saga, waits, wakeups
+from tests.bench import archive, cancels, examples, fan_out, ours, saga, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
+    "archive": (archive.main, "20,000 runs archived while Postgres stops and engines die; a list over 1,000,000 runs"),
     "cancels": (cancels.main, "500 runs cancelled at random moments: how each ends, and what begins afterwards"),
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),

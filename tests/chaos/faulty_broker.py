@@ -235,9 +235,9 @@ class FaultyBroker:
             return Ambiguous("it is stored, and the harness keeps the answer back")
         return answer
 
-    async def purge(self, stream: str, subject_filter: str) -> int:
+    async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
         self._may_fail()
-        return await self._inner.purge(stream, subject_filter)
+        return await self._inner.purge(stream, subject_filter, up_to)
 
     # Reading
 

@@ -125,6 +125,14 @@ async def test_a_purged_subject_has_revision_zero(arena: Arena) -> None:
     assert stored.sequence == 2
 
 
+async def test_a_purge_leaves_what_is_newer_than_its_limit(arena: Arena) -> None:
+    log = await arena.log()
+    await log.put_many(["a", "b", "a", "a"])
+    assert await arena.broker.purge(log.name, log.subject("a"), 3) == 2
+    left = [message.sequence async for page in arena.broker.read(log.name, ">") for message in page]
+    assert left == [2, 4]
+
+
 async def test_of_many_writers_with_the_same_expected_revision_exactly_one_wins(arena: Arena) -> None:
     bucket = await arena.bucket()
     revision = await bucket.put("key")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
+import asyncpg
 import pytest
 
 from ironflow.function import forget_functions
 from tests.support.inprocess import COMPLAINTS
+from tests.support.postgres import PostgresServer, postgres_in
+
+_databases = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +36,23 @@ def nothing_goes_unnoticed(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     gc.unfreeze()
     assert COMPLAINTS == []
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests of this process; who stops it starts it again."""
+    # Another session of pytest makes the folders of all sessions its owner's only, and the server is not run as root.
+    with tempfile.TemporaryDirectory(prefix="ironflow-postgres-") as folder, postgres_in(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+async def archive_url(postgres: PostgresServer) -> str:
+    """An empty database of its own."""
+    name = f"archive_{next(_databases)}"
+    connection = await asyncpg.connect(postgres.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return f"{postgres.url.rpartition('/')[0]}/{name}"

@@ -19,6 +19,7 @@ from ironflow.messages import RunView
 from ironflow.names import Names, bucket_stream, parse_journal
 from ironflow.records import TERMINAL, RunState
 from ironflow_engine.engine import Engine, EngineSettings
+from ironflow_engine.history import Archive
 from ironflow_engine.reconciler import SWEEP_SECONDS
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
@@ -43,6 +44,8 @@ class System:
         seed: makes chance the same each time.
         limits: what workers refuse.
         sweep_seconds: how often engines look for what got lost; an hour where weeks shall take no time.
+        retention: for how many seconds runs stay after their end; 0 for ever.
+        archive: what outlives the streams.
 
     Attributes:
         server: the broker's server; restart it as you like.
@@ -58,8 +61,11 @@ class System:
         seed: int = 0,
         limits: Limits = DEFAULT_LIMITS,
         sweep_seconds: float = SWEEP_SECONDS,
+        retention: float = 0,
+        archive: Archive | None = None,
     ) -> None:
-        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds)
+        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds, retention_ms=round(retention * 1000))
+        self._archive = archive
         self.names = Names("test")
         self.server = server or LocalServer()
         self.functions = functions
@@ -75,7 +81,7 @@ class System:
     async def add_engine(self) -> Engine:
         """Start one more engine."""
         broker = self.server.connect()
-        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token)
+        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token, archive=self._archive)
         await engine.start()
         self.engines[engine] = broker
         return engine
@@ -204,11 +210,18 @@ async def running_system(
     server: LocalServer | None = None,
     limits: Limits = DEFAULT_LIMITS,
     sweep_seconds: float = SWEEP_SECONDS,
+    retention: float = 0,
+    archive: Archive | None = None,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: COMPLAINTS.append(repr(context)))
     system = System(
-        {function.id: function for function in functions}, server=server, limits=limits, sweep_seconds=sweep_seconds
+        {function.id: function for function in functions},
+        server=server,
+        limits=limits,
+        sweep_seconds=sweep_seconds,
+        retention=retention,
+        archive=archive,
     )
     try:
         for _ in range(engines):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ironflow.broker.local import LocalBroker, LocalServer
@@ -13,7 +14,7 @@ from ironflow.broker.topology import streams
 from ironflow.codec import encode_record
 from ironflow.errors import DefinitionError
 from ironflow.names import Names, bucket_stream
-from ironflow.records import RunState, RunStatus
+from ironflow.records import PurgedRuns, RunState, RunStatus
 from ironflow_engine.read_model import Place, ReadModel, RunQuery
 
 pytestmark = pytest.mark.virtual_time
@@ -53,6 +54,14 @@ def state(id: str, status: RunStatus = "queued", *, function: str = "f", at: int
 async def write(broker: LocalBroker, *states: RunState) -> None:
     for each in states:
         await broker.publish(Publication(subject=NAMES.run_key(each.id), payload=encode_record(each)))
+
+
+async def delete(broker: LocalBroker, number: int, **runs: int) -> None:
+    """Delete runs as the engine does: they are purged first, and told of then."""
+    for run in runs:
+        await broker.purge(bucket_stream(NAMES.runs_bucket), NAMES.run_key(run))
+    record = PurgedRuns(number=number, runs=runs)
+    await broker.publish(Publication(subject=NAMES.purged_key(number), payload=encode_record(record)))
 
 
 def ids(model: ReadModel, query: RunQuery) -> list[str]:
@@ -176,3 +185,43 @@ async def test_a_file_that_is_something_else_is_left_alone(broker: LocalBroker, 
     with pytest.raises(DefinitionError, match=r"precious\.json holds something else than lists of runs"):
         ReadModel(broker, NAMES, precious)
     assert precious.read_text(encoding="utf-8") == '{"keep": "me"}'
+
+
+async def test_a_run_that_was_deleted_is_listed_no_more(broker: LocalBroker, model: ReadModel) -> None:
+    await write(broker, state("a"), state("b"))
+    await model.catch_up()
+    await delete(broker, 1, a=1)
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["b"]
+    assert model.known(["a", "b", "c"]) == {"b"}
+
+
+async def test_a_run_that_began_once_more_after_it_was_deleted_is_listed(broker: LocalBroker, model: ReadModel) -> None:
+    await write(broker, state("a"))
+    await model.catch_up()
+    await broker.purge(bucket_stream(NAMES.runs_bucket), NAMES.run_key("a"))
+    await write(broker, state("a", "waiting"))
+    record = PurgedRuns(number=1, runs={"a": 1})
+    await broker.publish(Publication(subject=NAMES.purged_key(1), payload=encode_record(record)))
+    await model.catch_up()
+    assert [found.status for found in model.query(RunQuery())] == ["waiting"]
+
+
+async def test_who_has_missed_what_was_deleted_reads_all_anew(broker: LocalBroker, model: ReadModel) -> None:
+    await write(broker, state("a"), state("b"), state("c"), state("d"))
+    await model.catch_up()
+    await delete(broker, 1, a=1)
+    await model.catch_up()
+    await delete(broker, 2, b=2)
+    await broker.purge(bucket_stream(NAMES.runs_bucket), NAMES.purged_key(2))
+    await delete(broker, 3, c=3)
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["d"]
+
+
+async def test_finished_runs_are_found_in_the_order_of_their_ends(broker: LocalBroker, model: ReadModel) -> None:
+    ended = [msgspec.structs.replace(state(run, "failed"), finished_at=at) for run, at in (("a", 30), ("b", 10))]
+    await write(broker, *ended, state("c"), msgspec.structs.replace(state("d", "completed"), finished_at=10))
+    await model.catch_up()
+    assert [(revision, run.id) for revision, run in model.finished(31, (0, ""), 9)] == [(2, "b"), (4, "d"), (1, "a")]
+    assert [run.id for _, run in model.finished(30, (10, "b"), 9)] == ["d"]

@@ -29,6 +29,7 @@ from ironflow.records import (
     InputRecord,
     OutcomeRecord,
     ParentLink,
+    PurgedRuns,
     Record,
     RetryRecord,
     RunState,
@@ -67,6 +68,7 @@ SAMPLES: dict[str, Record] = {
     "closed": ClosedRecord(token=WRITER, wait=WAIT),
     "duty": DutyRecord(engine="e-1", token=WRITER),
     "due": DueRecord(token=WRITER),
+    "deleted runs": PurgedRuns(number=1, runs={"r": 7}, token=WRITER),
     "error": ERROR,
     "event": EVENT,
     "event with everything": EventRecord(

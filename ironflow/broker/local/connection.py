@@ -125,9 +125,9 @@ class LocalBroker:
             return [Ambiguous(f"{publication.subject}: no answer came") for publication in publications]
         return answers
 
-    async def purge(self, stream: str, subject_filter: str) -> int:
-        """Delete the messages of a filter; return how many there were."""
-        return await self._call("purge", stream, lambda: self._server.stream(stream).purge(subject_filter))
+    async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
+        return await self._call("purge", stream, lambda: self._server.stream(stream).purge(subject_filter, up_to))
 
     def _store(self, publication: Publication) -> Stored | BrokerError:
         server = self._server

@@ -93,10 +93,10 @@ class Stream:
             self._schedules.add(sequence, publication.schedule)
         return Stored(sequence)
 
-    def purge(self, subject_filter: str) -> int:
-        """Remove the messages of a filter and return how many there were."""
+    def purge(self, subject_filter: str, up_to: int = 0) -> int:
+        """Remove the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         self._expire()
-        sequences = self._index.select(subject_filter)
+        sequences = [each for each in self._index.select(subject_filter) if not up_to or each <= up_to]
         for sequence in sequences:
             self.remove(sequence)
         return len(sequences)

@@ -137,9 +137,9 @@ class NatsBroker:
         """Store messages; one answer each, in order."""
         return await self._publisher.publish_all(publications)
 
-    async def purge(self, stream: str, subject_filter: str) -> int:
-        """Delete the messages of a filter; return how many there were."""
-        return await self._provisioner.purge(stream, subject_filter)
+    async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
+        return await self._provisioner.purge(stream, subject_filter, up_to)
 
     # Reading
 

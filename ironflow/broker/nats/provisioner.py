@@ -146,9 +146,12 @@ class Provisioner:
             )
             raise BrokerError(message) from error
 
-    async def purge(self, stream: str, subject_filter: str) -> int:
-        """Delete the messages of a filter; return how many there were."""
-        return (await self._api.call(f"STREAM.PURGE.{stream}", {"filter": subject_filter}, _Purged)).purged
+    async def purge(self, stream: str, subject_filter: str, up_to: int) -> int:
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
+        request: dict[str, str | int] = {"filter": subject_filter}
+        if up_to:
+            request["seq"] = up_to + 1  # the server means the first that stays
+        return (await self._api.call(f"STREAM.PURGE.{stream}", request, _Purged)).purged
 
     async def _update(self, stream: str, wanted: dict[str, Any]) -> None:
         existing = (await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)).config

@@ -1,0 +1,42 @@
+"""The archive as an engine uses it."""
+
+from __future__ import annotations
+
+from ironflow.broker.protocol import Broker
+from ironflow.names import Names
+from ironflow_engine.archive.archiver import Archiver
+from ironflow_engine.archive.database import Database
+from ironflow_engine.archive.reader import ArchiveReader
+from ironflow_engine.duty import Duty
+from ironflow_engine.history import History
+
+
+class PostgresArchive:
+    """An archive in Postgres.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``.
+        names: the namespace.
+
+    Raises:
+        DefinitionError: that is no such URL.
+
+    """
+
+    def __init__(self, url: str, names: Names) -> None:
+        self._names = names
+        self._database = Database(url, names)
+        self._reader = ArchiveReader(self._database, names)
+
+    @property
+    def history(self) -> History:
+        """What is in it."""
+        return self._reader
+
+    async def keep(self, broker: Broker, duty: Duty) -> None:
+        """Copy what comes to it, until cancelled."""
+        await Archiver(broker, self._names, self._database, duty).run()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._database.close()
