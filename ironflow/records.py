@@ -361,6 +361,12 @@ class FunctionRecord(Record, frozen=True, kw_only=True):
     token: str = ""
 
 
+class CanaryRecord(Record, frozen=True, kw_only=True):
+    """Written only to see whether writing works, and read by nobody."""
+
+    token: str
+
+
 class DutyRecord(Record, frozen=True, kw_only=True):
     """Which engine has a duty that only one has at a time."""
 

@@ -23,6 +23,7 @@ from ironflow_engine.facts import (
     WaitCommand,
     WaitRecorded,
 )
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.reducer import decide
 from ironflow_engine.run_store import ABSENT, RunStore, Version
 from ironflow_engine.wait_keeper import WaitKeeper
@@ -52,10 +53,15 @@ class Conductor:
         store: the run states.
         dispatcher: carries out what is to be sent.
         keeper: carries out what is to be done about waits for events.
+        metrics: counts; also for those who have facts applied.
+
+    Attributes:
+        metrics: as above.
 
     """
 
-    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper) -> None:
+    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper, metrics: Metrics) -> None:
+        self.metrics = metrics
         self._store = store
         self._dispatcher = dispatcher
         self._keeper = keeper
@@ -127,6 +133,8 @@ class Conductor:
         for plan, answer in zip(plans, await self._store.write_all(writes) if writes else [], strict=True):
             if isinstance(answer, Version):
                 decided.append(plan)
+                if plan.after.state is not None:
+                    self.metrics.run_changed(plan.version.state, plan.after.state)
             elif isinstance(answer, WrongRevision):
                 overtaken.append(plan)
             else:

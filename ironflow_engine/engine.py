@@ -29,6 +29,7 @@ from ironflow.messages import (
     RunsOfEvent,
 )
 from ironflow.names import Names
+from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
 from ironflow_engine import reconciler, takeover
 from ironflow_engine.administrator import Administrator
@@ -40,8 +41,10 @@ from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.function_store import FunctionStore
+from ironflow_engine.gauges import Gauges
 from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
 from ironflow_engine.run_reader import RunReader
@@ -87,6 +90,9 @@ class Engine:
         settings: how it behaves.
         make_token: returns a new random mark.
 
+    Attributes:
+        metrics: what it counts.
+
     """
 
     def __init__(
@@ -101,10 +107,13 @@ class Engine:
         self._names = names
         self._settings = settings or EngineSettings()
         self._started_at = to_iso(now_ms())
+        self.metrics = Metrics()
         store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
         waits = WaitStore(broker, names)
-        conductor = Conductor(store, Dispatcher(broker, names), WaitKeeper(broker, names, waits, make_token))
+        conductor = Conductor(
+            store, Dispatcher(broker, names), WaitKeeper(broker, names, waits, make_token), self.metrics
+        )
         events = EventIntake(broker, conductor, names, self._functions, waits)
         terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
@@ -112,17 +121,20 @@ class Engine:
             JournalIntake(broker, conductor, names),
             TimerIntake(broker, conductor, names, store, terminator, make_token),
         )
+        self._canary = Canary(broker, names.engine_canary, self.id)
+        self._gauges = Gauges(broker, names, self._functions, waits, self.metrics)
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
         self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
-        self._takeover = Takeover(broker, names, duty)
+        self._takeover = Takeover(broker, names, duty, self.metrics)
         census = Census(broker, names)
         runs = RunReader(broker, names, store, census, self._read_model)
         readers = EventReader(broker, names, store, self._functions, events)
         administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
         self._service = Service(broker, names, self._verbs(runs, Canceller(terminator, runs), readers, administrator))
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Provision what is missing, then take part.
@@ -148,8 +160,21 @@ class Engine:
         for task in done:
             task.result()
 
+    async def problems(self) -> list[str]:
+        """Return why this engine is not ready: a write does not work, or nothing is being pulled."""
+        if self._stopping:
+            return ["the engine stops"]
+        idle = [f"nothing is pulled from {intake.stream}" for intake in self._intakes if not intake.is_pulling]
+        unwritten = await self._canary.problem()
+        return idle if unwritten is None else [*idle, unwritten]
+
+    async def sample(self) -> None:
+        """Measure what is waiting."""
+        await self._gauges.sample()
+
     async def stop(self) -> None:
         """Take no more, answer what was asked, and leave. What was half done is done again by another engine."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -83,7 +83,7 @@ class Executor:
         self._chance = chance
         self._now_ms = now_ms
         self._limits = limits
-        self._journal = Journal(broker, names)
+        self._journal = Journal(broker, names, metrics.commit_records.observe)
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery) -> None:

@@ -315,7 +315,7 @@ class StepClient(Step):
             took = _since(started)
             delay_ms = delay_after(error, call.policy, attempt, self._tools.chance())
             if delay_ms is not None:
-                self._count("retried")
+                self._count("retried", took)
                 await self._record_attempt(call, attempt, delay_ms, error, took)
                 await self._current.wait()
             return await self._record_failure(call, attempt, took, error)
@@ -325,16 +325,17 @@ class StepClient(Step):
         except MessageTooLarge as error:
             refused = PayloadTooLargeError(f"result of step {call.name!r} is larger than the server takes: {error}")
             return await self._record_failure(call, attempt, took, refused)
-        self._count("completed")
+        self._count("completed", took)
         return recorded
 
     async def _record_failure(self, call: _Call, attempt: int, took_ms: int, error: BaseException) -> _Standing:
-        self._count("failed")
+        self._count("failed", took_ms)
         failed = error_record(error, step=call.name, attempts=attempt)
         return await self._record(self._result(call, attempt, took_ms, status="failed", error=failed), call.key)
 
-    def _count(self, outcome: str) -> None:
+    def _count(self, outcome: str, took_ms: int) -> None:
         self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
+        self._tools.metrics.step_seconds.labels(self._tools.function).observe(took_ms / 1000)
 
     def _result(self, call: _Call, attempt: int, took_ms: int, **result: Any) -> StepRecord:
         return StepRecord(

@@ -17,6 +17,7 @@ from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, Task, W
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, WaitRecorded, Woken
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.wait_keeper import WaitKeeper
 from ironflow_engine.wait_store import WaitStore
@@ -38,7 +39,7 @@ class Engines:
         broker = self.server.connect()
         store = RunStore(broker, NAMES, self._token)
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), self._token)
-        return Conductor(store, Dispatcher(broker, NAMES), keeper)
+        return Conductor(store, Dispatcher(broker, NAMES), keeper, Metrics())
 
     def _token(self) -> str:
         return f"token-{next(self._tokens)}"

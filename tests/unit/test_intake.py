@@ -16,6 +16,7 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, Woken
 from ironflow_engine.intake import Intake
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.wait_keeper import WaitKeeper
 from ironflow_engine.wait_store import WaitStore
@@ -30,7 +31,7 @@ class Recorder(Conductor):
 
     def __init__(self, broker: LocalBroker) -> None:
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), str)
-        super().__init__(RunStore(broker, NAMES, str), Dispatcher(broker, NAMES), keeper)
+        super().__init__(RunStore(broker, NAMES, str), Dispatcher(broker, NAMES), keeper, Metrics())
         self.applied: Counter[str] = Counter()
         self.refused: dict[str, BrokerError] = {}
         self.fails: dict[str, Exception] = {}
