@@ -41,6 +41,8 @@ class Intake(ABC):
         self.broker = broker
         self._conductor = conductor
         self.stream = stream
+        # Made now, so that its first count is an increase and not the begin of a series.
+        self._unreadable = conductor.metrics.unreadable.labels(stream)
         self._consumer = consumer
         self._prefetch = prefetch
         self._in_hand: set[str] = set()
@@ -128,7 +130,7 @@ class Intake(ABC):
 
     def unreadable(self, delivery: Delivery, error: SerializationError) -> None:
         """Say that a message cannot be read. It is acknowledged, since it never will be."""
-        self._conductor.metrics.unreadable.labels(self.stream).inc()
+        self._unreadable.inc()
         _log.error(
             "unreadable message dropped", subject=delivery.subject, sequence=delivery.sequence, reason=str(error)
         )

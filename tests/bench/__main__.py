@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import cancels, examples, fan_out, waits, wakeups
+from tests.bench import cancels, examples, fan_out, series, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "cancels": (cancels.main, "500 runs cancelled at random moments: how each ends, and what begins afterwards"),
@@ -14,6 +14,7 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }
 

@@ -15,7 +15,9 @@ from ironflow.broker.protocol import Publication, StorageFull
 from ironflow.broker.topology import streams
 from ironflow.names import Names, bucket_stream
 from ironflow.telemetry.canary import Canary
+from tests.bench.series import measure
 from tests.support import eventually
+from tests.support.apps.many import COUNT
 from tests.support.processes import Cluster, cluster, functions_are_known
 from tests.support.scrapes import SERVED, get, health_port, ready, scrape, value
 
@@ -147,6 +149,12 @@ async def test_a_worker_finds_out_that_the_server_is_full_although_its_canary_is
             assert "StorageFull" in (await problem() or "")
         finally:
             await broker.close()
+
+
+async def test_runs_leave_no_series_behind() -> None:
+    few, many = await measure(550, 1_100)
+    assert few[1:3] == many[1:3]
+    assert sum(many[1:3]) < 50 * COUNT
 
 
 def _assert_witnessed(processes: Cluster, line: str) -> None:
