@@ -23,9 +23,13 @@ test *args:
 containers *args:
     pytest -m containers "$@"
 
-# Measure speed
+# Measure speed: the workloads A to G, or the bench that is named
 bench *args:
     python -m tests.bench "$@"
+
+# Measure speed beside other systems, which it installs outside of the repository
+bench-peers *args:
+    python -m tests.bench.compare "$@"
 
 # Run the tests and show which lines they did not reach
 coverage *args:

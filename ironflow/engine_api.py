@@ -32,6 +32,8 @@ from ironflow.messages import (
     Registered,
     RegisterFunctions,
     Reply,
+    Retried,
+    RetryRun,
     RunsOfEvent,
     RunsPage,
     RunView,
@@ -139,8 +141,8 @@ class EngineApi:
                 return
             left = left - len(page.runs) if left is not None else None
 
-    async def cancel(self, run_id: str, reason: str | None = None) -> Cancellation:
-        """Cancel a run; when this returns, it has ended, by this or otherwise.
+    async def cancel(self, run_id: str, reason: str | None = None, *, compensate: bool = False) -> Cancellation:
+        """Cancel a run; when this returns, it has ended, by this or otherwise, or what it did is being undone.
 
         Raises:
             RunNotFoundError: there is none with that id.
@@ -148,7 +150,18 @@ class EngineApi:
 
         """
         check_reason(reason)
-        return await self._ask("runs.cancel", CancelRun(id=run_id, reason=reason), Cancellation)
+        request = CancelRun(id=run_id, reason=reason, compensate=compensate)
+        return await self._ask("runs.cancel", request, Cancellation)
+
+    async def retry(self, run_id: str) -> Retried:
+        """Have a run that has failed go on; when this returns, it does, by this or otherwise.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+            IronflowError: it cannot be retried: it never had a function, or its event is gone.
+
+        """
+        return await self._ask("runs.retry", RetryRun(id=run_id), Retried)
 
     async def runs_of_event(self, request: RunsOfEvent) -> EventRuns:
         """Return the runs that an event started."""

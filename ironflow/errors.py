@@ -113,7 +113,7 @@ class WaitTimeoutError(IronflowError, TimeoutError):
 
 
 class InvokeError(IronflowError):
-    """A child run failed.
+    """A child run failed, or was cancelled.
 
     Attributes:
         run_id: the child's run id.
@@ -123,14 +123,22 @@ class InvokeError(IronflowError):
     """
 
     def __init__(self, run_id: str, cause_type: str, message: str) -> None:
-        super().__init__(f"child run {run_id} failed: {cause_type}: {message}")
+        super().__init__(self._text(run_id, cause_type, message))
         self.run_id = run_id
         self.cause_type = cause_type
         self.message = message
 
+    @staticmethod
+    def _text(run_id: str, cause_type: str, message: str) -> str:
+        return f"child run {run_id} failed: {cause_type}: {message}"
+
 
 class InvokeTimeoutError(InvokeError):
     """A child run did not end in time and was cancelled."""
+
+    @staticmethod
+    def _text(run_id: str, cause_type: str, message: str) -> str:  # noqa: ARG004 - there is no other cause
+        return f"child run {run_id} timed out: {message}"
 
 
 class RunTimeoutError(IronflowError, TimeoutError):

@@ -7,12 +7,13 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from typing import Any, Generic, Never, TypeVar
+from typing import Any, Never, TypeVar
 
 from ironflow.codec import is_decodable
 from ironflow.context import Context
 from ironflow.durations import Duration, parse_duration
 from ironflow.errors import DefinitionError, LimitError
+from ironflow.invocable import Invocable
 from ironflow.records import FunctionRecord
 from ironflow.retry import Retry
 from ironflow.triggers import RESERVED_PREFIX, check_trigger
@@ -25,7 +26,7 @@ _FUNCTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
-class Function(Generic[In, Out]):
+class Function(Invocable[In, Out]):
     """A durable function: a handler with an id, a queue and triggers. Made by :func:`function`.
 
     Calling it calls the handler, as if it had not been decorated.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast
 
 from ironflow.broker.protocol import Broker, BrokerError, Request
@@ -12,7 +13,6 @@ from ironflow.durations import Duration, parse_duration
 from ironflow.engine_api import EngineApi
 from ironflow.errors import (
     EngineUnavailableError,
-    IronflowError,
     RunCancelledError,
     RunFailedError,
     RunNotFoundError,
@@ -22,13 +22,14 @@ from ironflow.names import Names
 from ironflow.records import TERMINAL
 
 Out = TypeVar("Out")
+_Answer = TypeVar("_Answer")
 
 _FIRST_ASK_AGAIN_SECONDS = 1.0
 _LAST_ASK_AGAIN_SECONDS = 60.0
 """The engine's hint that a run has ended can be lost, in a reconnect for example; then the answer is this late."""
 
-_FIRST_CANCEL_AGAIN_SECONDS = 0.05
-_LAST_CANCEL_AGAIN_SECONDS = 2.0
+_FIRST_ASK_AFRESH_SECONDS = 0.05
+_LAST_ASK_AFRESH_SECONDS = 2.0
 
 
 class RunHandle(Generic[Out]):
@@ -110,28 +111,47 @@ class RunHandle(Generic[Out]):
 
         Args:
             reason: shown with the run.
-            compensate: have what the run did undone; not there yet.
+            compensate: have the undos run that the run has registered with ``step.compensate``. The run is
+                compensating until the last one has ended, and cancelled then.
 
         Returns:
-            Whether the run ended by this call; False where it had ended before, cancelled or otherwise.
+            Whether the run ended by this call, or will once what it did is undone; False where it had ended
+            before, cancelled or otherwise, or was compensating already.
 
         Raises:
             RunNotFoundError: there is no run with this id.
             EngineUnavailableError: no engine answers.
             LimitError: the reason is too long.
-            IronflowError: *compensate* was asked for.
 
         """
-        if compensate:
-            msg = "compensation is not there yet; cancel without compensate=True"
-            raise IronflowError(msg)
-        patience = _FIRST_CANCEL_AGAIN_SECONDS
+        return (await self._once_known(lambda: self._engine.cancel(self.id, reason, compensate=compensate))).recorded
+
+    async def retry(self) -> bool:
+        """Have the run go on, where it has failed.
+
+        What has succeeded stays, and is not done again. What had failed or was open is done anew, with all its
+        attempts, and the timeout of the run counts anew. Idempotency keys stay the same.
+
+        Returns:
+            Whether the run goes on by this call; False where it was not failed, or somebody else was quicker.
+
+        Raises:
+            RunNotFoundError: there is no run with this id.
+            EngineUnavailableError: no engine answers.
+            IronflowError: the run cannot be retried: it never had a function, or its event is gone.
+
+        """
+        return (await self._once_known(lambda: self._engine.retry(self.id))).recorded
+
+    async def _once_known(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Ask the engine for something, again where it does not know the run yet."""
+        patience = _FIRST_ASK_AFRESH_SECONDS
         while True:
             try:
-                return (await self._engine.cancel(self.id, reason)).recorded
+                return await ask()
             except RunNotFoundError:
                 # Its event is stored, and an engine has yet to get to it.
-                if not self._just_started or patience > _LAST_CANCEL_AGAIN_SECONDS:
+                if not self._just_started or patience > _LAST_ASK_AFRESH_SECONDS:
                     raise
             await asyncio.sleep(patience)
             patience *= 2

@@ -32,6 +32,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The items of all maps of a run together, and so many steps in them."""
     open_waits_per_run: int = 1_000
     """Waits for events that are open at a time."""
+    child_depth: int = 10
+    """How many runs may stand above one, each started by the one before."""
     match_bytes: int = 8 * KIBIBYTE
     """A value that waits compare, and the path to it, encoded: they are kept with every wait."""
 

@@ -36,7 +36,12 @@ class EventView(Message, frozen=True, kw_only=True):
 
 
 class StepView(Message, frozen=True, kw_only=True):
-    """A step, as it is shown. Times are ISO 8601, UTC."""
+    """A step, as it is shown. Times are ISO 8601, UTC.
+
+    Attributes:
+        unasked: the code that the run completed with did not ask for it.
+
+    """
 
     name: str
     scope: tuple[str | int, ...]
@@ -47,6 +52,7 @@ class StepView(Message, frozen=True, kw_only=True):
     error: ErrorView | None
     started_at: str
     finished_at: str | None
+    unasked: bool = False
 
 
 class ErrorView(Message, frozen=True, kw_only=True):
@@ -132,17 +138,45 @@ class RunsPage(Message, frozen=True, kw_only=True):
 
 
 class CancelRun(Message, frozen=True, kw_only=True):
-    """``runs.cancel`` → Cancellation."""
+    """``runs.cancel`` → Cancellation.
+
+    Attributes:
+        compensate: have what the run did undone first.
+
+    """
 
     id: str
     reason: str | None = None
+    compensate: bool = False
 
 
 class Cancellation(Message, frozen=True, kw_only=True):
-    """Whether the cancel was recorded, and how the run has ended; not recorded means that it had ended before."""
+    """Whether the cancel was recorded, and where the run stands: how it has ended, or "compensating".
+
+    Not recorded means that it had ended before, or that its end was known already and it was being unwound.
+    """
 
     recorded: bool
     status: RunStatus
+
+
+class RetryRun(Message, frozen=True, kw_only=True):
+    """``runs.retry`` → Retried."""
+
+    id: str
+
+
+class Retried(Message, frozen=True, kw_only=True):
+    """Whether the retry was recorded, and where the run stands; not recorded means that it was not failed then.
+
+    Attributes:
+        attempt: 1 + how often the run has been retried.
+
+    """
+
+    recorded: bool
+    status: RunStatus
+    attempt: int
 
 
 class RunsOfEvent(Message, frozen=True, kw_only=True):

@@ -36,6 +36,8 @@ COMPENSATE_PREFIX = "compensate:"
 RESERVED_ID_PREFIX = "ironflow:"
 """Event ids that start with it are made by Ironflow, so that no publisher can take the place of a start."""
 
+_INVOKE = f"{RESERVED_ID_PREFIX}invoke:"
+
 Scope = tuple[str | int, ...]
 
 _LONGEST_SHOWN = 60
@@ -129,7 +131,17 @@ def start_event_id(function_id: str, start_id: str) -> str:
 
 def invoke_event_id(parent: str, step: str) -> str:
     """Return the event id behind a child run, by its parent's id and the key of the parent's step."""
-    return f"{RESERVED_ID_PREFIX}invoke:{parent}/{step}"
+    return f"{_INVOKE}{parent}/{step}"
+
+
+def is_invoke_event_id(event_id: str) -> bool:
+    """Tell whether an event id says that a run waits for what the event starts."""
+    return event_id.startswith(_INVOKE)
+
+
+def detached_event_id(run: str, step: str) -> str:
+    """Return the event id behind a run that another one starts and does not wait for."""
+    return f"{RESERVED_ID_PREFIX}invoke_async:{run}/{step}"
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -218,13 +230,17 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of all tasks of a run."""
         return f"{self.namespace}.tasks.{queue}.{run}.>"
 
-    def timer(self, due_ms: int, run: str, timer: str) -> str:
+    def timer(self, due_ms: int, run: str, epoch: int, timer: str) -> str:
         """The subject of a schedule. Its 30-second bucket lets overdue ones be found without a scan of all."""
-        return f"{self.namespace}.timers.{due_ms // 30_000}.{run}.{timer}"
+        return f"{self.namespace}.timers.{due_ms // 30_000}.{run}.{epoch}.{timer}"
 
     def timers_of_run(self, run: str) -> str:
         """The filter of all schedules of a run."""
         return f"{self.namespace}.timers.*.{run}.>"
+
+    def timers_of_epoch(self, run: str, epoch: int) -> str:
+        """The filter of the schedules that were set in one epoch of a run."""
+        return f"{self.namespace}.timers.*.{run}.{epoch}.>"
 
     def fired(self, run: str, timer: str) -> str:
         """The subject that a schedule delivers to."""
@@ -235,9 +251,13 @@ class Names(msgspec.Struct, frozen=True):
     def _journal(self, queue: str, run: str) -> str:
         return f"{self.namespace}.journal.{queue}.{run}"
 
-    def journal_of_run(self, queue: str, run: str) -> str:
-        """The filter of everything recorded of a run."""
-        return f"{self._journal(queue, run)}.>"
+    def journal_of_run(self, queue: str, run: str, kind: str = "") -> str:
+        """The filter of everything recorded of a run, or of one kind ("wait", "step", …) of it."""
+        return f"{self._journal(queue, run)}.{kind}.>" if kind else f"{self._journal(queue, run)}.>"
+
+    def journal_steps(self, queue: str, run: str) -> str:
+        """The filter of the results of all steps of a run."""
+        return f"{self._journal(queue, run)}.step.>"
 
     def journal_waits(self, queue: str, run: str) -> str:
         """The filter of everything that a run has ever waited for."""

@@ -275,7 +275,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         run_timeout_ms: only for the end of the time that the run as a whole may take: how long that was.
-        epoch: likewise: in which epoch of the run.
+        epoch: in which epoch of the run it was set.
 
     """
 
@@ -302,7 +302,7 @@ class RunState(Record, frozen=True, kw_only=True):
         ended_by: the journal sequence of the outcome that ended the run.
         timeout_ms: how long the run may take as a whole, as its function said when it started; 0 for ever.
         event_waits: how each wait for an event has ended, by a short hash of its step: "" where it is open,
-            "timeout", or a short hash of the id of the event that ended it.
+            "timeout", "closed" where its branch was cancelled, or a short hash of the id of the event that ended it.
         attempt: 1 + how often the run was retried.
         epoch_sequence: the journal sequence of the newest retry; 0 where there was none.
         epoch_started_at: when that was recorded; 0 likewise.

@@ -8,6 +8,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from ironflow.durations import Duration
 from ironflow.events import Event
+from ironflow.invocable import Invocable
 from ironflow.retry import Retry
 
 P = ParamSpec("P")
@@ -18,6 +19,8 @@ T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 T5 = TypeVar("T5")
 Item = TypeVar("Item")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 OnError = Literal["fail_fast", "all_settled"]
 
@@ -233,6 +236,83 @@ class Step(Protocol):
         """
         ...
 
+    @overload
+    async def invoke(
+        self, function: Invocable[In, Out], data: In, *, name: str | None = None, timeout: Duration | None = None
+    ) -> Out: ...
+    @overload
+    async def invoke(
+        self, function: Invocable[Any, Out], *, name: str | None = None, timeout: Duration | None = None
+    ) -> Out: ...
+    @overload
+    async def invoke(
+        self, function: str, data: object = None, *, name: str | None = None, timeout: Duration | None = None
+    ) -> Any: ...
+    async def invoke(
+        self,
+        function: Invocable[Any, Any] | str,
+        data: object = None,
+        *,
+        name: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Run another function as a child run, and return its output.
+
+        The child is a run of its own, on its function's queue; it sees an event named ``ironflow.invoked`` with
+        *data*. Nothing waits meanwhile: the worker's slot is free. The child is cancelled when this run ends
+        before it does, and when the branch that waits for it is cancelled.
+
+        Args:
+            function: the function, or its id.
+            data: the payload of the child's event; anything that JSON can carry.
+            name: the step's name. Default ``invoke:<id>``, then ``invoke:<id>#2``, ….
+            timeout: how long to wait for the child's end, from when the step was recorded. Default no bound.
+
+        Returns:
+            The child's output, decoded into the function's return annotation; of an id, plain JSON.
+
+        Raises:
+            InvokeError: the child failed, was cancelled, or has no function of that id. It is recorded, and
+                replays raise it again.
+            InvokeTimeoutError: the child did not end in time; it is cancelled. It is recorded likewise.
+            DefinitionError: it is no function and no function's id, or not a timeout. It is a ValueError.
+            SerializationError: the data cannot be carried as JSON, or the output does not decode.
+            PayloadTooLargeError: the data is over 512 KiB as JSON.
+            LimitError: ten runs stand above this one already, each started by the one before, or the timeout is
+                over 366 days.
+            DuplicateStepError: the step's name was used before in this pass.
+
+        """
+        ...
+
+    @overload
+    async def invoke_async(self, function: Invocable[In, Any], data: In, *, name: str | None = None) -> str: ...
+    @overload
+    async def invoke_async(self, function: Invocable[Any, Any], *, name: str | None = None) -> str: ...
+    @overload
+    async def invoke_async(self, function: str, data: object = None, *, name: str | None = None) -> str: ...
+    async def invoke_async(
+        self, function: Invocable[Any, Any] | str, data: object = None, *, name: str | None = None
+    ) -> str:
+        """Start a run of another function once, however often the step is tried, and return the run's id.
+
+        This run neither waits for that one nor takes it along when it ends.
+
+        Args:
+            function: the function, or its id.
+            data: the payload of the run's event, which is named ``ironflow.invoked``.
+            name: the step's name. Default ``invoke_async:<id>``, then ``invoke_async:<id>#2``, ….
+
+        Raises:
+            DefinitionError: it is no function and no function's id. It is a ValueError.
+            SerializationError: the data cannot be carried as JSON.
+            PayloadTooLargeError: the data is over 512 KiB as JSON.
+            LimitError: ten runs stand above this one already, each started by the one before.
+            DuplicateStepError: the step's name was used before in this pass.
+
+        """
+        ...
+
     # A tuple is a sequence too; that it gives a tuple and not a list is what mypy calls an overlap.
 
     @overload
@@ -422,6 +502,31 @@ class Step(Protocol):
             LimitError: the maps of the run have more than 100,000 items together.
             DuplicateStepError: the name was used before in this pass.
             Exception: what the function raised for an item, of a map that fails fast.
+
+        """
+        ...
+
+    def compensate(self, step_name: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Register what undoes a step, for the case that the run fails for good.
+
+        It is a plain call, not to be awaited, and it runs nothing. Call it right behind the step. If the run fails
+        then, takes longer than its timeout, or is cancelled with ``compensate=True``, its undos run one after the
+        other, the one of the step that was recorded last first. Each is a step of its own called
+        ``compensate:<step>``: it runs at least once, its result is recorded, and it is retried under the
+        function's retry policy. One that fails for good is recorded, and the others run all the same. Until the
+        last one has ended the run is "compensating".
+
+        A handler that catches the failure of a step and returns has not failed, and nothing is undone.
+
+        Args:
+            step_name: the name of the step, in the scope of this step client.
+            fn: what undoes it, ``async`` or plain, like the body of a step; it has no steps of its own.
+            *args: passed to it.
+            **kwargs: passed to it.
+
+        Raises:
+            DefinitionError: the step has no result yet, or the function is none.
+            DuplicateStepError: the step has an undo already.
 
         """
         ...

@@ -8,9 +8,12 @@ import msgspec
 import structlog
 
 from ironflow.broker.protocol import BrokerError, WrongRevision
+from ironflow.records import TERMINAL
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import (
     AppendStep,
+    ChildCommand,
     Command,
     Dispatch,
     Fact,
@@ -53,6 +56,7 @@ class Conductor:
         store: the run states.
         dispatcher: carries out what is to be sent.
         keeper: carries out what is to be done about waits for events.
+        children: carries out what is to be done about child runs.
         metrics: counts; also for those who have facts applied.
 
     Attributes:
@@ -60,11 +64,19 @@ class Conductor:
 
     """
 
-    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        dispatcher: Dispatcher,
+        keeper: WaitKeeper,
+        children: ChildKeeper,
+        metrics: Metrics,
+    ) -> None:
         self.metrics = metrics
         self._store = store
         self._dispatcher = dispatcher
         self._keeper = keeper
+        self._children = children
 
     async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         """Apply facts in order, and those that follow from them; when this returns, their effects are stored.
@@ -75,18 +87,30 @@ class Conductor:
         """
         failures: dict[str, BrokerError] = {}
         waits_ended: list[AppendStep | ForgetWait] = []
+        causes: list[tuple[str, str]] = []
         left = facts
         while left:
-            left = await self._apply(left, failures, waits_ended)
+            left = await self._apply(left, failures, waits_ended, causes)
+        # A wake-up of a parent that is not stored must come again, and it comes with its child's end.
+        for run, cause in reversed(causes):
+            if run in failures:
+                failures.setdefault(cause, failures[run])
         await self._keeper.forget([command for command in waits_ended if command.run not in failures])
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures
 
     async def _apply(
-        self, facts: Sequence[Fact], failures: dict[str, BrokerError], waits_ended: list[AppendStep | ForgetWait]
+        self,
+        facts: Sequence[Fact],
+        failures: dict[str, BrokerError],
+        waits_ended: list[AppendStep | ForgetWait],
+        causes: list[tuple[str, str]],
     ) -> list[Fact]:
-        """Apply facts, note the waits that they end, and return the facts that follow from them."""
+        """Apply facts, note the waits that they end, and return the facts that follow from them.
+
+        Of a fact of another run than it follows from, both runs are noted.
+        """
         by_run: dict[str, list[Fact]] = {}
         for fact in facts:
             by_run.setdefault(fact.run, []).append(fact)
@@ -95,7 +119,9 @@ class Conductor:
         commands = [command for plan in decided for command in plan.commands]
         waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
         await self._send([each for each in commands if isinstance(each, SendCommand)], failures)
-        return await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
+        following = await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
+        about_children = [each for each in commands if isinstance(each, ChildCommand)]
+        return following + await self._keep_children(about_children, failures, causes)
 
     async def _load(self, by_run: dict[str, list[Fact]], failures: dict[str, BrokerError]) -> list[_Plan]:
         plans: list[_Plan] = []
@@ -170,6 +196,20 @@ class Conductor:
                 following += result
         return following
 
+    async def _keep_children(
+        self, commands: list[ChildCommand], failures: dict[str, BrokerError], causes: list[tuple[str, str]]
+    ) -> list[Fact]:
+        """Do what is to be done about child runs, and return the facts that follow from it."""
+        following: list[Fact] = []
+        results = await self._children.carry_out(commands) if commands else []
+        for command, result in zip(commands, results, strict=True):
+            if isinstance(result, BrokerError):
+                failures[command.run] = result
+            else:
+                following += result
+                causes += [(fact.run, command.run) for fact in result if fact.run != command.run]
+        return following
+
 
 def _run_of(command: Command) -> str:
     match command:
@@ -194,6 +234,14 @@ def _decide(plan: _Plan) -> None:
     plan.commands = tuple(commands)
 
 
+def _needs_no_fresh_state(plan: _Plan) -> bool:
+    """Tell whether a remembered state that facts do not change will do for them, out of date or not."""
+    state = plan.version.state
+    # A run that had failed may have been retried meanwhile, and then it needs the timers of these facts.
+    goes_on = state is not None and state.status not in TERMINAL
+    return goes_on and all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in plan.facts)
+
+
 def _sort(plans: list[_Plan]) -> tuple[list[_Plan], list[_Plan], list[_Plan]]:
     """Return the plans that need no write, those that need one, and those to decide again on a fresh state."""
     done: list[_Plan] = []
@@ -202,7 +250,7 @@ def _sort(plans: list[_Plan]) -> tuple[list[_Plan], list[_Plan], list[_Plan]]:
     for plan in plans:
         if plan.after.state is not plan.version.state:
             to_write.append(plan)
-        elif plan.fresh or all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in plan.facts):
+        elif plan.fresh or _needs_no_fresh_state(plan):
             done.append(plan)
         else:
             # What changes nothing is never refused by the compare-and-set, so a remembered state that is out

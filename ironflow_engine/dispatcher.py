@@ -58,17 +58,21 @@ class Dispatcher:
         stops = [command for command in commands if isinstance(command, StopRun)]
         # The hint goes first: a task that was delivered before it is taken back finds that it came.
         for stop in stops:
-            self._broker.notify(self._names.cancelled(stop.run), b"")
+            self._broker.notify(self._names.cancelled(stop.run), b"%d" % stop.number)
         for command in commands:
             if isinstance(command, AnnounceEnd):
                 self._broker.notify(self._names.ended(command.run), b"")
         await asyncio.gather(*map(self._take_back, stops))
 
     async def _take_back(self, stop: StopRun) -> None:
-        """Delete a run's task and timers. What stays has no effect any more, so it is tried once."""
+        """Delete the task and the timers that the ended run has. What stays has no effect, so it is tried once.
+
+        The run may have been retried by now; what it has since then is left alone.
+        """
         try:
-            await self._broker.purge(self._names.tasks, self._names.tasks_of_run(stop.queue, stop.run))
-            await self._broker.purge(self._names.timers, self._names.timers_of_run(stop.run))
+            await self._broker.purge(self._names.tasks, self._names.task(stop.queue, stop.run, stop.number))
+            if stop.timers:
+                await self._broker.purge(self._names.timers, self._names.timers_of_epoch(stop.run, stop.epoch))
         except BrokerError as error:
             _log.warning("task and timers of an ended run not taken back", run=stop.run, reason=str(error))
 
@@ -102,7 +106,7 @@ class Dispatcher:
     def _timer(self, command: SetTimer) -> Publication:
         timer = command.record
         return Publication(
-            subject=self._names.timer(timer.due_ms, timer.run, command.timer),
+            subject=self._names.timer(timer.due_ms, timer.run, timer.epoch, command.timer),
             payload=encode_record(timer),
             schedule=Schedule(at_ms=timer.due_ms - TIMER_LEAD_MS, target=self._names.fired(timer.run, command.timer)),
         )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -26,15 +26,18 @@ from ironflow.messages import (
     ListEvents,
     ListRuns,
     RegisterFunctions,
+    RetryRun,
     RunsOfEvent,
 )
 from ironflow.names import Names
+from ironflow.records import ErrorRecord
 from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
 from ironflow_engine import reconciler, takeover
 from ironflow_engine.administrator import Administrator
 from ironflow_engine.canceller import Canceller
 from ironflow_engine.census import Census
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.duty import Duty
@@ -47,6 +50,7 @@ from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.metrics import Metrics
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
+from ironflow_engine.retrier import Retrier
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
@@ -111,15 +115,19 @@ class Engine:
         store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
         waits = WaitStore(broker, names)
-        conductor = Conductor(
-            store, Dispatcher(broker, names), WaitKeeper(broker, names, waits, make_token), self.metrics
-        )
-        events = EventIntake(broker, conductor, names, self._functions, waits)
+
+        def end_run(run: str, reason: ErrorRecord, compensate: bool) -> Awaitable[bool]:  # noqa: FBT001
+            return terminator.end(run, "cancelled", reason, compensate=compensate)
+
+        children = ChildKeeper(broker, names, store, end_run, make_token)
+        keeper = WaitKeeper(broker, names, waits, make_token)
+        conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
+        events = EventIntake(broker, conductor, names, self._functions, waits, children)
         terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
             events,
             JournalIntake(broker, conductor, names),
-            TimerIntake(broker, conductor, names, store, terminator, make_token),
+            TimerIntake(broker, conductor, names, store, terminator, children, make_token),
         )
         self._canary = Canary(broker, names.engine_canary, self.id)
         self._gauges = Gauges(broker, names, self._functions, waits, self.metrics)
@@ -132,7 +140,10 @@ class Engine:
         runs = RunReader(broker, names, store, census, self._read_model)
         readers = EventReader(broker, names, store, self._functions, events)
         administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
-        self._service = Service(broker, names, self._verbs(runs, Canceller(terminator, runs), readers, administrator))
+        verbs = self._verbs(runs, readers, administrator)
+        verbs["runs.cancel"] = verb(CancelRun, Canceller(terminator, runs).cancel)
+        verbs["runs.retry"] = verb(RetryRun, Retrier(broker, names, runs, conductor, make_token).retry)
+        self._service = Service(broker, names, verbs)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -194,9 +205,7 @@ class Engine:
             started_at=self._started_at,
         )
 
-    def _verbs(
-        self, runs: RunReader, canceller: Canceller, events: EventReader, administrator: Administrator
-    ) -> dict[str, Verb]:
+    def _verbs(self, runs: RunReader, events: EventReader, administrator: Administrator) -> dict[str, Verb]:
         return {
             "engine.status": verb(Empty, self._status),
             "events.list": verb(ListEvents, events.page),
@@ -204,7 +213,6 @@ class Engine:
             "functions.list": verb(Empty, lambda _: administrator.list_functions()),
             "functions.register": verb(RegisterFunctions, administrator.register),
             "queues.list": verb(Empty, lambda _: administrator.list_queues()),
-            "runs.cancel": verb(CancelRun, canceller.cancel),
             "runs.get": verb(GetRun, lambda request: runs.get(request.id)),
             "runs.list": verb(ListRuns, runs.page),
             "runs.of_event": verb(RunsOfEvent, events.runs_of),

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import structlog
 
-from ironflow.broker.protocol import Broker, Delivery
+from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, run_id
 from ironflow.records import ErrorRecord, EventRecord, WaitEntry
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import EventArrived, Fact, RunStarted
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
 from ironflow_engine.wait_store import WaitStore
+
+_log = structlog.get_logger("ironflow.engine")
 
 _TASK_BYTES = 2_048
 """What a task has beside its event, at the most: ids, numbers, and names of up to 128 bytes."""
@@ -31,16 +35,24 @@ class EventIntake(Intake):
         names: the namespace.
         functions: the registered functions.
         waits: the open waits.
+        children: knows which runs were called for by others.
 
     """
 
     def __init__(
-        self, broker: Broker, conductor: Conductor, names: Names, functions: FunctionStore, waits: WaitStore
+        self,
+        broker: Broker,
+        conductor: Conductor,
+        names: Names,
+        functions: FunctionStore,
+        waits: WaitStore,
+        children: ChildKeeper,
     ) -> None:
         super().__init__(broker, conductor, stream=names.events, consumer=ENGINE_CONSUMER)
         self._names = names
         self._functions = functions
         self._waits = waits
+        self._children = children
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Match each event with the functions and the waits as they are now."""
@@ -53,11 +65,18 @@ class EventIntake(Intake):
                 facts.append((delivery, [self._refuse_unreadable(delivery, error)]))
         matcher = await self._functions.current()
         waiting = await self._waits.matching([event for _, event in events])
-        for (delivery, event), entries in zip(events, waiting, strict=True):
-            starts = matcher.starts(event, delivery.sequence, delivery.time_ms)
+        believable = await self._children.are_believable([event for _, event in events])
+        for (delivery, event), entries, is_believable in zip(events, waiting, believable, strict=True):
+            starts = matcher.starts(event, delivery.sequence, delivery.time_ms) if is_believable else []
+            if not is_believable:
+                _log.warning("event ignored: no run has called for it that it names", event=event.id)
             arrivals = [_arrival(delivery, event, entry) for entry in entries]
             facts.append((delivery, [*self._refuse_what_fits_no_task(starts, delivery), *arrivals]))
         return facts
+
+    async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+        """End the child runs that were started after all who waited for them had gone."""
+        return await self._children.end_orphans([fact for fact in facts if isinstance(fact, RunStarted)])
 
     def _refuse_unreadable(self, delivery: Delivery, error: SerializationError) -> RunStarted:
         """Return the start of a run that fails at once, so that the event shows; our own clients publish none."""

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ironflow.codec import encode_raw
 from ironflow.names import mark
 from ironflow.records import TERMINAL, RunState, StepRecord, WaitEntry
+from ironflow_engine import epochs
 from ironflow_engine.facts import (
     AppendStep,
     Command,
@@ -23,20 +24,23 @@ from ironflow_engine.facts import (
     ForgetWait,
     ForgetWaits,
     RegisterWait,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
 )
 
 OPEN = ""
 TIMED_OUT = "timeout"
-"""It is shorter than every hash of an event's id."""
+"""It is shorter than every hash of an event's id, as is what follows."""
+CLOSED = "closed"
+"""The branch that waited was cancelled."""
 
 
 def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
     """Return what a wait for an event calls for that a worker has recorded; the run goes on."""
     step = mark(fact.step)
     known = state.event_waits.get(step)
-    if known == TIMED_OUT:
+    if known in (TIMED_OUT, CLOSED):
         return Decision(state)
     after = state if known is not None else _with(state, step, OPEN)
     entry = WaitEntry(
@@ -48,13 +52,13 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
 def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     """Return what becomes of a run and a wait of it that an event matches."""
     entry = fact.entry
-    if state is None or state.status in TERMINAL:
+    if state is None or has_ending(state) or epochs.is_past(state, entry.step):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
     step, event = mark(entry.step), mark(fact.event.id)
     ended_by = state.event_waits.get(step, OPEN)
     if ended_by == event:
         return Decision(state, (_event_end(fact),))
-    if ended_by == TIMED_OUT:
+    if ended_by in (TIMED_OUT, CLOSED):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
     if ended_by != OPEN or not _counts(state, fact):
         return Decision(state)
@@ -66,7 +70,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
 
 def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
     """Return what becomes of a run when the time of one of its waits is over."""
-    if state is None or state.status in TERMINAL:
+    if state is None or has_ending(state) or epochs.is_past(state, fact.step):
         return Decision(state, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))
     step = mark(fact.step)
     ended_by = state.event_waits.get(step, OPEN)
@@ -85,14 +89,44 @@ def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
     return Decision(after, (end,))
 
 
+def close(state: RunState, fact: WaitClosed) -> Decision:
+    """Return what becomes of a run when a branch of it that waits was cancelled; what has ended the wait stays."""
+    step = mark(fact.step)
+    known = state.event_waits.get(step, OPEN)
+    if has_ending(state) or known not in (OPEN, CLOSED):
+        return Decision(state)
+    after = state if known == CLOSED else _with(state, step, CLOSED)
+    return Decision(after, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))
+
+
 def has_timed_out(state: RunState, step: str) -> bool:
-    """Tell whether a run that has not ended has come to know that the time of a wait was over first."""
-    return state.status not in TERMINAL and state.event_waits.get(mark(step)) == TIMED_OUT
+    """Tell whether a run that goes on has come to know that the time of a wait was over first."""
+    return not has_ending(state) and state.event_waits.get(mark(step)) == TIMED_OUT
+
+
+def has_ending(state: RunState) -> bool:
+    """Tell whether it is known how a run ends: it has, or what it did is being undone."""
+    return state.status in TERMINAL or state.ending is not None
 
 
 def leave(state: RunState) -> tuple[Command, ...]:
-    """Return what is left to do about the waits of a run that has ended."""
-    return (ForgetWaits(run=state.id, queue=state.queue),) if OPEN in state.event_waits.values() else ()
+    """Return what is left to do about the waits of a run that has ended, or will."""
+    if OPEN not in state.event_waits.values():
+        return ()
+    return (ForgetWaits(run=state.id, queue=state.queue, epoch=epochs.current(state)),)
+
+
+def taken(state: RunState, ended: frozenset[str]) -> dict[str, str]:
+    """Return what a retry leaves of the waits: those that an event has ended, and whose end is recorded.
+
+    All others are begun anew, and may have the event that was meant for them: nobody has seen it.
+
+    Args:
+        state: the run.
+        ended: short hashes of the steps that had an end in the journal when the run was retried.
+
+    """
+    return {step: end for step, end in state.event_waits.items() if end not in (OPEN, TIMED_OUT) and step in ended}
 
 
 def _with(state: RunState, step: str, ended_by: str) -> RunState:

@@ -11,6 +11,7 @@ from ironflow.records import (
     EventRecord,
     FunctionRecord,
     OutcomeRecord,
+    ParentLink,
     RunState,
     StepRecord,
     TimerRecord,
@@ -51,6 +52,15 @@ class WaitRecorded(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int
 
 
+class WaitClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker has recorded that nothing waits any more for a wait to end."""
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
+
+
 class TryRecorded(msgspec.Struct, frozen=True, kw_only=True):
     """A worker has recorded an attempt that failed and is to be made again."""
 
@@ -70,6 +80,25 @@ class OutcomeRecorded(msgspec.Struct, frozen=True, kw_only=True):
     record: OutcomeRecord
     sequence: int
     time_ms: int
+
+
+class RunRetried(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that had failed is to go on. All of it follows from what stood in the journal before the retry.
+
+    Attributes:
+        epoch: how often the run has been retried now.
+        sleeps: its sleeps that had no end by then; their timers may be gone.
+        ended_waits: short hashes of the keys of the waits for events that had one.
+
+    """
+
+    run: str
+    queue: str
+    epoch: int
+    sequence: int
+    time_ms: int
+    sleeps: tuple[WaitRecorded, ...] = ()
+    ended_waits: frozenset[str] = frozenset()
 
 
 class Woken(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +152,7 @@ class StateReviewed(msgspec.Struct, frozen=True, kw_only=True):
     number: int
 
 
-RunFact: TypeAlias = OutcomeRecorded | Woken | WaitRecorded | TryRecorded | StateReviewed
+RunFact: TypeAlias = OutcomeRecorded | RunRetried | Woken | WaitRecorded | WaitClosed | TryRecorded | StateReviewed
 Fact: TypeAlias = RunStarted | EventArrived | WaitTimedOut | RunFact
 
 
@@ -158,10 +187,19 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     """Take back what is pending of a run that was ended from outside, and tell workers to stop its pass.
 
     It saves work and nothing depends on it: whoever takes up the run finds in the journal that it has ended.
+
+    Attributes:
+        number: the pass in whose place the run was ended, or began to be unwound.
+        epoch: the epoch that ended; what a retry has brought about since then is left alone.
+        timers: whether the timers of that epoch go too; a run that is unwound has timers of its undos.
+
     """
 
     run: str
     queue: str
+    number: int
+    epoch: int
+    timers: bool = True
 
 
 class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,15 +245,90 @@ class ForgetWait(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForgetWaits(msgspec.Struct, frozen=True, kw_only=True):
-    """Take all waits of a run that has ended from where events find them."""
+    """Take all waits of a run that has ended from where events find them.
+
+    Attributes:
+        epoch: the epoch that ended; waits of later ones are left alone.
+
+    """
 
     run: str
     queue: str
+    epoch: int
 
 
+class StartChild(msgspec.Struct, frozen=True, kw_only=True):
+    """Publish the event that starts a child run. A second one of the same id starts nothing more.
+
+    Attributes:
+        run: the parent.
+        queue: the parent's.
+        step: the key of its step.
+        wait: what that recorded.
+        event: what starts the child.
+
+    """
+
+    run: str
+    queue: str
+    step: str
+    wait: WaitRecord
+    event: EventRecord
+
+
+class ReportChild(msgspec.Struct, frozen=True, kw_only=True):
+    """Record how a child run ended as the result of its parent's step, where that still waits.
+
+    Attributes:
+        run: the child.
+        function: its function.
+        parent: who waits for it.
+        output: its output; null where it has none.
+        error: why it has none, as the parent's step records it.
+        time_ms: when it ended.
+
+    """
+
+    run: str
+    function: str
+    parent: ParentLink
+    output: msgspec.Raw
+    error: ErrorRecord | None
+    time_ms: int
+
+
+class EndChild(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel a child run for whose end nothing waits any more.
+
+    Attributes:
+        run: the parent.
+        child: the child.
+        reason: why, as the child's error says it.
+
+    """
+
+    run: str
+    child: str
+    reason: str
+
+
+class EndChildren(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel the child runs that a run still waits for, since it has ended or undoes what it did.
+
+    Attributes:
+        compensate: the children undo what they did, too.
+
+    """
+
+    run: str
+    queue: str
+    compensate: bool = False
+
+
+ChildCommand: TypeAlias = StartChild | ReportChild | EndChild | EndChildren
 WaitCommand: TypeAlias = RegisterWait | AppendStep | ForgetWait | ForgetWaits
 SendCommand: TypeAlias = Dispatch | SetTimer | AnnounceEnd | StopRun
-Command: TypeAlias = SendCommand | WaitCommand
+Command: TypeAlias = SendCommand | WaitCommand | ChildCommand
 
 
 class Decision(msgspec.Struct, frozen=True):

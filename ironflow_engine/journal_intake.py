@@ -8,14 +8,15 @@ from ironflow.broker.protocol import Broker, Delivery, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
-from ironflow.records import OutcomeRecord, TryRecord, WaitRecord
+from ironflow.records import ClosedRecord, OutcomeRecord, TryRecord, WaitRecord
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitRecorded
+from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitClosed, WaitRecorded
 from ironflow_engine.intake import Intake
+from ironflow_engine.retry_reader import RetryReader
 
 
 class JournalIntake(Intake):
-    """Takes waits, tries and outcomes from JOURNAL.
+    """Takes waits, tries, outcomes, retries and the like from JOURNAL.
 
     Args:
         broker: the connection.
@@ -26,21 +27,27 @@ class JournalIntake(Intake):
 
     def __init__(self, broker: Broker, conductor: Conductor, names: Names) -> None:
         super().__init__(broker, conductor, stream=names.journal, consumer=ENGINE_CONSUMER)
+        self._retries = RetryReader(broker, names)
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Read each record as the fact that its subject says it is."""
         facts: list[tuple[Delivery, list[Fact]]] = []
         for delivery in batch:
             try:
-                facts.append((delivery, [read_fact(delivery)]))
+                facts.append((delivery, [await self._fact(delivery)]))
             except SerializationError as error:
                 self.unreadable(delivery, error)
                 facts.append((delivery, []))
         return facts
 
+    async def _fact(self, delivery: Delivery) -> Fact:
+        if parse_journal(delivery.subject).kind == "retry":
+            return await self._retries.read(delivery.subject, delivery.sequence, delivery.time_ms)
+        return read_fact(delivery)
+
 
 def read_fact(delivery: Delivery | StoredMessage) -> Fact:
-    """Return the fact that a journal message records.
+    """Return the fact that a journal message records by itself.
 
     Raises:
         SerializationError: it cannot be read.
@@ -64,6 +71,13 @@ def read_fact(delivery: Delivery | StoredMessage) -> Fact:
                 record=decode_record(WaitRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,
+            )
+        case "closed":
+            return WaitClosed(
+                run=address.run,
+                queue=address.queue,
+                step=address.step,
+                wait=decode_record(ClosedRecord, delivery.payload).wait,
             )
         case "try":
             return TryRecorded(

@@ -26,7 +26,7 @@ class Metrics(ProcessMetrics):
         self._runs_retried = self._counter("runs_retried", "Failed runs that go on.", "function", "queue")
         self._run_seconds = Histogram(
             "ironflow_engine_run_duration_seconds",
-            "From a run's start to its end.",
+            "From a run's start, or its retry, to its end.",
             ("function",),
             buckets=_RUN_BOUNDS,
             registry=self.registry,
@@ -67,7 +67,8 @@ class Metrics(ProcessMetrics):
             self._runs_retried.labels(function, after.queue).inc()
         if has_ended and not had_ended:
             self._runs_ended.labels(function, after.queue, after.status).inc()
-            self._run_seconds.labels(function).observe((after.finished_at - after.started_at) / 1000)
+            began_at = after.epoch_started_at or after.started_at
+            self._run_seconds.labels(function).observe((after.finished_at - began_at) / 1000)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ironflow_engine_{name}", text, labels, registry=self.registry)

@@ -9,7 +9,7 @@ from ironflow.names import parse_journal
 from ironflow.records import RunState
 from ironflow_engine.facts import Fact, TryRecorded, WaitRecorded, Woken
 from ironflow_engine.journal_intake import read_fact
-from ironflow_engine.reducer import due_at
+from ironflow_engine.timers import due_at
 
 
 class RunJournal:

@@ -4,7 +4,7 @@ Facts may come twice, late, and in any order, and several engines decide at once
 
 * A fact that was folded before changes nothing more and yields its commands again, since the engine that
   folded it may have died before it carried them out.
-* A terminal state never changes.
+* A terminal state never changes, but for a run that has failed and is retried.
 * A run has at most one live pass. What a pass must still see is one number, the newest journal sequence that
   has woken the run (``woken_by``): a pass that loads the journal sees everything up to what it loads, so the
   next pass is due exactly when ``woken_by`` is beyond what the last one had seen.
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ironflow.names import RUN_TIMER, try_timer, wait_timer
-from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState, TimerRecord
-from ironflow_engine import event_waits
+from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
+from ironflow_engine import children, epochs, event_waits, retries, timers, unwinding
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -26,11 +25,11 @@ from ironflow_engine.facts import (
     Fact,
     OutcomeRecorded,
     RunFact,
+    RunRetried,
     RunStarted,
-    SetTimer,
     StateReviewed,
-    StopRun,
     TryRecorded,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
     Woken,
@@ -66,10 +65,20 @@ def _go_on(state: RunState, fact: RunFact) -> Decision:
             return _review(state, fact)
         case OutcomeRecorded():
             return _end_pass(state, fact)
+        case RunRetried():
+            return retries.reopen(state, fact)
         case Woken():
             return _wake(state, fact)
+        case WaitRecorded() | WaitClosed() | TryRecorded():
+            return _of_step(state, fact)
+
+
+def _of_step(state: RunState, fact: WaitRecorded | WaitClosed | TryRecorded) -> Decision:
+    match fact:
         case WaitRecorded():
             return _wait(state, fact)
+        case WaitClosed():
+            return _close(state, fact)
         case TryRecorded():
             return _back_off(state, fact)
 
@@ -98,8 +107,10 @@ def _start(fact: RunStarted) -> Decision:
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         timeout_ms=function.timeout_ms or 0,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
-    return Decision(state, (Dispatch(state=state, event=fact.event), *_run_timer(state)))
+    return Decision(state, (Dispatch(state=state, event=fact.event), *timers.of_run(state)))
 
 
 def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decision:
@@ -115,25 +126,20 @@ def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decisi
         event_name=fact.event.name,
         event_sequence=fact.sequence,
         error=error,
+        parent=fact.event.parent,
+        depth=fact.event.depth,
     )
-    return Decision(state, (AnnounceEnd(run=state.id),))
+    return Decision(state, (AnnounceEnd(run=state.id), *children.report(state)))
 
 
 def _start_again(state: RunState, fact: RunStarted) -> Decision:
     if state.status in TERMINAL:
-        return Decision(state)
+        # What never had a function has no outcome that would come again.
+        return Decision(state, () if state.queue else children.report(state))
     if state.live and state.number == 0:
-        return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *_run_timer(state)))
+        return Decision(state, (Dispatch(state=state, event=fact.event, again=True), *timers.of_run(state)))
     # The task may have been published, and the run may have gone on, without the timer having been set.
-    return Decision(state, _run_timer(state))
-
-
-def _run_timer(state: RunState) -> tuple[SetTimer, ...]:
-    if not state.timeout_ms:
-        return ()
-    due = _after(state.started_at, state.timeout_ms)
-    timer = TimerRecord(run=state.id, queue=state.queue, step="", due_ms=due, run_timeout_ms=state.timeout_ms)
-    return (SetTimer(timer=RUN_TIMER, record=timer),)
+    return Decision(state, timers.of_run(state))
 
 
 def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
@@ -141,9 +147,13 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.status in TERMINAL:
         return Decision(state, _end_commands(state, fact) if state.ended_by == fact.sequence else ())
     if not _concludes(state, outcome):
+        if outcome.status == "compensating":
+            return Decision(state, unwinding.begin_again(state, fact))
         return Decision(state, _commands_again(state, fact.sequence))
     if outcome.status == "suspended":
         return _suspend(state, fact)
+    if outcome.status == "compensating":
+        return unwinding.begin(state, fact)
     ended = replace(
         state,
         status=outcome.status,
@@ -153,6 +163,7 @@ def _end_pass(state: RunState, fact: OutcomeRecorded) -> Decision:
         ended_by=fact.sequence,
         due_ms=0,
         error=outcome.error,
+        compensation=outcome.compensation,
     )
     return Decision(ended, _end_commands(ended, fact))
 
@@ -163,19 +174,25 @@ def _concludes(state: RunState, outcome: OutcomeRecord) -> bool:
         return outcome.number == state.number
     # A run that rests is ended from outside in place of its next pass: that pass, if it is dispatched at the
     # same time, finds its outcome in the journal.
-    return outcome.number == state.number + 1 and outcome.status in TERMINAL
+    return outcome.number == state.number + 1 and outcome.status != "suspended"
 
 
 def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]:
-    stop = (StopRun(run=state.id, queue=state.queue),) if fact.record.imposed else ()
-    return (*stop, AnnounceEnd(run=state.id), *event_waits.leave(state))
+    outcome = fact.record
+    return (
+        *(unwinding.stop(state) if outcome.imposed or state.ending else ()),
+        AnnounceEnd(run=state.id),
+        *event_waits.leave(state),
+        *children.leave(state),
+        *children.report(state, outcome.output),
+    )
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     if state.woken_by > fact.record.seen:
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
-    resting = replace(state, status="waiting", due_ms=fact.record.due_ms)
+    resting = replace(state, status=unwinding.status_while(state, "waiting"), due_ms=fact.record.due_ms)
     return Decision(replace(resting, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
@@ -189,7 +206,8 @@ def _wake(state: RunState, fact: Woken) -> Decision:
 
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
-    following = replace(state, status="queued", due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
+    status = unwinding.status_while(state, "queued")
+    following = replace(state, status=status, due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 
 
@@ -201,37 +219,34 @@ def _review(state: RunState, fact: StateReviewed) -> Decision:
     if state.status in TERMINAL:
         return Decision(state)
     again = _commands_again(state, state.dispatched_for) if state.number == fact.number else ()
-    return Decision(state, (*again, *_run_timer(state)))
+    return Decision(state, (*again, *timers.of_run(state)))
 
 
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
-    record = fact.record
-    timer = TimerRecord(
-        run=state.id, queue=state.queue, step=fact.step, due_ms=due_at(fact), wait=record, waiting_since_ms=fact.time_ms
-    )
-    if record.kind != "wait_for_event" or state.status in TERMINAL:
-        return _set_timer(state, wait_timer(fact.step), timer)
+    kind = fact.record.kind
+    if unwinding.is_of_no_use(state, fact) or (kind != "sleep" and epochs.is_past(state, fact.step)):
+        return Decision(state)
+    timer = timers.of_wait(state, fact)
+    if kind == "invoke":
+        return children.invoke(state, fact, timer.record)
+    if kind != "wait_for_event":
+        return Decision(state, (timer,))
     opened = event_waits.open_wait(state, fact)
-    return Decision(opened.state, (*opened.commands, SetTimer(timer=wait_timer(fact.step), record=timer)))
+    return Decision(opened.state, (*opened.commands, timer))
+
+
+def _close(state: RunState, fact: WaitClosed) -> Decision:
+    match fact.wait.kind:
+        case "wait_for_event":
+            return event_waits.close(state, fact)
+        case "invoke":
+            return children.close(state, fact)
+        case _:
+            # The timer of a sleep wakes the run for nothing, at the most.
+            return Decision(state)
 
 
 def _back_off(state: RunState, fact: TryRecorded) -> Decision:
-    attempt = fact.record.attempt
-    timer = TimerRecord(run=state.id, queue=state.queue, step=fact.step, due_ms=due_at(fact), attempt=attempt)
-    return _set_timer(state, try_timer(fact.step, attempt), timer)
-
-
-def _set_timer(state: RunState, timer: str, record: TimerRecord) -> Decision:
-    return Decision(state, () if state.status in TERMINAL else (SetTimer(timer=timer, record=record),))
-
-
-def due_at(fact: WaitRecorded | TryRecorded) -> int:
-    """Return when a wait or a back-off is over, in server time."""
-    if isinstance(fact, WaitRecorded) and fact.record.until_ms is not None:
-        return fact.record.until_ms
-    return _after(fact.time_ms, fact.record.delay_ms or 0)
-
-
-def _after(stored_ms: int, delay_ms: int) -> int:
-    # The time at which a record was stored comes rounded down to whole milliseconds.
-    return stored_ms + 1 + delay_ms
+    if unwinding.is_of_no_use(state, fact) or epochs.is_past(state, fact.step):
+        return Decision(state)
+    return Decision(state, (timers.of_back_off(state, fact),))

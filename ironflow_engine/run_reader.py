@@ -14,6 +14,7 @@ from ironflow.errors import DefinitionError, RunNotFoundError, SerializationErro
 from ironflow.messages import GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
 from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
+from ironflow_engine import epochs
 from ironflow_engine.census import Census
 from ironflow_engine.read_model import Place, ReadModel, RunQuery
 from ironflow_engine.run_store import RunStore
@@ -112,13 +113,15 @@ class RunReader:
 
         """
         state = await self.state(request.id)
-        history = StepHistory()
+        outcome = await self._outcome(state) if state.status == "completed" else None
+        history = StepHistory(epochs.current(state), frozenset(outcome.unasked) if outcome is not None else ())
         async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
             history.read(page)
+        ended = state.status in TERMINAL
         steps: list[StepView] = []
         room = ANSWER_BYTES
         last = request.after
-        for sequence, step in history.recorded:
+        for sequence, step in history.recorded(with_open=not ended):
             if sequence <= request.after:
                 continue
             size = len(encode_record(step))
@@ -127,7 +130,7 @@ class RunReader:
             room -= size
             last = sequence
             steps.append(step)
-        open_steps = [] if state.status in TERMINAL else history.open_steps()
+        open_steps = [] if ended else history.open_steps()
         return StepsPage(steps=(*steps, *open_steps), next=None)
 
     async def _view(self, state: RunState, status: RunStatus, room: int) -> RunView:

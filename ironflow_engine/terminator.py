@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+
+from msgspec.structs import replace
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, MessageTooLarge
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.journal import Appended, Journal
 from ironflow.names import Names
-from ironflow.records import TERMINAL, ErrorRecord, EventRecord, OutcomeRecord, RunState
+from ironflow.records import Ending, ErrorRecord, EventRecord, InputRecord, OutcomeRecord, RunState, StepRecord
+from ironflow_engine import epochs
 from ironflow_engine.conductor import Conductor
+from ironflow_engine.event_waits import has_ending
 from ironflow_engine.facts import OutcomeRecorded
 from ironflow_engine.run_store import RunStore
 
@@ -25,6 +28,9 @@ class Terminator:
     A run is ended by the outcome of its newest pass, or, where it rests, of the one that would come next. That
     is the record which a worker would write too, and the journal takes only the first: so a run that completes
     at the same moment has either completed or been ended, and never both.
+
+    Where what the run did is to be undone, that outcome does not end it yet: it says how the run will end, and has
+    it go on with passes that undo.
 
     Args:
         broker: the connection.
@@ -45,11 +51,28 @@ class Terminator:
         self._journal = Journal(broker, names)
         self._make_token = make_token
 
-    async def end(self, run: str, status: Literal["failed", "cancelled"], error: ErrorRecord | None) -> bool:
+    async def end(
+        self,
+        run: str,
+        ending: Ending,
+        error: ErrorRecord | None,
+        *,
+        compensate: bool = False,
+        epoch: int | None = None,
+    ) -> bool:
         """End a run, unless it has ended.
 
+        Args:
+            run: its id.
+            ending: how it ends.
+            error: why.
+            compensate: have what it did undone first, if it did anything. A worker does that; until it has, the
+                run is compensating.
+            epoch: the one epoch to end, where it matters: a retry leaves behind what was about to end an earlier one.
+
         Returns:
-            Whether it ended by this call; if not, it had ended before, or there is no such run.
+            Whether it ended by this call, or will; if not, it had ended before, or was being unwound already, or
+            there is no such run.
 
         Raises:
             BrokerError: it is not known whether it ended. Calling again does no harm.
@@ -59,16 +82,9 @@ class Terminator:
         for _ in range(_TRIES):
             # What is remembered may be out of date, and would name a pass that has its outcome.
             state = (await self._store.load(run)).state
-            if state is None or state.status in TERMINAL:
+            if state is None or has_ending(state) or epoch not in (None, epochs.current(state)):
                 return False
-            outcome = OutcomeRecord(
-                number=state.number if state.live else state.number + 1,
-                status=status,
-                token=token,
-                error=error,
-                event=await self._unrecorded_event(state),
-                imposed=True,
-            )
+            outcome = await self._outcome(state, ending, error, token, compensate=compensate)
             appended = await self._append(state, outcome)
             if appended.ours:
                 await self._fold(state, outcome.number)
@@ -77,16 +93,47 @@ class Terminator:
         msg = f"run {run} could not be ended: its passes kept ending first"
         raise Ambiguous(msg)
 
+    async def _outcome(
+        self, state: RunState, ending: Ending, error: ErrorRecord | None, token: str, *, compensate: bool
+    ) -> OutcomeRecord:
+        event = await self._unrecorded_event(state)
+        outcome = OutcomeRecord(
+            number=state.number if state.live else state.number + 1,
+            status=ending,
+            token=token,
+            error=error,
+            event=event,
+            imposed=True,
+        )
+        if not compensate or not await self._has_steps(state):
+            return outcome
+        if event is not None and not await self._record_input(state, event, token):
+            return replace(outcome, compensation="failed")
+        return replace(outcome, status="compensating", ending=ending, event=None)
+
+    async def _has_steps(self, state: RunState) -> bool:
+        """Tell whether any step of a run has a result; only such steps have undos."""
+        async for page in self._broker.read(self._names.journal, self._names.journal_steps(state.queue, state.id)):
+            if any(_may_have_undo(decode_record(StepRecord, message.payload)) for message in page):
+                return True
+        return False
+
+    async def _record_input(self, state: RunState, event: EventRecord, token: str) -> bool:
+        """Record the triggering event, which the passes that undo need; tell whether it is recorded."""
+        try:
+            subject = self._names.journal_input(state.queue, state.id)
+            await self._journal.append(subject, InputRecord(event=event, token=token))
+        except MessageTooLarge:
+            return False
+        return True
+
     async def _append(self, state: RunState, outcome: OutcomeRecord) -> Appended:
         subject = self._names.journal_outcome(state.queue, state.id, outcome.number)
         try:
             return await self._journal.append(subject, outcome)
         except MessageTooLarge:
             # With the event it is larger than the event was, which just fitted.
-            bare = OutcomeRecord(
-                number=outcome.number, status=outcome.status, token=outcome.token, error=outcome.error, imposed=True
-            )
-            return await self._journal.append(subject, bare)
+            return await self._journal.append(subject, replace(outcome, event=None))
 
     async def _fold(self, state: RunState, number: int, *, must: bool = False) -> None:
         """Apply the outcome that stands, so that whoever asks next sees it.
@@ -126,3 +173,8 @@ class Terminator:
         except SerializationError:
             return None
         return event if event.id == state.event_id else None
+
+
+def _may_have_undo(record: StepRecord) -> bool:
+    # A wait that has timed out is what ends the run, as a rule, and has done nothing.
+    return record.status == "completed" or record.kind != "wait_for_event"

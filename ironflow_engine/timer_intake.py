@@ -5,19 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
 from ironflow.durations import format_milliseconds
 from ironflow.errors import RunTimeoutError, SerializationError, WaitTimeoutError
-from ironflow.journal import Journal
-from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import TERMINAL, DueRecord, ErrorRecord, RunState, StepRecord, TimerRecord, WaitRecord
+from ironflow.journal import Appended, Journal
+from ironflow.names import ENGINE_CONSUMER, Names, parse_step_key
+from ironflow.records import (
+    TERMINAL,
+    DueRecord,
+    ErrorRecord,
+    ParentLink,
+    RunState,
+    StepRecord,
+    TimerRecord,
+    WaitRecord,
+)
+from ironflow_engine import children as child_runs
+from ironflow_engine import epochs
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.event_waits import has_timed_out
 from ironflow_engine.facts import Fact, WaitTimedOut, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
-from ironflow_engine.run_store import RunStore
+from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.server_clock import ServerClock
 from ironflow_engine.terminator import Terminator
 
@@ -38,6 +52,7 @@ class TimerIntake(Intake):
         names: the namespace.
         store: the run states.
         terminator: ends runs that take too long, or whose time to wait is over.
+        children: ends child runs that their parents wait for no longer.
         make_token: returns a new random mark.
 
     """
@@ -49,12 +64,14 @@ class TimerIntake(Intake):
         names: Names,
         store: RunStore,
         terminator: Terminator,
+        children: ChildKeeper,
         make_token: Callable[[], str],
     ) -> None:
         super().__init__(broker, conductor, stream=names.timers, consumer=ENGINE_CONSUMER)
         self._names = names
         self._store = store
         self._terminator = terminator
+        self._children = children
         self._journal = Journal(broker, names)
         self._make_token = make_token
         self._clock = ServerClock(asyncio.get_running_loop().time)
@@ -77,7 +94,8 @@ class TimerIntake(Intake):
         facts += await self._end_runs([timer for timer in still_open if timer[1].run_timeout_ms])
         still_open = [timer for timer in still_open if not timer[1].run_timeout_ms]
         ends = await self._journal.append_all([self._end(timer) for _, timer in still_open])
-        for (delivery, timer), end in zip(still_open, ends, strict=True):
+        ended = await asyncio.gather(*map(self._end_child, still_open, ends))
+        for (delivery, timer), end in zip(still_open, ended, strict=True):
             if isinstance(end, BrokerError):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
@@ -85,6 +103,19 @@ class TimerIntake(Intake):
                     self._conductor.metrics.refused_records.inc()
                 facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
         return facts
+
+    async def _end_child(self, due: _Timer, end: Appended | BrokerError) -> Appended | BrokerError:
+        """End the child that a step has waited for, if that it waited too long is what is recorded of the step."""
+        timer = due[1]
+        if isinstance(end, BrokerError) or timer.wait is None or timer.wait.kind != "invoke":
+            return end
+        try:
+            if child_runs.has_timed_out(decode_record(StepRecord, end.payload)):
+                link = ParentLink(run=timer.run, queue=timer.queue, step=timer.step)
+                await self._children.end_timed_out(link, timer.wait)
+        except BrokerError as error:
+            return error
+        return end
 
     async def _end_runs(self, timers: list[_Timer]) -> list[tuple[Delivery, list[Fact]]]:
         """End the runs whose own timers are due; return those that are done with."""
@@ -100,7 +131,8 @@ class TimerIntake(Intake):
     async def _end_run(self, timer: TimerRecord) -> BrokerError | None:
         message = f"the run took longer than its timeout of {timer.run_timeout_ms / 1000:g} s"
         try:
-            await self._terminator.end(timer.run, "failed", ErrorRecord(type=RunTimeoutError.__name__, message=message))
+            error = ErrorRecord(type=RunTimeoutError.__name__, message=message)
+            await self._terminator.end(timer.run, "failed", error, compensate=True, epoch=timer.epoch)
         except BrokerError as error:
             return error
         return None
@@ -115,7 +147,8 @@ class TimerIntake(Intake):
                 if isinstance(version, BrokerError):
                     raise version
                 if version.state is not None and has_timed_out(version.state, fact.step):
-                    await self._terminator.end(fact.run, "failed", fact.record.error)
+                    _, epoch = parse_step_key(fact.step)
+                    await self._terminator.end(fact.run, "failed", fact.record.error, compensate=True, epoch=epoch)
             except BrokerError as error:
                 failures[fact.run] = error
         return failures
@@ -144,7 +177,7 @@ class TimerIntake(Intake):
 
     async def _still_open(self, timers: list[_Timer], done: list[tuple[Delivery, list[Fact]]]) -> list[_Timer]:
         """Return the timers whose runs go on; those of runs that have ended are *done*."""
-        versions = await self._store.load_all([timer.run for _, timer in timers])
+        versions = await self._current([timer for _, timer in timers])
         still_open: list[_Timer] = []
         for (delivery, timer), version in zip(timers, versions, strict=True):
             if isinstance(version, BrokerError):
@@ -154,6 +187,26 @@ class TimerIntake(Intake):
             else:
                 done.append((delivery, []))
         return still_open
+
+    async def _current(self, timers: list[TimerRecord]) -> list[Version | BrokerError]:
+        """Return the runs of timers; what is remembered will do for those that go on."""
+        versions = await self._store.load_all([timer.run for timer in timers])
+        # One that had ended when it was looked at last may have been retried meanwhile.
+        asked = [
+            index
+            for index, (version, timer) in enumerate(zip(versions, timers, strict=True))
+            if isinstance(version, Version) and not _is_open(version.state, timer)
+        ]
+        fresh = await asyncio.gather(*(self._load(timers[index].run) for index in asked))
+        for index, version in zip(asked, fresh, strict=True):
+            versions[index] = version
+        return versions
+
+    async def _load(self, run: str) -> Version | BrokerError:
+        try:
+            return await self._store.load(run)
+        except BrokerError as error:
+            return error
 
     def _read_all(self, batch: Sequence[Delivery]) -> tuple[list[_Timer], list[tuple[Delivery, list[Fact]]]]:
         """Return the timers, and the deliveries that are none, which are done with."""
@@ -174,6 +227,9 @@ class TimerIntake(Intake):
             subject = self._names.journal_due(timer.queue, timer.run, timer.step, timer.attempt)
             return subject, DueRecord(token=token)
         wait = timer.wait
+        if wait.kind == "invoke":
+            subject = self._names.journal_step(timer.queue, timer.run, timer.step)
+            return subject, replace(child_runs.time_out(wait), token=token)
         record = StepRecord(
             name=wait.name,
             kind=wait.kind,
@@ -207,4 +263,11 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
 
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
-    return state is not None and state.status not in TERMINAL and state.queue == timer.queue
+    if state is None or state.status in TERMINAL or state.queue != timer.queue:
+        return False
+    # While a run is unwound, only the back-offs of its undos count.
+    if state.ending is not None and timer.wait is not None:
+        return False
+    sleeps = timer.wait is not None and timer.wait.kind == "sleep"
+    # The end of a back-off, or of a run's time, of an earlier epoch has nothing left to end.
+    return sleeps or timer.epoch >= epochs.current(state)

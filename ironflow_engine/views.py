@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
+from ironflow.fences import is_fence
 from ironflow.messages import ErrorView, EventView, FunctionView, RunView, StepView, error_view
 from ironflow.names import PASS_TOKEN, parse_journal, parse_step_key
 from ironflow.records import NULL, FunctionRecord, RunState, RunStatus, StepRecord, StepStatus, TryRecord, WaitRecord
@@ -31,7 +32,7 @@ def run_view(state: RunState, *, status: RunStatus, event_data: msgspec.Raw, out
         function=state.function,
         queue=state.queue,
         status=status,
-        compensation=None,
+        compensation=state.compensation,
         event=EventView(id=state.event_id, name=state.event_name, data=event_data),
         attempt=state.attempt,
         output=output,
@@ -48,18 +49,28 @@ class _Open(msgspec.Struct):
     wait: WaitRecord | None = None
     attempt: TryRecord | None = None
 
+    @property
+    def is_sleep(self) -> bool:
+        """Whether it sleeps, and so goes on when the run is retried."""
+        return self.wait is not None and self.wait.kind == "sleep"
+
 
 class StepHistory:
     """Builds the views of a run's steps from its journal.
 
-    Recorded steps come in the order in which they were recorded, each with its place; open ones are what is
-    left at the end.
+    A step that was done again in a retried run is shown once, as it came out last.
+
+    Args:
+        epoch: the epoch that the run is in; what stayed open in an earlier one is not open any more.
+        unasked: the keys of the steps that the code did not ask for.
+
     """
 
-    def __init__(self) -> None:
-        self.recorded: list[tuple[int, StepView]] = []
+    def __init__(self, epoch: int = 0, unasked: Collection[str] = ()) -> None:
+        self._epoch = epoch
+        self._unasked = unasked
+        self._recorded: dict[str, tuple[int, StepView]] = {}
         self._open: dict[str, _Open] = {}
-        self._closed: set[str] = set()
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order."""
@@ -69,16 +80,45 @@ class StepHistory:
                 continue
             self._read_one(address.kind, address.step, message)
 
+    def recorded(self, *, with_open: bool = True) -> list[tuple[int, StepView]]:
+        """Return the steps with a result in the order in which they were recorded, each with its place.
+
+        Args:
+            with_open: whether steps that are open again are shown as such, and so not here.
+
+        """
+        newest: dict[str, tuple[int, str]] = {}
+        for key in self._recorded:
+            token, epoch = parse_step_key(key)
+            newest[token] = max(newest.get(token, (-1, "")), (epoch, key))
+        again = {parse_step_key(key)[0] for key in self._still_open()} if with_open else set[str]()
+        return sorted(
+            (self._recorded[key] for token, (_, key) in newest.items() if token not in again),
+            key=lambda recorded: recorded[0],
+        )
+
     def open_steps(self) -> list[StepView]:
         """Return the steps without a result: sleeping, waiting, or to be tried again."""
-        return [_open_view(open_step) for step, open_step in self._open.items() if step not in self._closed]
+        return [_open_view(self._open[key]) for key in self._still_open()]
+
+    def _still_open(self) -> list[str]:
+        return [
+            key
+            for key, step in self._open.items()
+            if key not in self._recorded and (step.is_sleep or parse_step_key(key)[1] == self._epoch)
+        ]
 
     def _read_one(self, kind: str, step: str, message: StoredMessage) -> None:
         match kind:
             case "step":
-                self._closed.add(step)
                 record = decode_record(StepRecord, message.payload)
-                self.recorded.append((message.sequence, _recorded_view(record, message.time_ms)))
+                # What keeps a step from having a result is none.
+                if is_fence(record):
+                    self._recorded.pop(step, None)
+                    self._open.pop(step, None)
+                else:
+                    view = _recorded_view(record, message.time_ms, unasked=step in self._unasked)
+                    self._recorded[step] = message.sequence, view
             case "wait":
                 self._open_step(step, message.time_ms).wait = decode_record(WaitRecord, message.payload)
             case "try":
@@ -90,7 +130,7 @@ class StepHistory:
         return self._open.setdefault(step, _Open(since_ms))
 
 
-def _recorded_view(record: StepRecord, recorded_ms: int) -> StepView:
+def _recorded_view(record: StepRecord, recorded_ms: int, *, unasked: bool) -> StepView:
     return StepView(
         name=record.name,
         scope=record.scope,
@@ -101,6 +141,7 @@ def _recorded_view(record: StepRecord, recorded_ms: int) -> StepView:
         error=error_view(record.error),
         started_at=to_iso(recorded_ms - record.duration_ms),
         finished_at=to_iso(recorded_ms),
+        unasked=unasked,
     )
 
 

@@ -96,7 +96,7 @@ class WaitKeeper:
 
     async def _forget_run(self, command: ForgetWaits) -> CarriedOut:
         try:
-            await self._waits.forget_run(command.queue, command.run)
+            await self._waits.forget_run(command.queue, command.run, command.epoch)
         except BrokerError as error:
             return error
         return []

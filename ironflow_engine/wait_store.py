@@ -16,7 +16,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
 from ironflow.matching import canonical_at, read_data
-from ironflow.names import Names, bucket_stream
+from ironflow.names import Names, bucket_stream, parse_journal, parse_step_key
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
 
 _log = structlog.get_logger("ironflow.engine")
@@ -94,23 +94,28 @@ class WaitStore:
         """
         await asyncio.gather(*(self._purge(self._key(run, step, wait)) for (run, step), wait in waits.items()))
 
-    async def forget_run(self, queue: str, run: str) -> None:
+    async def forget_run(self, queue: str, run: str, epoch: int) -> None:
         """Have no event find any wait of a run that has ended. It costs what the run has waited for.
+
+        Args:
+            queue: its queue.
+            run: its id.
+            epoch: the epoch that ended; by a retry the run may have waits again, of a later one.
 
         Raises:
             BrokerError: the run's journal cannot be read.
 
         """
         waits: dict[tuple[str, str], WaitRecord] = {}
-        prefix = self._names.journal_waits(queue, run).removesuffix("*")
         async for page in self._broker.read(self._names.journal, self._names.journal_waits(queue, run)):
             for message in page:
                 try:
                     wait = decode_record(WaitRecord, message.payload)
                 except SerializationError:
                     continue  # nobody has registered it either
-                if wait.event:
-                    waits[run, message.subject.removeprefix(prefix)] = wait
+                step = parse_journal(message.subject).step
+                if wait.event and parse_step_key(step)[1] <= epoch:
+                    waits[run, step] = wait
         await self.forget(waits)
 
     async def count(self) -> int:

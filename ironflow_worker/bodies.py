@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -14,10 +15,13 @@ from concurrent.futures import Executor
 from typing import Any, cast
 
 from ironflow.codec import is_decodable
-from ironflow.errors import StepTimeoutError
+from ironflow.errors import DefinitionError, StepTimeoutError
 from ironflow_worker.signals import BodyFailure, is_pass_end
 
 _AWAITABLES = (Awaitable, Coroutine, Generator)
+
+_body_of: contextvars.ContextVar[str | None] = contextvars.ContextVar("_body_of", default=None)
+"""The step whose body runs here."""
 
 
 class Bodies:
@@ -100,6 +104,38 @@ def _comes_from_outside(error: BaseException, task: asyncio.Task[Any] | None) ->
         except RuntimeError:
             return True
     return is_pass_end(error)
+
+
+def leave_bodies() -> None:
+    """Forget in which body this runs; for the start of a handler, which is in none wherever its worker was started."""
+    _body_of.set(None)
+
+
+@contextlib.contextmanager
+def inside_of(step: str) -> Generator[None]:
+    """Mark what runs within the block as the body of a step."""
+    token = _body_of.set(step)
+    try:
+        yield
+    finally:
+        _body_of.reset(token)
+
+
+def check_outside_of_bodies(step: str) -> None:
+    """Refuse a step that is asked for inside the body of another, or of an undo.
+
+    Raises:
+        DefinitionError: it is.
+
+    """
+    outer = _body_of.get()
+    if outer is not None:
+        # The step around it is at work until its body returns, so a step in it could wait for ever.
+        msg = (
+            f"step {step!r} was asked for inside the body of step {outer!r}; a body has no steps of its own: "
+            "call the steps one after the other, in the handler"
+        )
+        raise DefinitionError(msg)
 
 
 def is_async_body(fn: Callable[..., Any]) -> bool:

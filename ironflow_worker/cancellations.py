@@ -25,10 +25,12 @@ class RunningPass:
 
     Args:
         run: the run's id.
+        number: which of its passes it is.
         outcome: the subject of the pass's outcome.
 
     Attributes:
         run: the run's id.
+        number: which of its passes it is.
         outcome: the subject of the pass's outcome.
         seen_before: whether it was at work when the journal was looked at last.
         stopped: whether its run was ended from outside meanwhile.
@@ -36,8 +38,9 @@ class RunningPass:
 
     """
 
-    def __init__(self, run: str, outcome: str) -> None:
+    def __init__(self, run: str, number: int, outcome: str) -> None:
         self.run = run
+        self.number = number
         self.outcome = outcome
         self.seen_before = False
         self.stopped = False
@@ -121,8 +124,10 @@ class Cancellations:
         self._heard[run] = None
         if len(self._heard) > _REMEMBERED_RUNS:
             self._heard.popitem(last=False)
+        # Passes that undo follow the one that was ended, and go on.
+        newest = int(request.payload) if request.payload.isdigit() else None
         for running in self._passes:
-            if running.run == run:
+            if running.run == run and (newest is None or running.number <= newest):
                 running.stop()
 
     async def _look_now_and_then(self) -> None:

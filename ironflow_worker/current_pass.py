@@ -9,17 +9,19 @@ from typing import Literal, NoReturn
 
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
 from ironflow.limits import Limits
-from ironflow.names import Scope, step_token
-from ironflow.records import EventRecord, StepKind
+from ironflow.names import COMPENSATE_PREFIX, Scope, step_token
+from ironflow.records import EventRecord, StepKind, WaitRecord
 from ironflow_worker.memo import Memo
 from ironflow_worker.signals import PassEnded
 from ironflow_worker.strands import Strand, strand_here
+from ironflow_worker.undos import Undos
 
 _QUIET_ROUNDS = 32
 """How many rounds of the event loop must pass without a step at work or a strand that goes on. Strands are
 exact; within one, a gather is not: a step that returns hands over to the code behind it within one round, and a
 gather or a task that it starts needs one more for each level. A round with nothing else to do costs a few
 microseconds."""
+_MOST_UNASKED = 100
 _FIRST_REFUSAL_SECONDS = 0.001
 _LONGEST_REFUSAL_SECONDS = 1.0
 
@@ -31,16 +33,21 @@ class CurrentPass:
         memo: what is recorded of the run.
         limits: bounds the number of steps and their names.
         trigger: the event that started the run.
+        unwinds: whether the pass is there to undo: the handler runs only to say what there is to undo, and
+            nothing begins that is not recorded.
 
     Attributes:
         over: set when the pass has ended, for whichever reason.
         idle: set while no step is at work.
         ended_early: whether the pass ended before its handler did.
         failure: why the pass has to be done again, where something keeps it from going on.
+        waits: what steps have begun to wait for in this pass, by key.
+        undos: what the handler has registered to undo its steps.
+        unwinds: as above.
 
     """
 
-    def __init__(self, memo: Memo, limits: Limits, trigger: EventRecord) -> None:
+    def __init__(self, memo: Memo, limits: Limits, trigger: EventRecord, *, unwinds: bool = False) -> None:
         self.memo = memo
         self.limits = limits
         self.trigger = trigger
@@ -49,6 +56,9 @@ class CurrentPass:
         self.idle.set()
         self.ended_early = False
         self.failure: Exception | None = None
+        self.waits: dict[str, WaitRecord] = {}
+        self.undos = Undos()
+        self.unwinds = unwinds
         self._quiet_since = 0
         self._refusal_seconds = _FIRST_REFUSAL_SECONDS
         self._asked: set[str] = set()
@@ -74,6 +84,14 @@ class CurrentPass:
         """Whether the handler has yet to come to something that is not recorded."""
         return bool(self._unasked) and not self._executed
 
+    def unasked(self) -> tuple[str, ...]:
+        """Return the keys of recorded steps that the handler has not asked for; the first hundred."""
+        return self.memo.unasked(self._unasked, _MOST_UNASKED)
+
+    def leaves_results(self) -> bool:
+        """Tell whether there are results that the handler did not come to; what undoes them is not known then."""
+        return any(map(self.memo.is_done, self._unasked))
+
     def executes(self) -> None:
         """Note that something new is done in this pass."""
         self._executed = True
@@ -94,6 +112,8 @@ class CurrentPass:
             NondeterminismError: it is recorded as another kind of step.
 
         """
+        # A name that is allowed for a step is allowed for its undo.
+        self.check_name(name.removeprefix(COMPENSATE_PREFIX) if kind == "compensate" else name)
         token = self._free_token(scope, name)
         key = self.memo.key(token, kind)
         self._check_kind(name, self.memo.kind(key), kind)
@@ -117,6 +137,7 @@ class CurrentPass:
             NondeterminismError: it is recorded as a step.
 
         """
+        self.check_name(name)
         token = self._free_token(scope, name)
         self._check_kind(name, self.memo.kind(self.memo.key(token, "run")), kind)
         if kind == "map":
@@ -131,7 +152,6 @@ class CurrentPass:
         self._asked.add(token)
 
     def _free_token(self, scope: Scope, name: str) -> str:
-        self.check_name(name)
         token = step_token(scope, name)
         if token in self._asked:
             msg = (
@@ -164,7 +184,9 @@ class CurrentPass:
         self._open_waits += 1
 
     def note_due(self, due_ms: int) -> None:
-        """Note when something is over that this pass has recorded to be waited for, by this machine's clock."""
+        """Note when something is over that this pass has recorded to be waited for; 0 where it never will be."""
+        if not due_ms:
+            return
         self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
 
     @property
@@ -220,6 +242,14 @@ class CurrentPass:
                 if strand is not None:
                     self.wake(strand)
         raise self.signal()
+
+    async def quiet(self) -> None:
+        """Return once nothing has been at work for some rounds of the loop, or the pass has ended."""
+        rounds = 0
+        while rounds < _QUIET_ROUNDS and not self.ended:
+            await self.idle.wait()
+            await asyncio.sleep(0)
+            rounds = rounds + 1 if self.idle.is_set() else 0
 
     # Strands
 

@@ -9,7 +9,7 @@ import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
 from ironflow.codec import decode_record
-from ironflow.errors import PayloadTooLargeError, SerializationError
+from ironflow.errors import SerializationError
 from ironflow.function import Function
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
@@ -18,7 +18,6 @@ from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
-from ironflow_worker.failures import error_record
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
@@ -110,7 +109,7 @@ class Executor:
             unknown = unknown_function(task.function, queue, delivery.delivered)
             await self._dead_letters.refuse(queue, delivery, unknown, task.event)
             return
-        running = RunningPass(task.run, self._outcome_subject(queue, task))
+        running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
         try:
             with (
                 self._leases.hold(delivery.lease),
@@ -170,16 +169,25 @@ class Executor:
         tools = self._tools(queue, task, delivery.lease)
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)
-        outcome = await replay.run()
-        try:
-            if outcome.status == "suspended" and memo.event is None:
-                await self._record_input(queue, task, event, tools)
-            await self._record_outcome(queue, task, outcome, tools)
-        except MessageTooLarge as error:
-            outcome = _too_large(outcome, error)
-            await self._record_outcome(queue, task, outcome, tools)
+        outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
         delivery.ack()
         self._metrics.passes.labels(function.id, outcome.status).inc()
+
+    async def _record(
+        self, queue: str, task: Task, event: EventRecord, replay: Replay, outcome: OutcomeRecord, tools: PassTools
+    ) -> OutcomeRecord:
+        """Record the outcome of a pass, or what takes its place where it is too large; return the one recorded."""
+        while True:
+            try:
+                if replay.needs_event(outcome):
+                    await self._record_input(queue, task, event, tools)
+                await self._record_outcome(queue, task, outcome, tools)
+            except MessageTooLarge as error:
+                if outcome.status == "failed" and outcome.event is None:
+                    raise
+                outcome = replay.too_large(outcome, error)
+            else:
+                return outcome
 
     async def _leave(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
         """Let go of a task whose pass was stopped, once it is sure that the run has ended: hints prove nothing."""
@@ -222,6 +230,7 @@ class Executor:
             chance=self._chance,
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),
+            depth=task.depth,
         )
 
     async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:
@@ -233,19 +242,6 @@ class Executor:
 
     def _outcome_subject(self, queue: str, task: Task) -> str:
         return self._names.journal_outcome(queue, task.run, task.number)
-
-
-def _too_large(outcome: OutcomeRecord, error: MessageTooLarge) -> OutcomeRecord:
-    """Return the outcome of a run whose output, or whose event, the server does not take."""
-    what = "output" if outcome.status == "completed" else "the triggering event"
-    too_large = PayloadTooLargeError(f"{what} is larger than the server takes: {error}")
-    return OutcomeRecord(
-        number=outcome.number,
-        status="failed",
-        token=outcome.token,
-        seen=outcome.seen,
-        error=outcome.error or error_record(too_large),
-    )
 
 
 def _nothing_can_be_recorded(task: Task, delivery: Delivery, server: str) -> bool:

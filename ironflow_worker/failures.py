@@ -7,7 +7,9 @@ from typing import NoReturn, cast
 from ironflow.durations import parse_duration
 from ironflow.errors import (
     EngineUnavailableError,
+    InvokeError,
     IronflowError,
+    NondeterminismError,
     NonRetryableError,
     PayloadTooLargeError,
     PublishError,
@@ -48,12 +50,14 @@ def error_record(error: BaseException, *, step: str | None = None, attempts: int
             attempts=made if type(made) is int else attempts,
         )
     path = getattr(error, "path", None) if isinstance(error, SerializationError) else None
+    cause = getattr(error, "cause_type", None) if isinstance(error, InvokeError) else None
     return ErrorRecord(
         type=_storable(_type_name(error), _LONGEST_TYPE),
         message=message,
         step=step,
         attempts=attempts,
         path=_storable(path, _LONGEST_MESSAGE) if isinstance(path, str) else None,
+        cause=_storable(cause, _LONGEST_TYPE) if isinstance(cause, str) else None,
     )
 
 
@@ -121,6 +125,13 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, (NonRetryableError, IronflowError))
 
 
+def is_parked(error: BaseException) -> bool:
+    """Tell whether a run does not fit its code any more, so that it stands still until the code is right."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_parked, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+    return isinstance(error, NondeterminismError)
+
+
 _RECORDED_AT = "_ironflow_recorded_at"
 
 
@@ -137,7 +148,11 @@ def raise_recorded(record: StepRecord, sequence: int) -> NoReturn:
         WaitTimeoutError: the event that it waits for did not come in time.
 
     """
-    failure = _recorded_failure(record)
+    raise_at(_recorded_failure(record), sequence)
+
+
+def raise_at(failure: IronflowError, sequence: int) -> NoReturn:
+    """Raise a failure that is recorded, and note on it where."""
     setattr(failure, _RECORDED_AT, sequence)
     raise failure
 

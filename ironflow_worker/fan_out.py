@@ -15,7 +15,7 @@ import asyncio
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast, get_args
 
 import msgspec
@@ -74,12 +74,16 @@ class FanOut:
         self._failures: list[tuple[float, int, Exception]] = []
         self._signal: BaseException | None = None
         self._broken: BaseException | None = None
+        self._surely_fails = False
         self._closing = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_over = False
         # Where all branches are awaited whatever happens, there is no failure to choose.
         fail_fast = branches.on_error == "fail_fast"
-        may_fail = current.memo.failed_branches(branches.scope) if fail_fast else frozenset[int]()
+        may_fail: Iterable[int] = current.memo.failed_branches(branches.scope) if fail_fast else ()
+        if current.unwinds and fail_fast:
+            # Each branch is replayed as far as it is recorded, also in a group that fails: what it did has undos.
+            may_fail = range(branches.count)
         self._suspects = {index for index in may_fail if index < branches.count}
         self._last_suspect = max(self._suspects, default=-1)
         self._is_open = not self._suspects
@@ -104,6 +108,11 @@ class FanOut:
             if outer is not None:
                 outer.inner.discard(self)
         return self._conclude()
+
+    @property
+    def surely_fails(self) -> bool:
+        """Whether a failed step in a branch has made the group fail: it will in every pass."""
+        return self._surely_fails
 
     # What strands ask and tell
 
@@ -200,7 +209,7 @@ class FanOut:
         elif (error := task.exception()) is None:
             self._results[index] = task.result()
         else:
-            self._failed(index, error)
+            self._failed(index, error, strand)
         # What may have failed begins before it is asked whether all that may have failed is cleared.
         self._begin_more()
         self.review()
@@ -208,7 +217,7 @@ class FanOut:
             self._over.set_result(None)
         strand.changed()
 
-    def _failed(self, index: int, error: BaseException) -> None:
+    def _failed(self, index: int, error: BaseException, strand: Strand) -> None:
         if is_pass_end(error):
             self._signal = error
         elif not isinstance(error, Exception) or isinstance(error, NondeterminismError):
@@ -218,6 +227,7 @@ class FanOut:
             self._results[index] = error
         else:
             place = recorded_at(error)
+            self._surely_fails = self._surely_fails or (place is not None and strand.may_fail)
             self._failures.append((math.inf if place is None else place, index, error))
             self._close()
 

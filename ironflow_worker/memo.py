@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
+from ironflow.fences import is_fence
 from ironflow.names import (
     COMPENSATE_PREFIX,
     PASS_TOKEN,
@@ -18,7 +20,7 @@ from ironflow.names import (
     step_key,
     step_token,
 )
-from ironflow.records import InputRecord, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitRecord
 
 
 class Losses(msgspec.Struct, frozen=True):
@@ -49,6 +51,7 @@ class Memo:
         event: the triggering event, where it is recorded.
         seen: the newest journal sequence that is in here.
         last_pass: the number of the newest pass that has an outcome; -1 where none has.
+        unwinding: the newest outcome after which what the run did is undone; it says how the run ends, and why.
 
     """
 
@@ -56,6 +59,7 @@ class Memo:
         self.event: InputRecord | None = None
         self.seen = 0
         self.last_pass = -1
+        self.unwinding: OutcomeRecord | None = None
         self.epoch = epoch
         self._newest: dict[str, int] = {}
         self._steps: dict[str, StepRecord] = {}
@@ -70,6 +74,7 @@ class Memo:
         self._undone_at: dict[str, int] = {}
         self._begun: dict[int, dict[int, int]] = {}
         self._excused: set[tuple[int, int]] = set()
+        self._opened_at: dict[int, int] = {}
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -97,11 +102,7 @@ class Memo:
             case "closed":
                 self._closed.add(key)
             case "try":
-                record = decode_record(TryRecord, message.payload)
-                newest = self._tries.get(key)
-                if newest is None or newest.attempt < record.attempt:
-                    self._tries[key] = record
-                    self._due_ms[key] = _after(message, record.delay_ms)
+                self._read_try(key, decode_record(TryRecord, message.payload), message)
             case "due":
                 self._due.add((key, address.number))
             case _:
@@ -109,8 +110,10 @@ class Memo:
 
     def _read_of_run(self, address: JournalAddress, message: StoredMessage) -> None:
         match address.kind:
+            case "retry":
+                self._opened_at[address.number] = message.sequence
             case "outcome":
-                self.last_pass = max(self.last_pass, address.number)
+                self._read_outcome(decode_record(OutcomeRecord, message.payload))
             case "input":
                 self.event = decode_record(InputRecord, message.payload)
             case "began":
@@ -120,19 +123,30 @@ class Memo:
             case _:
                 pass  # of no consequence for a pass, or a newer version's kind of record
 
+    def _read_outcome(self, outcome: OutcomeRecord) -> None:
+        self.last_pass = max(self.last_pass, outcome.number)
+        if outcome.status == "compensating":
+            self.unwinding = outcome
+
     def _read_step(self, key: str, record: StepRecord, sequence: int) -> None:
         self._steps[key] = record
         self._recorded_at[key] = sequence
         if record.kind == "compensate" and record.status == "completed":
             undone = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
             self._undone_at[undone] = sequence
-        # What failed in an earlier epoch does not count any more.
-        if record.status == "failed" and parse_step_key(key)[1] == self.epoch:
+        # What failed in an earlier epoch does not count any more; what never began has not failed.
+        if record.status == "failed" and parse_step_key(key)[1] == self.epoch and not is_fence(record):
             self._failed.add(key)
             for depth in range(0, len(record.scope) - 1, 2):
                 branch = record.scope[depth + 1]
                 if isinstance(branch, int):
                     self._failed_branches.setdefault(record.scope[: depth + 1], set()).add(branch)
+
+    def _read_try(self, key: str, record: TryRecord, message: StoredMessage) -> None:
+        newest = self._tries.get(key)
+        if newest is None or newest.attempt < record.attempt:
+            self._tries[key] = record
+            self._due_ms[key] = _after(message, record.delay_ms)
 
     def key(self, token: str, kind: StepKind) -> str:
         """Return the key under which a step stands in this epoch, or will.
@@ -150,9 +164,42 @@ class Memo:
         """Tell whether what is recorded of a step in an earlier epoch still stands."""
         record = self._steps.get(key)
         if record is not None:
-            return record.status == "completed" and self._undone_at.get(token, 0) < self._recorded_at[key]
+            recorded_at = self._recorded_at[key]
+            return (
+                record.status == "completed"
+                and self._undone_at.get(token, 0) < recorded_at
+                and (record.kind == "sleep" or not self._came_late(key, recorded_at))
+            )
         wait = self._waits.get(key)
         return wait is not None and wait.kind == "sleep" and key not in self._closed
+
+    def _came_late(self, key: str, recorded_at: int) -> bool:
+        """Tell whether a result came from a worker that a retry had left behind.
+
+        A pass of the new epoch may have done the step without it, so it must not count for another.
+        """
+        closed_at = self._opened_at.get(parse_step_key(key)[1] + 1)
+        return closed_at is not None and recorded_at > closed_at
+
+    def unasked(self, tokens: Collection[str], most: int) -> tuple[str, ...]:
+        """Return the keys of the results that stand for some steps, in the order of the journal.
+
+        Undos are left out, and so is what is in a parallel that has failed: not all of that is replayed.
+
+        Args:
+            tokens: the steps that the code did not ask for.
+            most: how many keys at the most.
+
+        """
+        found = (
+            key
+            for key, record in self._steps.items()
+            if record.kind != "compensate"
+            and parse_step_key(key)[0] in tokens
+            and self._newest[parse_step_key(key)[0]] == parse_step_key(key)[1]
+            and not any(record.scope[: depth + 1] in self._failed_branches for depth in range(0, len(record.scope), 2))
+        )
+        return tuple(itertools.islice(found, most))
 
     def recorded_at(self, key: str) -> int:
         """Return the journal sequence of a step's result; 0 where it has none."""
@@ -188,6 +235,10 @@ class Memo:
     def wait(self, key: str) -> WaitRecord | None:
         """Return what a step waits for."""
         return self._waits.get(key)
+
+    def is_closed(self, key: str) -> bool:
+        """Tell whether the branch of a step that waits was cancelled."""
+        return key in self._closed
 
     def failed_attempt(self, key: str) -> TryRecord | None:
         """Return the newest failed attempt of a step, or of the pass as a whole."""
@@ -233,6 +284,11 @@ class Memo:
             for key, wait in self._waits.items()
             if key not in self._steps and key not in self._closed and self.key(parse_step_key(key)[0], wait.kind) == key
         }
+
+    def is_done(self, token: str) -> bool:
+        """Tell whether a step has succeeded, and was not undone since."""
+        record = self._steps.get(self.key(token, "run"))
+        return record is not None and record.status == "completed" and record.kind != "compensate"
 
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""

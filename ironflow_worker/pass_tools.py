@@ -33,6 +33,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         run: the run's id.
         function: the id of its function.
         queue: the queue whose workers may write to the run's journal.
+        depth: how many runs stand above this one.
         token: the random mark of this pass's records.
         still_holds: tells whether the pass is surely nobody else's yet.
         chance: returns a random number in [0, 1).
@@ -54,6 +55,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     chance: Callable[[], float]
     now_ms: Callable[[], int]
     log: structlog.stdlib.BoundLogger
+    depth: int = 0
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.

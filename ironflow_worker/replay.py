@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
+from ironflow.broker.protocol import BrokerError, MessageTooLarge
 from ironflow.codec import encode_value
 from ironflow.context import Context, RunInfo
 from ironflow.errors import PayloadTooLargeError, SerializationError
@@ -16,13 +18,15 @@ from ironflow.function import Function
 from ironflow.limits import check_payload
 from ironflow.names import PASS_TOKEN, step_key
 from ironflow.records import ErrorRecord, EventRecord, OutcomeRecord, Task, TryRecord
+from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.current_pass import CurrentPass
-from ironflow_worker.failures import delay_after, error_record
+from ironflow_worker.failures import delay_after, error_record, is_parked
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
-from ironflow_worker.step_client import StepClient, leave_bodies
+from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
+from ironflow_worker.unwinding import Unwinding
 
 _UNWIND_SECONDS = 5.0
 """How long a handler may take to clean up once its pass has ended, before it is cancelled."""
@@ -48,13 +52,13 @@ class Replay:
         self._event = event
         self._memo = memo
         self._tools = tools
-        self._current = CurrentPass(memo, tools.limits, event)
+        self._current = CurrentPass(memo, tools.limits, event, unwinds=task.mode == "compensate")
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
-        self._handler: asyncio.Task[Any] | None = None
+        self._running: asyncio.Task[Any] | None = None
         self._stopped = False
 
     async def run(self) -> OutcomeRecord:
-        """Run the handler until it ends or all that is left of it waits.
+        """Run the handler until it ends or all that is left of it waits; in a pass that undoes, the undos then.
 
         All that the pass recorded is acknowledged when this returns.
 
@@ -66,13 +70,40 @@ class Replay:
         """
         if self._stopped:
             raise PassStopped
+        if self._current.unwinds:
+            return await self._unwind()
         if self._memo.is_backing_off(self._pass_key):
             return self._suspended()
         try:
             context = self._context()
         except SerializationError as error:
-            return self._failed(error_record(error))
-        handler = self._handler = asyncio.create_task(self._handle(context), name=f"run {self._task.run}")
+            return self._fail(error_record(error))
+        return await self._conclude(await self._run_handler(context))
+
+    def stop(self) -> None:
+        """End the pass at once, since nothing that it does counts any more; no further step begins."""
+        self._stopped = True
+        self._current.end()
+        if self._running is not None:
+            self._running.cancel()
+
+    def needs_event(self, outcome: OutcomeRecord) -> bool:
+        """Tell whether another pass follows that needs the triggering event, which is not recorded yet."""
+        return outcome.status in ("suspended", "compensating") and self._memo.event is None
+
+    def too_large(self, outcome: OutcomeRecord, error: MessageTooLarge) -> OutcomeRecord:
+        """Return the outcome in place of one that the server does not take, or whose event it does not take."""
+        what = "output" if outcome.status == "completed" else "the triggering event"
+        failure = error_record(PayloadTooLargeError(f"{what} is larger than the server takes: {error}"))
+        if outcome.status == "completed":
+            return self._fail(failure)
+        # Without its event the run cannot have another pass, and so none that undoes.
+        undone = "failed" if outcome.status == "compensating" else None
+        return self._outcome("failed", error=outcome.error or failure, compensation=undone)
+
+    async def _run_handler(self, context: Context[Any]) -> asyncio.Task[Any]:
+        """Run the handler until the pass is over; return its task, which has ended, or will not."""
+        handler = self._start(self._handle(context))
         try:
             await self._until_over(handler)
         except asyncio.CancelledError:
@@ -81,14 +112,52 @@ class Replay:
             raise
         if self._stopped:
             raise PassStopped
-        return await self._conclude(handler)
+        return handler
 
-    def stop(self) -> None:
-        """End the pass at once, since nothing that it does counts any more; no further step begins."""
-        self._stopped = True
-        self._current.end()
-        if self._handler is not None:
-            self._handler.cancel()
+    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start what :meth:`stop` is to cancel."""
+        self._running = asyncio.create_task(coroutine, name=f"run {self._task.run}")
+        return self._running
+
+    async def _unwind(self) -> OutcomeRecord:
+        """Replay the handler to learn what there is to undo, undo it, and end the run as it was to end."""
+        cause = self._memo.unwinding
+        if cause is None:
+            msg = f"the journal of run {self._task.run} does not say yet why it is unwound"
+            raise BrokerError(msg)
+        all_known = await self._learn_undos()
+        unwinding = Unwinding(self._memo, self._tools, self._function.retry.policy)
+        undos = self._start(unwinding.run(self._current.undos))
+        try:
+            await asyncio.wait([undos])
+        except asyncio.CancelledError:
+            await _cancel(undos)
+            raise
+        if self._stopped:
+            _ending(undos)
+            raise PassStopped
+        undone = undos.result()
+        if undone == "running":
+            self._current.note_due(unwinding.next_due_ms)
+            return self._suspended()
+        compensation = undone if all_known else "failed"
+        return self._outcome(cause.ending, error=cause.error, compensation=compensation)
+
+    async def _learn_undos(self) -> bool:
+        """Replay the handler; return whether it could register all undos that it has."""
+        try:
+            context = self._context()
+        except SerializationError:
+            self._tools.log.exception("undos not known: the event cannot be read any more")
+            return False
+        handler = await self._run_handler(context)
+        error = _ending(handler)
+        if self._current.failure is not None:
+            raise self._current.failure
+        if error is not None and is_parked(error):
+            self._tools.log.error("not all undos are known: the code does not fit the run any more", reason=str(error))
+            return False
+        return True
 
     async def _handle(self, context: Context[Any]) -> Any:
         leave_bodies()
@@ -102,8 +171,13 @@ class Replay:
             msg = f"the handler {exit_text(error)}"
             raise RuntimeError(msg) from error
         finally:
-            self._current.remove(strand)
-            self._current.end()
+            try:
+                if self._current.unwinds:
+                    # What the handler leaves behind has undos too: a gather of which one part has failed, say.
+                    await self._current.quiet()
+            finally:
+                self._current.remove(strand)
+                self._current.end()
 
     def _context(self) -> Context[Any]:
         task = self._task
@@ -142,9 +216,9 @@ class Replay:
             raise self._current.failure
         if not handler.done():
             self._tools.log.error("a handler cannot be stopped and is left to itself")
-            return self._failed(_swallowed("goes on"))
+            return self._fail(_swallowed("goes on"))
         if error is None:
-            return self._failed(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
+            return self._fail(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
         if is_pass_end(error):
             return self._suspended()
         if isinstance(error, asyncio.CancelledError):
@@ -159,8 +233,8 @@ class Replay:
             output = encode_value(handler.result(), "output")
             check_payload(bytes(output), "output", self._tools.limits.payload_bytes)
         except (SerializationError, PayloadTooLargeError) as error:
-            return self._failed(error_record(error))
-        return self._outcome("completed", output=output)
+            return self._fail(error_record(error))
+        return self._outcome("completed", output=output, unasked=self._current.unasked())
 
     async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
         """Fail the run, or have the whole pass done again after the function's back-off."""
@@ -171,7 +245,8 @@ class Replay:
         if delay_ms is None:
             failure = error_record(error, attempts=attempt)
             tools.log.warning("run failed", error=f"{failure.type}: {failure.message}", exc_info=error)
-            return self._failed(failure)
+            # A run that does not fit its code goes on where it stands, once the code is right: it keeps what it did.
+            return self._end_failed(failure) if is_parked(error) else self._fail(failure)
         tools.log.warning(
             "handler failed outside its steps, will be run again", attempt=attempt, delay_ms=delay_ms, exc_info=error
         )
@@ -182,7 +257,14 @@ class Replay:
         self._current.note_due(tools.now_ms() + delay_ms)
         return self._suspended()
 
-    def _failed(self, error: ErrorRecord) -> OutcomeRecord:
+    def _fail(self, error: ErrorRecord) -> OutcomeRecord:
+        """Return the outcome of a run that fails; where it has something to undo, other passes do that first."""
+        # What this pass did not come to, in a branch that was cancelled say, may have undos as well.
+        if self._current.undos or self._current.leaves_results():
+            return self._outcome("compensating", error=error, ending="failed")
+        return self._end_failed(error)
+
+    def _end_failed(self, error: ErrorRecord) -> OutcomeRecord:
         event = self._event if self._memo.event is None else None
         return self._outcome("failed", error=error, event=event)
 

@@ -4,58 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import BrokerError, MessageTooLarge, Publication
 from ironflow.clock import parse_when, to_iso
 from ironflow.codec import decode_record, decode_value, encode_record, encode_value
 from ironflow.durations import LONGEST_DAYS, Duration, format_milliseconds, parse_duration
-from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError, PublishError, SerializationError
+from ironflow.errors import (
+    DefinitionError,
+    DuplicateStepError,
+    LimitError,
+    NondeterminismError,
+    PublishError,
+    SerializationError,
+)
 from ironflow.events import Event, make_event, read_event
+from ironflow.fences import fence, is_fence
+from ironflow.invocable import Invocable
 from ironflow.journal import Appended
-from ironflow.limits import check_payload
-from ironflow.names import Scope, step_token
-from ironflow.records import EventRecord, OnTimeout, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.names import COMPENSATE_PREFIX, Scope, parse_step_key, run_id, step_token
+from ironflow.records import NULL, ClosedRecord, EventRecord, OnTimeout, StepKind, StepRecord, WaitRecord
 from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
 from ironflow.triggers import check_event_name
+from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
-from ironflow_worker.bodies import is_async_body, result_type
+from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
+from ironflow_worker.closing import left_behind
 from ironflow_worker.current_pass import CurrentPass
-from ironflow_worker.failures import delay_after, error_record, raise_recorded, recorded_at
+from ironflow_worker.failures import raise_recorded, recorded_at
 from ironflow_worker.fan_out import Branches, FanOut, check_options, checked_branches, checked_items
+from ironflow_worker.invocation import detached_event, given_data, invocation
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassEnded
+from ironflow_worker.undos import Undo
+
+P = ParamSpec("P")
 
 _DAY_MS = 24 * 60 * 60 * 1000
-
-_body_of: contextvars.ContextVar[str | None] = contextvars.ContextVar("_body_of", default=None)
-"""The step whose body runs here."""
-
-
-class _Call(msgspec.Struct, frozen=True):
-    """A step that has been asked for."""
-
-    name: str
-    key: str
-    kind: StepKind
-    policy: RetryPolicy
-
-
-class _Standing(msgspec.Struct, frozen=True):
-    """What is recorded of a step, and where."""
-
-    record: StepRecord
-    sequence: int
 
 
 class StepClient(Step):
@@ -109,7 +101,7 @@ class StepClient(Step):
             is_async=is_async_body(fn),
             timeout_ms=timeout_ms,
         )
-        record = await self._memoized(call, functools.partial(self._encoded_result, name, body))
+        record = await self._memoized(call, functools.partial(encoded_result, name, body, self._tools.limits))
         return decode_value(record.output, result_type(fn), f"result of step {name!r}")
 
     async def sleep(self, name: str, duration: Duration) -> None:
@@ -121,7 +113,7 @@ class StepClient(Step):
         """Pause the run until a point in time."""
         until_ms = parse_when(when)
         call = await self._claim(name, "sleep", self._policy)
-        if self._current.memo.kind(call.key) is None:
+        if self._is_new(call):
             _check_ahead(until_ms, self._tools.now_ms())
         await self._end_of_wait(call, until_ms=until_ms)
 
@@ -140,7 +132,7 @@ class StepClient(Step):
         wanted = awaited_event(event, match, value, type, timeout, on_timeout, self._current.limits)
         call = await self._claim(name, "wait_for_event", self._policy)
         what = None
-        if self._current.memo.kind(call.key) is None:
+        if self._is_new(call):
             what = wanted.compared(self._current.trigger, self._current.limits)
         record = await self._end_of_wait(
             call,
@@ -161,11 +153,9 @@ class StepClient(Step):
     ) -> Event[Any]:
         """Publish an event once."""
         check_event_name(event, self._tools.limits.event_name_bytes)
-        call = await self._claim(
-            name if name is not None else self._default_name(f"publish:{event}"), "publish", self._policy
-        )
+        call = await self._claim(self._named(name, f"publish:{event}"), "publish", self._policy)
         record = make_event(
-            event_id=id if id is not None else f"{self._tools.run}/{call.key}",
+            event_id=id if id is not None else f"{self._tools.run}/{parse_step_key(call.key)[0]}",
             name=event,
             data=data,
             time=to_iso(self._tools.now_ms()),
@@ -174,6 +164,39 @@ class StepClient(Step):
         )
         recorded = await self._memoized(call, functools.partial(self._publish, record))
         return read_event(decode_record(EventRecord, bytes(recorded.output)))
+
+    async def invoke(
+        self,
+        function: Invocable[Any, Any] | str,
+        data: object = None,
+        *,
+        name: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Run another function as a child run and return its output."""
+        wanted = invocation(function, "invoke", timeout)
+        call = await self._claim(self._named(name, f"invoke:{wanted.function}"), "invoke", self._policy)
+        given = NULL
+        if self._current.memo.kind(call.key) is None:
+            given = given_data(wanted, data, self._tools.depth, self._tools.limits)
+        record = await self._end_of_wait(call, function=wanted.function, data=given, delay_ms=wanted.timeout_ms)
+        child = wanted.child(self._tools.run, call.key, self._current.memo.wait(call.key))
+        return wanted.result(record, child, self._current.memo.recorded_at(call.key))
+
+    async def invoke_async(
+        self, function: Invocable[Any, Any] | str, data: object = None, *, name: str | None = None
+    ) -> str:
+        """Start a run of another function, and return its id."""
+        tools = self._tools
+        wanted = invocation(function, "invoke_async")
+        call = await self._claim(self._named(name, f"invoke_async:{wanted.function}"), "invoke_async", self._policy)
+        given = NULL
+        if self._current.memo.step(call.key) is None:
+            given = given_data(wanted, data, tools.depth, tools.limits)
+        event = detached_event(wanted, given, tools.run, call.key, tools.depth, to_iso(tools.now_ms()))
+        started = msgspec.Raw(encode_value(run_id(wanted.function, event.id), "run id"))
+        recorded = await self._memoized(call, functools.partial(self._publish, event, started))
+        return str(decode_value(recorded.output, str, f"result of step {call.name!r}"))
 
     async def parallel(
         self,
@@ -205,6 +228,36 @@ class StepClient(Step):
             name, "map", each, lambda index, step: fn(each[index], step, index), concurrency, on_error
         )
 
+    def compensate(self, step_name: str, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Register what undoes a step."""
+        check_outside_of_bodies(step_name)
+        if self._current.ended:
+            raise self._current.signal()
+        self._current.check_name(step_name)
+        _check_body(step_name, fn)
+        token = step_token(self._scope, step_name)
+        if self._current.undos.undoes(token):
+            msg = f"step {step_name!r} has an undo already, and can have one only; put all that undoes it into that one"
+            raise DuplicateStepError(msg)
+        after = self._current.undos.place_of(token)
+        if after is None:
+            msg = (
+                f"step {step_name!r} has no result yet that could be undone; call compensate({step_name!r}, …) "
+                "behind the step, with the same step client and the same name"
+            )
+            raise DefinitionError(msg)
+        name = COMPENSATE_PREFIX + step_name
+        undo = Undo(
+            name=name,
+            key=self._current.claim(self._scope, name, "compensate", in_map=self._in_map),
+            scope=self._scope,
+            undone=step_name,
+            after=after,
+            body=functools.partial(fn, *args, **kwargs),
+            is_async=is_async_body(fn),
+        )
+        self._current.undos.register(token, undo)
+
     def idempotency_key(self, name: str) -> str:
         """Return a text that is unique per run and step."""
         self._current.check_name(name)
@@ -229,10 +282,13 @@ class StepClient(Step):
             return call(index, StepClient(self._current, self._tools, self._policy, scope, in_map=in_map))
 
         branches = Branches((*self._scope, name), len(each), branch, concurrency, on_error)
+        group = FanOut(self._current, branches)
         try:
-            return await FanOut(self._current, branches).run()
+            return await group.run()
         except Exception as error:
             await self._check_first(branches.scope, error)
+            if group.surely_fails and not self._current.unwinds:
+                await self._close_waits(branches.scope)
             raise
 
     async def _check_first(self, group: Scope, error: Exception) -> None:
@@ -256,30 +312,44 @@ class StepClient(Step):
             overtaken = BrokerError(f"another worker has recorded an older failure in {group[-1]!r}")
             raise self._give_up(overtaken)
 
+    async def _close_waits(self, group: Scope) -> None:
+        """Record that the branches of a group which has failed wait for nothing any more."""
+        tools = self._tools
+        with self._current.at_work():
+            await asyncio.gather(
+                *(
+                    self._append(
+                        tools.names.journal_closed(tools.queue, tools.run, key),
+                        ClosedRecord(token=tools.token, wait=msgspec.structs.replace(wait, data=NULL)),
+                    )
+                    for key, wait in left_behind(self._current.memo, self._current.waits, group).items()
+                )
+            )
+
     # How a step goes
 
-    async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> _Call:
+    async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> Call:
         await self._check_place(name)
         key = self._current.claim(self._scope, name, kind, in_map=self._in_map)
-        return _Call(name, key, kind, policy)
+        return Call(name, key, kind, self._scope, policy)
 
     async def _check_place(self, name: str) -> None:
         """Refuse a step where none may be asked for."""
+        check_outside_of_bodies(name)
         await self._current.check_running()
-        outer = _body_of.get()
-        if outer is not None:
-            # The step around it is at work until its body returns, so a step in it could wait for ever.
-            msg = (
-                f"step {name!r} was asked for inside the body of step {outer!r}; a body has no steps of its own: "
-                "call the steps one after the other, in the handler"
-            )
-            raise DefinitionError(msg)
 
-    def _default_name(self, base: str) -> str:
+    def _is_new(self, call: Call) -> bool:
+        """Tell whether a step is about to begin, of which nothing is recorded."""
+        return self._current.memo.kind(call.key) is None and not self._current.unwinds
+
+    def _named(self, name: str | None, base: str) -> str:
+        """Return a step's name; of those without one of their own the second is called ``#2``, and so on."""
+        if name is not None:
+            return name
         count = self._unnamed[base] = self._unnamed.get(base, 0) + 1
         return base if count == 1 else f"{base}#{count}"
 
-    async def _memoized(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> StepRecord:
+    async def _memoized(self, call: Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> StepRecord:
         """Return a step's successful record, doing it first where there is none.
 
         Raises:
@@ -287,79 +357,57 @@ class StepClient(Step):
 
         """
         with self._current.at_work():
-            record = self._current.memo.step(call.key)
-            if record is not None:
-                stands = _Standing(record, self._current.memo.recorded_at(call.key))
-            else:
+            standing = self._recorded(call) if not self._current.unwinds else await self._as_recorded(call)
+            if standing is None:
                 if self._current.memo.is_backing_off(call.key):
                     await self._current.wait()
                 with self._current.new_work():
                     await self._current.may_begin()
                     self._current.executes()
-                    stands = await self._attempt(call, do)
+                    standing = await self._attempt(call, do)
                 await self._current.check_running()
-        if stands.record.status == "failed":
-            raise_recorded(stands.record, stands.sequence)
-        return stands.record
-
-    async def _attempt(self, call: _Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> _Standing:
-        """Do a step once and record what came of it; where it is to be done again, wait for that."""
-        earlier = self._current.memo.failed_attempt(call.key)
-        attempt = 1 if earlier is None else earlier.attempt + 1
-        started = time.monotonic()
-        try:
-            with structlog.contextvars.bound_contextvars(step=call.name, attempt=attempt), _inside_of(call.name):
-                output = await do()
-        # A body that calls sys.exit() must not end the worker.
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the body raises is what came of it
-            took = _since(started)
-            delay_ms = delay_after(error, call.policy, attempt, self._tools.chance())
-            if delay_ms is not None:
-                self._count("retried", took)
-                await self._record_attempt(call, attempt, delay_ms, error, took)
-                await self._current.wait()
-            return await self._record_failure(call, attempt, took, error)
-        took = _since(started)
-        try:
-            recorded = await self._record(self._result(call, attempt, took, output=output), call.key)
-        except MessageTooLarge as error:
-            refused = PayloadTooLargeError(f"result of step {call.name!r} is larger than the server takes: {error}")
-            return await self._record_failure(call, attempt, took, refused)
-        self._count("completed", took)
-        return recorded
-
-    async def _record_failure(self, call: _Call, attempt: int, took_ms: int, error: BaseException) -> _Standing:
-        self._count("failed", took_ms)
-        failed = error_record(error, step=call.name, attempts=attempt)
-        return await self._record(self._result(call, attempt, took_ms, status="failed", error=failed), call.key)
-
-    def _count(self, outcome: str, took_ms: int) -> None:
-        self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
-        self._tools.metrics.step_seconds.labels(self._tools.function).observe(took_ms / 1000)
-
-    def _result(self, call: _Call, attempt: int, took_ms: int, **result: Any) -> StepRecord:
-        return StepRecord(
-            name=call.name,
-            kind=call.kind,
-            scope=self._scope,
-            token=self._tools.token,
-            attempt=attempt,
-            duration_ms=took_ms,
-            **result,
-        )
-
-    async def _record(self, record: StepRecord, key: str) -> _Standing:
-        """Record a step's result and return the one that stands: ours, or that of whoever was first."""
-        tools = self._tools
-        appended = await self._append(tools.names.journal_step(tools.queue, tools.run, key), record)
-        if not appended.ours:
-            try:
-                record = decode_record(StepRecord, appended.payload)
-            except SerializationError as error:
-                raise self._give_up(error) from error
+        record = self._settled(call, standing)
         if record.status == "failed":
+            raise_recorded(record, standing.sequence)
+        return record
+
+    async def _attempt(self, call: Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> Standing:
+        """Do a step once and record what came of it; where it is to be done again, wait for that."""
+        try:
+            attempt = Attempt(call, self._current.memo, self._tools, self._append)
+            standing = await attempt.make(do)
+        except SerializationError as error:
+            raise self._give_up(error) from error
+        if standing is None:
+            self._current.note_due(attempt.next_due_ms)
+            await self._current.wait()
+        if is_fence(standing.record):
+            ended = BrokerError(f"step {call.name!r} came too late: its run is being unwound")
+            raise self._give_up(ended)
+        if standing.record.status == "failed":
             self._current.step_failed()
-        return _Standing(record, appended.sequence)
+        return standing
+
+    async def _as_recorded(self, call: Call) -> Standing:
+        """Return a step's result in a pass that undoes; where it has none, see to it that it never gets one."""
+        try:
+            never = fence(call.name, call.kind, call.scope, self._tools.token)
+            standing = self._recorded(call) or await record_result(never, call.key, self._tools, self._append)
+        except SerializationError as error:
+            raise self._give_up(error) from error
+        if is_fence(standing.record):
+            await self._current.wait()
+        await self._current.check_running()
+        return standing
+
+    def _recorded(self, call: Call) -> Standing | None:
+        record = self._current.memo.step(call.key)
+        return None if record is None else Standing(record, self._current.memo.recorded_at(call.key))
+
+    def _settled(self, call: Call, standing: Standing) -> StepRecord:
+        """Note that the handler comes to know a result, and return it."""
+        self._current.undos.has_result(parse_step_key(call.key)[0], standing.sequence)
+        return standing.record
 
     async def _append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record something, or end the pass where that is not possible.
@@ -397,36 +445,14 @@ class StepClient(Step):
         self._current.fail(error)
         return PassEnded()
 
-    async def _record_attempt(
-        self, call: _Call, attempt: int, delay_ms: int, error: BaseException, took_ms: int
-    ) -> None:
-        tools = self._tools
-        record = TryRecord(
-            name=call.name,
-            kind=call.kind,
-            scope=self._scope,
-            token=tools.token,
-            attempt=attempt,
-            delay_ms=delay_ms,
-            error=error_record(error, step=call.name, attempts=attempt),
-            duration_ms=took_ms,
-        )
-        tools.log.info(
-            "step failed, will be tried again",
-            step=call.name,
-            attempt=attempt,
-            delay_ms=delay_ms,
-            error=f"{record.error.type}: {record.error.message}",
-        )
-        await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, attempt), record)
-        self._current.note_due(tools.now_ms() + delay_ms)
-
-    async def _end_of_wait(self, call: _Call, **awaited: Any) -> StepRecord:
+    async def _end_of_wait(self, call: Call, **awaited: Any) -> StepRecord:
         """Return how a step's wait has ended; where it has not, see to it that it is recorded, and wait."""
         with self._current.at_work():
-            record = self._current.memo.step(call.key)
-            if record is not None:
-                return record
+            standing = self._recorded(call) if not self._current.unwinds else await self._as_recorded(call)
+            if standing is not None:
+                return self._settled(call, standing)
+            if self._current.memo.is_closed(call.key):
+                await self._refuse_closed(call)
             if self._current.memo.wait(call.key) is None:
                 tools = self._tools
                 wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
@@ -435,20 +461,31 @@ class StepClient(Step):
                     if call.kind == "wait_for_event":
                         self._current.open_wait(call.name)
                     self._current.executes()
+                    self._current.waits[call.key] = wait
                     await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
                     if wait.until_ms or wait.delay_ms:
                         self._current.note_due(wait.until_ms or tools.now_ms() + (wait.delay_ms or 0))
             return await self._current.wait()
 
+    async def _refuse_closed(self, call: Call) -> None:
+        """Wait until the groups around a step have failed that was left behind when they did; all passes must see that.
+
+        Raises:
+            NondeterminismError: they do not fail.
+
+        """
+        with self._current.new_work():
+            await self._current.may_begin()
+        msg = (
+            f"step {call.name!r} waited in a branch that was cancelled because another one had failed, and in this "
+            "pass that one does not fail; restore the code, or retry the run, which begins the wait anew"
+        )
+        raise NondeterminismError(msg)
+
     # What is done
 
-    async def _encoded_result(self, name: str, body: Callable[[], Awaitable[Any]]) -> msgspec.Raw:
-        what = f"result of step {name!r}"
-        output = encode_value(await body(), what)
-        check_payload(bytes(output), what, self._tools.limits.payload_bytes)
-        return output
-
-    async def _publish(self, record: EventRecord) -> msgspec.Raw:
+    async def _publish(self, record: EventRecord, result: msgspec.Raw | None = None) -> msgspec.Raw:
+        """Publish an event and return what is recorded of that: the event, where nothing else is wanted."""
         tools = self._tools
         payload = encode_record(record)
         publication = Publication(subject=tools.names.event(record.name), payload=payload, message_id=record.id)
@@ -458,22 +495,7 @@ class StepClient(Step):
         except BrokerError as error:
             msg = f"event {record.name!r} is not published: {type(error).__name__}: {error}"
             raise PublishError(msg, retryable=False) from error
-        return msgspec.Raw(payload)
-
-
-def leave_bodies() -> None:
-    """Forget in which body this runs; for the start of a handler, which is in none wherever its worker was started."""
-    _body_of.set(None)
-
-
-@contextlib.contextmanager
-def _inside_of(step: str) -> Generator[None]:
-    """Mark what runs within the block as the body of a step."""
-    token = _body_of.set(step)
-    try:
-        yield
-    finally:
-        _body_of.reset(token)
+        return msgspec.Raw(payload) if result is None else result
 
 
 def _policy_of(retry: object, default: RetryPolicy) -> RetryPolicy:
@@ -505,7 +527,3 @@ def _check_ahead(until_ms: int, now_ms: int) -> None:
     if ahead > LONGEST_DAYS * _DAY_MS:
         msg = f"when must be at most {LONGEST_DAYS} days ahead, got {to_iso(until_ms)}"
         raise LimitError(msg)
-
-
-def _since(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)

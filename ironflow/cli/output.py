@@ -46,7 +46,15 @@ def document(view: msgspec.Struct) -> dict[str, object]:
 def run_document(view: RunView, steps: Iterable[StepView] | None = None) -> dict[str, object]:
     """Return what ``--json`` shows of a run; without *steps* it has no such field."""
     shown = document(view)
-    return shown if steps is None else {**shown, "steps": [document(step) for step in steps]}
+    return shown if steps is None else {**shown, "steps": [_step_document(step) for step in steps]}
+
+
+def _step_document(step: StepView) -> dict[str, object]:
+    shown = document(step)
+    # It is said of the few steps of which it is true.
+    if not step.unasked:
+        del shown["unasked"]
+    return shown
 
 
 # Tables
@@ -155,6 +163,9 @@ def format_run(view: RunView, steps: Sequence[StepView], now: int | None = None)
     lines = [f"{name:<13}{printable(str(fact))}" for name, fact in facts if fact]
     if steps:
         lines += ["", _steps_table(steps, now)]
+    unasked = [printable(step_path(step)) for step in steps if step.unasked]
+    if unasked:
+        lines += ["", f"recorded, but the code did not ask for it any more: {', '.join(unasked)}"]
     return "\n".join(lines)
 
 

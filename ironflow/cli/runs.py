@@ -24,7 +24,7 @@ from ironflow.records import RunStatus
 
 @click.group()
 def runs() -> None:
-    """List, show, follow and cancel runs."""
+    """List, show, follow, cancel and retry runs."""
 
 
 @runs.command("list")
@@ -101,7 +101,7 @@ async def watch_runs(connection: ConnectionOptions, *, as_json: bool, run: str |
 @runs.command("cancel")
 @click.argument("run")
 @click.option("--reason", metavar="TEXT", help="Shown with the run.")
-@click.option("--compensate", is_flag=True, help="Undo what the run did. Not there yet.")
+@click.option("--compensate", is_flag=True, help="Have what the run did undone first, as far as it has undos.")
 @connection_options
 @json_option
 @run_async
@@ -110,24 +110,63 @@ async def cancel_run(
 ) -> ExitCode:
     """Cancel a run: what runs of it is stopped, and no other step begins.
 
-    Exits with 0 once that is recorded, with 1 where the run had already ended.
+    With --compensate the undos of its steps run next, newest step first; it is cancelled after the last one.
+
+    Exits with 0 once that is recorded, with 1 where the run had already ended or was compensating.
 
     Example: ironflow runs cancel 7m2pr5dqh6tvgk3xw4nbyc2soa --reason "ordered twice"
     """
-    if compensate:
-        msg = "--compensate: compensation is not there yet; cancel without it"
-        raise click.UsageError(msg)
     async with open_client(connection) as client:
         with naming_run(run):
-            cancellation = await client.engine.cancel(run, reason)
+            cancellation = await client.engine.cancel(run, reason, compensate=compensate)
     if as_json:
         print_json({"id": run, "recorded": cancellation.recorded, "status": cancellation.status})
     elif cancellation.recorded:
-        click.echo(f"run {run} is cancelled")
+        undoes = "; what it did is being undone" if cancellation.status == "compensating" else ""
+        click.echo(f"run {run} is cancelled{undoes}")
     if cancellation.recorded:
         return ExitCode.DONE
-    complain(f"run {run} had already {_ENDED.get(cancellation.status, 'ended')}")
+    complain(f"run {run} {_REFUSED.get(cancellation.status, 'had already ended')}")
     return ExitCode.FAILED
 
 
-_ENDED = {"completed": "completed", "failed": "failed", "cancelled": "been cancelled"}
+@runs.command("retry")
+@click.argument("run")
+@connection_options
+@json_option
+@run_async
+async def retry_run(connection: ConnectionOptions, *, as_json: bool, run: str) -> ExitCode:
+    """Have a failed run go on: what succeeded stays, what failed is done again.
+
+    Exits with 0 once that is recorded, with 1 where the run has not failed.
+
+    Example: ironflow runs retry 7m2pr5dqh6tvgk3xw4nbyc2soa
+    """
+    async with open_client(connection) as client:
+        with naming_run(run):
+            retried = await client.engine.retry(run)
+    if as_json:
+        print_json({"id": run, "recorded": retried.recorded, "status": retried.status, "attempt": retried.attempt})
+    elif retried.recorded:
+        click.echo(f"run {run} goes on, in attempt {retried.attempt}")
+    if retried.recorded:
+        return ExitCode.DONE
+    complain(f"run {run} {_NOT_FAILED.get(retried.status, _GOES_ON)}")
+    return ExitCode.FAILED
+
+
+_GOES_ON = "has not failed, it goes on; only a failed run is retried. Follow it with 'ironflow runs watch'"
+_NOT_FAILED = {
+    "completed": "has completed, and only a failed run is retried; to do it once more, start another one",
+    "cancelled": "was cancelled, and only a failed run is retried; to do it after all, start another one",
+    "compensating": (
+        "is undoing what it did; only a failed run is retried. Follow it with 'ironflow runs watch', "
+        "and retry it once it has failed"
+    ),
+}
+_REFUSED = {
+    "completed": "had already completed",
+    "failed": "had already failed",
+    "cancelled": "had already been cancelled",
+    "compensating": "is compensating: its end is known, and comes once what it did is undone",
+}

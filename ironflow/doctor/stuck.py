@@ -71,7 +71,7 @@ def overdue_runs(subjects: Sequence[str], now_ms: int) -> list[str]:
     """Return the runs of the schedules that are overdue, one for each such schedule.
 
     Args:
-        subjects: where the schedules stand: ``<namespace>.timers.<bucket>.<run>.<timer>``.
+        subjects: where the schedules stand: ``<namespace>.timers.<bucket>.<run>.<epoch>.<timer>``.
         now_ms: the server's time.
 
     """

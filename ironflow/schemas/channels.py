@@ -50,7 +50,7 @@ PARAMETERS = {
     "bucket": "the due time in units of 30 seconds since 1970",
     "count": "which worker it is that began the pass after others had, from 1",
     "duty": "what only one engine at a time does",
-    "epoch": "how often the run has been retried by then, from 1",
+    "epoch": "how often the run has been retried by then",
     "event": "the event's name, escaped token by token; its dots stay",
     "function": "the function's id, escaped",
     "number": "the pass; 0 is the first",
@@ -104,6 +104,7 @@ VERBS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     "runs.list": (messages.ListRuns, messages.RunsPage),
     "runs.of_event": (messages.RunsOfEvent, messages.EventRuns),
     "runs.part": (messages.GetRunPart, None),
+    "runs.retry": (messages.RetryRun, messages.Retried),
     "runs.steps": (messages.GetSteps, messages.StepsPage),
     "workers.list": (Empty, messages.WorkersPage),
 }
@@ -134,7 +135,7 @@ def stored_channels(names: Names) -> tuple[Channel, ...]:
         *_journal_channels(names),
         Channel(
             name="timers",
-            address=_address(names.timer(_BUCKET * 30_000, _RUN, _TIMER)),
+            address=_address(names.timer(_BUCKET * 30_000, _RUN, _EPOCH, _TIMER)),
             text="Schedules: the server moves each to `fired` when it is due.",
             message=TimerRecord,
             senders=("engine",),
@@ -170,7 +171,11 @@ def core_channels(names: Names) -> tuple[Channel, ...]:
         Channel(
             name="cancel",
             address=_address(names.cancelled(_RUN)),
-            text="The hint that a run was ended from outside: cancelled, or because it took too long.",
+            text=(
+                "The hint that a run was ended from outside: cancelled, or because it took too long. Where what it "
+                "did is being undone, the payload is the number of the pass that was ended, in decimal; passes "
+                "after that one go on. Otherwise it is empty."
+            ),
             message=None,
             senders=("engine",),
             receivers=("worker",),
@@ -192,8 +197,8 @@ def _journal_channels(names: Names) -> tuple[Channel, ...]:
     worker: tuple[Role, ...] = ("worker",)
     engine: tuple[Role, ...] = ("engine",)
     rows: tuple[tuple[str, str, type[msgspec.Struct], tuple[Role, ...], tuple[Role, ...]], ...] = (
-        ("input", names.journal_input(_QUEUE, _RUN), InputRecord, worker, worker),
-        ("step", names.journal_step(_QUEUE, _RUN, _STEP), StepRecord, both, worker),
+        ("input", names.journal_input(_QUEUE, _RUN), InputRecord, both, both),
+        ("step", names.journal_step(_QUEUE, _RUN, _STEP), StepRecord, both, both),
         ("wait", names.journal_wait(_QUEUE, _RUN, _STEP), WaitRecord, worker, both),
         ("try", names.journal_try(_QUEUE, _RUN, _STEP, _ATTEMPT), TryRecord, worker, both),
         ("due", names.journal_due(_QUEUE, _RUN, _STEP, _ATTEMPT), DueRecord, engine, worker),

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import cancels, examples, fan_out, series, waits, wakeups
+from tests.bench import cancels, examples, fan_out, ours, saga, series, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "cancels": (cancels.main, "500 runs cancelled at random moments: how each ends, and what begins afterwards"),
@@ -14,14 +14,16 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
     "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),
+    "workloads": (ours.main, "the workloads A to G that peers are measured with; options: --quick, --rounds, …"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }
 
 
 def main() -> int:
-    """Run what the command line names; without a name, everything."""
-    wanted = sys.argv[1:] or list(BENCHES)
+    """Run what the command line names; without a name, the workloads, which take options."""
+    wanted = ["workloads"] if ours.options() is not None else sys.argv[1:]
     unknown = [name for name in wanted if name not in BENCHES]
     if unknown:
         print(f"no bench {', '.join(unknown)}; there are:", file=sys.stderr)

@@ -5,7 +5,6 @@ The comment stands right above the code, names the event to publish, and says wh
     <!-- example: order.placed {"orderId": "o-1"} -> {"output": "as JSON"} -->
     <!-- example: order.placed {"orderId": ""} -> fails: the error's whole text -->
 
-    <!-- later: order.placed {} -> "as above, for what is not there yet" -->
 
 What is checked is the run of the first function in the code; the others run too, and must complete.
 """
@@ -38,7 +37,7 @@ FAILS = "fails: "
 DAY = 86_400.0
 
 _EXAMPLE = re.compile(
-    r"^<!-- (example|later): (\S+) ([^\n]+) -> ([^\n]+) -->\n```python\n(.*?)^```$",
+    r"^<!-- example: (\S+) ([^\n]+) -> ([^\n]+) -->\n```python\n(.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -46,7 +45,6 @@ _EXAMPLE = re.compile(
 class Example(NamedTuple):
     document: Path
     number: int
-    when: str
     event: str
     data: str
     expected: str
@@ -62,8 +60,6 @@ def examples_in(document: Path) -> list[Example]:
 
 
 EXAMPLES = [example for document in DOCUMENTS for example in examples_in(document)]
-NOW = [example for example in EXAMPLES if example.when == "example"]
-LATER = [example for example in EXAMPLES if example.when == "later"]
 
 
 @pytest.fixture(autouse=True)
@@ -75,15 +71,9 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_functions()
 
 
-@pytest.mark.parametrize("example", NOW, ids=str)
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_an_example_does_what_it_says(example: Example, tmp_path: Path) -> None:
     check(example, tmp_path)
-
-
-@pytest.mark.parametrize("example", LATER, ids=str)
-def test_an_example_of_what_is_not_there_yet_does_not_work_yet(example: Example, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError):
-        check(example, tmp_path)
 
 
 def check(example: Example, tmp_path: Path) -> None:

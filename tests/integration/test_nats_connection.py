@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ironflow.broker.protocol import (
     ConsumerSpec,
     Denied,
     Publication,
+    Request,
     Stored,
     StreamSpec,
     Unavailable,
@@ -308,9 +310,40 @@ class TestBrokenConnection:
         broker.notify("anything", b"")
 
 
+class TestListening:
+    @pytest.fixture
+    async def broker(self, tmp_path: Path) -> AsyncGenerator[NatsBroker]:
+        async with EmbeddedServer(tmp_path) as server:
+            broker = await connect(settings_for(server.url))
+            yield broker
+            await broker.close()
+
+    async def test_listeners_that_begin_together_ask_the_server_once(self, broker: NatsBroker) -> None:
+        answered = broker._wire._pongs_received
+        await asyncio.gather(*(broker.listen(f"hints.{number}", ignore) for number in range(50)))
+        assert broker._wire._pongs_received == answered + 1
+
+    async def test_a_listener_has_a_task_only_while_it_has_messages(self, broker: NatsBroker) -> None:
+        heard: list[str] = []
+
+        async def listener(request: Request) -> None:
+            heard.append(request.subject)
+
+        def has_heard(count: int) -> None:
+            assert len(heard) == count
+
+        before = asyncio.all_tasks()
+        await broker.listen("hints.>", listener)
+        for count in (1, 2, 3):
+            broker.notify(f"hints.{count}", b"")
+            await eventually(partial(has_heard, count))
+        assert heard == ["hints.1", "hints.2", "hints.3"]
+        assert asyncio.all_tasks() == before
+
+
 async def test_the_insides_of_nats_py_are_where_the_wire_expects_them() -> None:
     wire, plain = Wire(lambda _info: None), Client()
-    for name in ("_pending", "_pending_data_size", "_flush_queue", "_transport", "_sid", "_server_info"):
+    for name in ("_pending", "_pending_data_size", "_flush_queue", "_pongs", "_transport", "_sid", "_server_info"):
         assert hasattr(plain, name), f"nats-py has no {name} any more"
     for name in ("_process_msg", "_process_op_err", "_process_err", "_process_info", "_process_connect_init"):
         theirs, ours = inspect.signature(getattr(plain, name)), inspect.signature(getattr(wire, name))

@@ -53,10 +53,10 @@ async def test_the_subjects_of_a_filter_are_listed(broker: NatsBroker, namespace
     for spec in streams(names):
         await broker.ensure_stream(spec)
     for run in ("r1", "r2"):
-        await broker.publish(Publication(subject=names.timer(30_000, run, "w"), payload=b"{}"))
+        await broker.publish(Publication(subject=names.timer(30_000, run, 0, "w"), payload=b"{}"))
     await broker.publish(Publication(subject=names.fired("r1", "w"), payload=b"{}"))
     found = await inspector.subjects(names.timers, f"{namespace}.timers.1.>")
-    assert sorted(found) == [names.timer(30_000, "r1", "w"), names.timer(30_000, "r2", "w")]
+    assert sorted(found) == [names.timer(30_000, "r1", 0, "w"), names.timer(30_000, "r2", 0, "w")]
 
 
 async def test_the_account_of_a_plain_server_has_no_limit_of_its_own(broker: NatsBroker) -> None:

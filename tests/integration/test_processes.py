@@ -126,6 +126,30 @@ async def test_a_worker_that_is_told_to_stop_finishes_its_pass_and_leaves_in_goo
     assert processes.witnessed()[f"{run.id} 7"] == 1
 
 
+async def test_a_failed_run_is_retried_by_the_command(processes: Cluster) -> None:
+    engine = processes.engine()
+    processes.worker("flows.py")
+    async with processes.client() as client:
+        await functions_are_known(client, "needs-gate")
+        run = await publish_and_find(client, "needs-gate")
+        with pytest.raises(RunFailedError, match="the gate is closed"):
+            await run.result("20s")
+        (processes.folder / "gate").touch()
+        # What has failed is in the journal, and needs no memory of whoever saw it.
+        engine.restart()
+        await functions_are_known(client, "needs-gate")
+        retried = await processes.command("runs", "retry", run.id)
+        assert (retried.stderr, retried.stdout.strip()) == ("", f"run {run.id} goes on, in attempt 2")
+        assert await run.result("20s") == "through"
+        again = await processes.command("runs", "retry", run.id)
+        assert again.returncode == 1
+        assert again.stderr.startswith(f"run {run.id} has completed, and only a failed run is retried")
+        unknown = await processes.command("runs", "retry", "nobody")
+        assert (unknown.returncode, unknown.stderr.strip()) == (1, "no run nobody")
+    seen = processes.witnessed()
+    assert (seen[f"{run.id} 1"], seen[f"{run.id} gate"]) == (1, 2)
+
+
 async def test_a_running_run_is_cancelled_by_the_command(processes: Cluster) -> None:
     processes.engine()
     processes.worker("flows.py")

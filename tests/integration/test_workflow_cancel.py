@@ -253,16 +253,6 @@ async def test_a_reason_that_is_not_allowed_is_refused_before_anything_is_stored
         assert (await run.state()).status == "waiting"
 
 
-async def test_compensation_is_refused_as_long_as_it_is_not_there() -> None:
-    f = sleeping(Body())
-    async with running_system(f) as system:
-        run = await system.client.start(f)
-        await until_status(run, "waiting")
-        with pytest.raises(ironflow.IronflowError, match="compensation is not there yet"):
-            await run.cancel(compensate=True)
-        assert (await run.state()).status == "waiting"
-
-
 async def test_result_raises_that_the_run_was_cancelled_and_why() -> None:
     f = sleeping(Body())
     async with running_system(f) as system:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -66,6 +66,10 @@ class Probe:
         if known != value:
             self.violations.append(f"{label}: {known!r} in one pass, {value!r} in another")
         return value
+
+    def forgive(self, tokens: Iterable[str]) -> None:
+        """Note that steps have failed in a run that is retried now: their bodies begin once more."""
+        self.recorded.difference_update(tokens)
 
     async def _body(self, token: str, failures: int, final: bool) -> int:  # noqa: FBT001 - called by position
         if token in self.recorded:
@@ -198,6 +202,41 @@ async def settled(probe: Probe, ctx: Context[Any]) -> list[Any]:
     return [str(result) for result in results]
 
 
+async def retried(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    first = await probe.step(ctx, "first")
+    await ctx.step.sleep("nap", 15)
+
+    async def fails(step: Step) -> int:
+        return await probe.in_branch(step, ("all", 0), "doomed at first", failures=1, final=True)
+
+    async def naps(step: Step) -> int:
+        await step.sleep("nap", 40)
+        return await probe.in_branch(step, ("all", 1), "after nap", failures=1)
+
+    return [first, *await ctx.step.parallel("all", (fails, naps)), await probe.step(ctx, "after")]
+
+
+async def invoking(probe: Probe, ctx: Context[Any]) -> list[Any]:
+    if ctx.event.data is not None:
+        # It invokes itself, so that the laws need one function only.
+        await ctx.step.sleep("nap", 5 if ctx.event.data < 3 else "1h")
+        return [ctx.event.data]
+
+    async def child(item: int, step: Step, index: int) -> Any:
+        return probe.saw(f"child {index}", await step.invoke("invoking", item))
+
+    async def fails(step: Step) -> None:
+        await step.sleep("nap", 1)
+        await probe.in_branch(step, ("closed", 1), "doomed", failures=1_000_000, final=True)
+
+    both = await ctx.step.map("all", [1, 2], child)
+    try:
+        await ctx.step.parallel("closed", [lambda step: step.invoke("invoking", 3), fails])
+    except StepError:
+        await ctx.step.sleep("afterwards", "1m")
+    return both
+
+
 SHAPES: dict[str, Handler] = {
     handler.__name__: handler
     for handler in (
@@ -213,6 +252,8 @@ SHAPES: dict[str, Handler] = {
         parallel,
         parallel_failure,
         settled,
+        retried,
+        invoking,
     )
 }
 
@@ -222,7 +263,8 @@ def function_of(shape: str, probe: Probe) -> Function[Any, Any]:
 
     async def handler(ctx: Context[Any]) -> Any:
         output = await SHAPES[shape](probe, ctx)
-        probe.returned.append(output)
+        if ctx.event.data is None:
+            probe.returned.append(output)
         return output
 
     return ironflow.function(id=shape, retry=RETRY)(handler)

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from ironflow.names import RUN_TIMER
+from ironflow.names import step_key
 from ironflow.records import (
     TERMINAL,
     ErrorRecord,
@@ -33,6 +33,7 @@ from ironflow_engine.facts import (
     Dispatch,
     Fact,
     OutcomeRecorded,
+    RunRetried,
     RunStarted,
     SetTimer,
     StopRun,
@@ -42,11 +43,20 @@ from ironflow_engine.facts import (
 )
 
 Decide = Callable[[RunState | None, Fact], Decision]
-Fate = Literal["goes well", "dies before it stores", "dies after it stored", "dies half-way", "does not acknowledge"]
+Fate = Literal[
+    "goes well",
+    "dies before it stores",
+    "dies after it stored",
+    "dies half-way",
+    "does not acknowledge",
+    "takes back late",
+]
+Ending = Literal["cancelled", "failed"]
 Kind = Literal["sleep", "retry"]
 
 FATES: tuple[Fate, ...] = get_args(Fate)
 _RARELY = 13
+MOST_RETRIES = 3
 RUN = "run"
 QUEUE = "orders"
 FUNCTION = FunctionRecord(id="f", queue=QUEUE, timeout_ms=60_000)
@@ -60,12 +70,14 @@ class Program(msgspec.Struct, frozen=True):
         groups: the kinds of the waits of each group.
         ends: how it ends.
         may_be_ended: whether someone may end it from outside.
+        may_be_retried: whether someone may retry it once it has failed.
 
     """
 
     groups: tuple[tuple[Kind, ...], ...]
     ends: Literal["completed", "failed"]
     may_be_ended: bool
+    may_be_retried: bool = False
 
     def steps(self, group: int) -> list[tuple[str, Kind]]:
         """Return the waits of a group, each with its name."""
@@ -91,9 +103,11 @@ class World:
         journal: the sequence of each record, by its subject; the first writer of one wins.
         inbox: facts that no engine has acknowledged yet, by the name of what carries them.
         fired: timers that have fired and that no engine has acknowledged yet.
-        tasks: the numbers of the tasks in the queue, and whether each may have been there before.
-        timers: those that have not fired.
-        endings: the passes in whose place someone, who has looked, is about to end the run.
+        tasks: the tasks in the queue: of which epoch, and whether each may have been there before.
+        timers: those that have not fired, each with its epoch in front.
+        stops: what engines that are held up have still to take back.
+        endings: the passes in whose place someone, who has looked, is about to end the run, and as what.
+        retries: the epochs that someone, who has looked, is about to open.
         history: every state that was stored, and the outcomes that were recorded by then.
 
     """
@@ -105,10 +119,12 @@ class World:
         self.outcomes: dict[int, OutcomeRecord] = {}
         self.inbox: dict[str, Fact] = {}
         self.fired: dict[str, TimerRecord] = {}
-        self.tasks: dict[int, bool] = {}
+        self.tasks: dict[int, tuple[int, bool]] = {}
         self.timers: dict[str, TimerRecord] = {}
         self.passes: list[Pass] = []
-        self.endings: list[int] = []
+        self.endings: list[tuple[int, Ending]] = []
+        self.retries: list[int] = []
+        self.stops: list[StopRun] = []
         self.stored: tuple[RunState | None, int] = (None, 0)
         self.remembered: list[tuple[RunState | None, int] | None] = [None, None]
         self.history: list[RunState] = []
@@ -132,12 +148,16 @@ class World:
         return self.outcomes[max(self.outcomes)].seen if self.outcomes else 0
 
     def wake_ups(self) -> list[int]:
-        """Return the sequences of the records that end waits."""
-        return [sequence for subject, sequence in self.journal.items() if subject.startswith("end.")]
+        """Return the sequences of the records after which the run is to go on."""
+        return [sequence for subject, sequence in self.journal.items() if subject.startswith(("end.", "retry."))]
 
     def ended_by(self) -> list[OutcomeRecord]:
-        """Return the outcomes that end the run."""
-        return [outcome for outcome in self.outcomes.values() if outcome.status in TERMINAL]
+        """Return the outcomes that end the run, one for each epoch that has ended."""
+        return [outcome for _, outcome in sorted(self.outcomes.items()) if outcome.status in TERMINAL]
+
+    def epochs(self) -> int:
+        """Return how many epochs have begun."""
+        return 1 + sum(subject.startswith("retry.") for subject in self.journal)
 
     def let_happen(self, choice: int) -> None:
         """Let one of the things happen that may happen next."""
@@ -151,7 +171,11 @@ class World:
             [partial(self.pass_goes_on, index) for index in range(len(self.passes))],
             [partial(self.pass_finishes, index) for index in range(len(self.passes))],
             [partial(self.pass_dies, index) for index in range(len(self.passes))],
-            [partial(self.timer_fires, timer) for timer in self.timers if timer != RUN_TIMER or rarely],
+            [
+                partial(self.timer_fires, name)
+                for name, timer in self.timers.items()
+                if not timer.run_timeout_ms or rarely
+            ],
             [partial(self.engine_takes, engine, batch, FATES[0]) for batch in batches for engine in (0, 1)],
             [
                 partial(self.engine_takes, engine, batch, fate)
@@ -159,8 +183,11 @@ class World:
                 for fate in FATES[1:]
                 for engine in (0, 1)
             ],
-            [self.terminator_looks] if rarely else [],
+            [partial(self.terminator_looks, ending) for ending in get_args(Ending)] if rarely else [],
             [partial(self.terminator_writes, index) for index in range(len(self.endings))],
+            [self.retrier_looks] if self.program.may_be_retried and self.epochs() <= MOST_RETRIES else [],
+            [partial(self.retrier_writes, index) for index in range(len(self.retries))],
+            [self.stops_go_through] if self.stops else [],
         ]
         kinds = [kind for kind in kinds if kind]
         if not kinds:
@@ -193,6 +220,9 @@ class World:
         if fate == "dies after it stored":
             self.remembered[engine] = None
             return
+        if fate == "takes back late":
+            self.stops += [command for command in commands if isinstance(command, StopRun)]
+            commands = [command for command in commands if not isinstance(command, StopRun)]
         self._carry_out(commands[: len(commands) // 2] if fate == "dies half-way" else commands)
         if fate == "goes well":
             for message in messages:
@@ -206,10 +236,12 @@ class World:
         if timer is None:
             return None
         state = (self.remembered[engine] or self.stored)[0]
+        if state is not None and state.status in TERMINAL:
+            state = self.state
         if state is None or state.status in TERMINAL:
             return None
         if timer.run_timeout_ms:
-            self._end_in_any_case(engine)
+            self._end_in_any_case(engine, timer.epoch)
             return None
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
@@ -227,7 +259,8 @@ class World:
                 state = decision.state
                 commands += decision.commands
             if state is version[0]:
-                if fresh or all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in facts):
+                goes_on = state is not None and state.status not in TERMINAL
+                if fresh or (goes_on and all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in facts)):
                     self.remembered[engine] = version if version[0] is not None else None
                     return commands
             elif version[1] == self.stored[1]:
@@ -241,26 +274,64 @@ class World:
     def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
             if isinstance(command, Dispatch):
-                self.tasks.setdefault(command.state.number, command.again)
+                self.tasks.setdefault(command.state.number, (command.state.attempt - 1, command.again))
             elif isinstance(command, SetTimer):
-                self.timers[command.timer] = command.record
+                self.timers[f"{command.record.epoch} {command.timer}"] = command.record
             elif isinstance(command, StopRun):
-                self.tasks.clear()
-                self.timers.clear()
+                self.tasks.pop(command.number, None)
+                of_epoch = [name for name, timer in self.timers.items() if timer.epoch == command.epoch]
+                for name in of_epoch:
+                    del self.timers[name]
+
+    def stops_go_through(self) -> None:
+        """Let engines that were held up take back what they were about to."""
+        stops, self.stops = self.stops, []
+        self._carry_out(stops)
 
     # Those who end runs from outside
 
-    def terminator_looks(self) -> None:
+    def terminator_looks(self, ending: Ending) -> None:
         """Let someone who wants to end the run look where it stands."""
         state = self.state
         if state is not None and state.status not in TERMINAL:
-            self.endings.append(state.number if state.live else state.number + 1)
+            self.endings.append((state.number if state.live else state.number + 1, ending))
 
     def terminator_writes(self, index: int) -> None:
         """Let someone who has looked end the run; whoever else ended that pass first has won."""
         if self.endings:
-            number = self.endings.pop(index)
-            self.append(f"outcome.{number}", self._outcome_fact(number, "cancelled", seen=0, imposed=True))
+            number, ending = self.endings.pop(index)
+            self.append(f"outcome.{number}", self._outcome_fact(number, ending, seen=0, imposed=True))
+
+    # Those who retry the run
+
+    def retrier_looks(self) -> None:
+        """Let someone who wants to retry the run look whether it has failed."""
+        if self.state is not None and self.state.status == "failed":
+            self.retries.append(self.state.attempt)
+
+    def retrier_writes(self, index: int) -> None:
+        """Let someone who has looked retry the run; whoever else opened that epoch first has won."""
+        if not self.retries:
+            return
+        epoch = self.retries.pop(index)
+
+        def make(sequence: int) -> Fact:
+            sleeps = [
+                wait_fact(name, "sleep")(self.journal[f"wait.{name}"])
+                for group in range(len(self.program.groups))
+                for name, kind in self.program.steps(group)
+                if kind == "sleep" and f"wait.{name}" in self.journal and f"end.{name}" not in self.journal
+            ]
+            return RunRetried(
+                run=RUN,
+                queue=QUEUE,
+                epoch=epoch,
+                sequence=sequence,
+                time_ms=sequence,
+                sleeps=tuple(sleep for sleep in sleeps if isinstance(sleep, WaitRecorded)),
+            )
+
+        self.append(f"retry.{epoch}", make)
 
     # The server
 
@@ -272,16 +343,17 @@ class World:
 
     def worker_takes(self, number: int) -> None:
         """Let a worker take a task, also one that another worker has."""
-        again = self.tasks[number] or number in self._delivered
+        epoch, sent_again = self.tasks[number]
+        again = sent_again or number in self._delivered
         self._delivered.add(number)
         # A task that is surely new has nothing recorded, and its journal is not read.
         known = dict(self.journal) if again or number else {}
         if any(f"outcome.{later}" in known for later in range(number, number + 10)):
             del self.tasks[number]
             return
-        self.passes.append(self._begin(number, known))
+        self.passes.append(self._begin(number, epoch, known))
 
-    def _begin(self, number: int, known: dict[str, int]) -> Pass:
+    def _begin(self, number: int, epoch: int, known: dict[str, int]) -> Pass:
         seen = max(known.values(), default=0)
         left: list[tuple[str, Callable[[int], Fact | None]]] = []
         status: Literal["suspended", "completed", "failed"] = self.program.ends
@@ -289,9 +361,10 @@ class World:
             # A step of its own before each group: it moves the sequences on and concerns no engine.
             if f"work.{group}" not in known:
                 left.append((f"work.{group}", lambda _: None))
-            waiting: list[tuple[str, Kind]] = [
-                (name, kind) for name, kind in self.program.steps(group) if f"end.{name}" not in known
+            steps: list[tuple[str, Kind]] = [
+                (_key(name, kind, epoch, known), kind) for name, kind in self.program.steps(group)
             ]
+            waiting: list[tuple[str, Kind]] = [(name, kind) for name, kind in steps if f"end.{name}" not in known]
             left += [(f"wait.{name}", wait_fact(name, kind)) for name, kind in waiting if f"wait.{name}" not in known]
             if waiting:
                 status = "suspended"
@@ -328,11 +401,11 @@ class World:
         """Let the worker of a pass die."""
         del self.passes[index]
 
-    def _end_in_any_case(self, engine: int) -> None:
-        """End the run as someone does who folds what was written first, and tries again."""
-        while (state := self.state) is not None and state.status not in TERMINAL:
-            self.terminator_looks()
-            standing = f"outcome.{self.endings[-1]}"
+    def _end_in_any_case(self, engine: int, epoch: int) -> None:
+        """End an epoch of the run as someone does who folds what was written first, and tries again."""
+        while (state := self.state) is not None and state.status not in TERMINAL and state.attempt == epoch + 1:
+            self.terminator_looks("failed")
+            standing = f"outcome.{self.endings[-1][0]}"
             if standing not in self.journal:
                 self.terminator_writes(-1)
                 return
@@ -346,6 +419,7 @@ class World:
         """Let everything that was sent be taken in, in order and without trouble."""
         while messages := [*self.inbox, *self.fired]:
             self.engine_takes(0, messages, "goes well")
+        self.stops_go_through()
 
     def comes_to_rest(self) -> None:
         """Let everything go its way without trouble: tasks, timers, deliveries."""
@@ -357,10 +431,17 @@ class World:
                 self.worker_takes(next(iter(self.tasks)))
             elif self.timers:
                 # The run's own timer is due last.
-                self.timer_fires(min(self.timers, key=lambda timer: timer == RUN_TIMER))
+                self.timer_fires(min(self.timers, key=lambda name: bool(self.timers[name].run_timeout_ms)))
             else:
                 return
         raise AssertionError("it never comes to rest")
+
+
+def _key(name: str, kind: Kind, epoch: int, known: dict[str, int]) -> str:
+    """Return under which key a step is done in an epoch: what was open is begun anew, but for sleeps."""
+    keys = [step_key(name, earlier) for earlier in range(epoch)]
+    stands = [key for key in keys if f"end.{key}" in known or (kind == "sleep" and f"wait.{key}" in known)]
+    return stands[0] if stands else step_key(name, epoch)
 
 
 def wait_fact(step: str, kind: Kind) -> Callable[[int], Fact]:

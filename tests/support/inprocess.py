@@ -29,6 +29,11 @@ PATIENCE = "3h"
 """How long a run may take by the virtual clock; one that is stuck ends its test then."""
 
 
+def is_of_duties(subject: str) -> bool:
+    """Tell whether a write settles which engine has a duty: that goes on for ever, and concerns no run."""
+    return "_engines." in subject
+
+
 class System:
     """A namespace with its processes, all in this loop.
 

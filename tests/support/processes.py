@@ -43,6 +43,11 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process has ended."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> None:
         """Start the process."""
         with self.log.open("ab") as log:

@@ -46,6 +46,16 @@ async def plus(item: int, step: Step, index: int) -> float:
     return item + 0.5
 
 
+@ironflow.function(id="charge")
+async def charge(ctx: Context[OrderPlaced]) -> Receipt:
+    return Receipt(len(ctx.event.data.order_id))
+
+
+@ironflow.function(id="count")
+async def count(ctx: Context) -> int:
+    return len(ctx.event.data)
+
+
 @ironflow.function(id="process", queue="orders", triggers=["order.placed", "order.*"], retry=Retry(max_attempts=5))
 async def process(ctx: Context[OrderPlaced]) -> Receipt:
     assert_type(ctx.event, Event[OrderPlaced])
@@ -80,6 +90,17 @@ async def process(ctx: Context[OrderPlaced]) -> Receipt:
     assert_type(await ctx.step.wait_for_event("e", event="x", on_timeout="none"), Event[Any] | None)
     assert_type(await ctx.step.wait_for_event("f", event="x", type=Receipt, on_timeout="none"), Event[Receipt] | None)
     assert_type(ctx.step.idempotency_key("charge"), str)
+    assert_type(await ctx.step.invoke(charge, OrderPlaced("o-1")), Receipt)
+    assert_type(await ctx.step.invoke(charge, OrderPlaced("o-1"), name="again", timeout="1h"), Receipt)
+    assert_type(await ctx.step.invoke(count), int)
+    assert_type(await ctx.step.invoke(count, {"any": "thing"}, timeout=5), int)
+    assert_type(await ctx.step.invoke("charge", {"order_id": "o-1"}, timeout=timedelta(hours=1)), Any)
+    assert_type(await ctx.step.invoke_async(charge, OrderPlaced("o-1")), str)
+    assert_type(await ctx.step.invoke_async(count, name="start"), str)
+    assert_type(await ctx.step.invoke_async("charge"), str)
+    assert_type(ctx.step.compensate("fetch", fetch, "o-1", fast=True), None)
+    ctx.step.compensate("plain", plain, 3)
+    ctx.step.compensate("lambda", lambda: fetch("o-1"))
     ctx.log.info("done", total=3)
     return Receipt(3)
 
@@ -97,6 +118,8 @@ async def client() -> None:
         run = await connected.start(process, OrderPlaced("o-1"), id="o-1")
         assert_type(run, RunHandle[Receipt])
         assert_type(await run.result(timeout="5m"), Receipt)
+        assert_type(await run.retry(), bool)
+        assert_type(await run.cancel("ordered twice"), bool)
         assert_type(await connected.start("process", {"order_id": "o-1"}), RunHandle[Any])
         await connected.publish("order.placed", {"orderId": "o-1"}, id="o-1", metadata={"tenant": "a"})
         async for each in connected.runs(status="failed", function="process"):

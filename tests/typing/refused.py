@@ -28,6 +28,11 @@ async def length(item: str, step: Step, index: int) -> int:
     return len(item) + index
 
 
+@ironflow.function(id="charge")
+async def charge(ctx: Context[OrderPlaced]) -> int:
+    return len(ctx.event.data.order_id)
+
+
 @ironflow.function(id="process")
 async def process(ctx: Context[OrderPlaced]) -> int:
     ctx.event.data.orderid  # refused
@@ -43,6 +48,13 @@ async def process(ctx: Context[OrderPlaced]) -> int:
     await ctx.step.parallel("all", [total], concurrency="2")  # refused
     pair: tuple[int, str] = await ctx.step.parallel("all", (total, total))  # refused
     await ctx.step.map("all", 3, length)  # refused
+    await ctx.step.invoke(charge, {"order_id": "o-1"})  # refused
+    await ctx.step.invoke(charge, OrderPlaced("o-1"), "name")  # refused
+    await ctx.step.invoke(fetch, "o-1")  # refused
+    await ctx.step.invoke("charge", timeout=None, retry=3)  # refused
+    paid: str = await ctx.step.invoke(charge, OrderPlaced("o-1"))  # refused
+    await ctx.step.invoke_async(charge, 3)  # refused
+    await ctx.step.invoke_async("charge", timeout="1h")  # refused
     await ctx.step.map("all", [3], length)  # refused
     await ctx.step.map("all", ["a"], total)  # refused
     lengths: list[str] = await ctx.step.map("all", ["a"], length)  # refused
@@ -54,6 +66,12 @@ async def process(ctx: Context[OrderPlaced]) -> int:
     await ctx.step.wait_for_event("c", event="x", match=5)  # refused
     (await ctx.step.wait_for_event("d", event="x", on_timeout="none")).data  # refused
     (await ctx.step.wait_for_event("e", event="x", type=OrderPlaced)).data.orderid  # refused
+    ctx.step.compensate("fetch", fetch, 3)  # refused
+    ctx.step.compensate("fetch", fetch)  # refused
+    ctx.step.compensate("fetch", fetch, order="a")  # refused
+    ctx.step.compensate(fetch, "a")  # refused
+    ctx.step.compensate("fetch", fetch("a"))  # refused
+    await ctx.step.compensate("fetch", fetch, "a")  # refused
     ctx.event.id = text  # refused
     return "no number"  # refused
 

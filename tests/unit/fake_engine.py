@@ -42,6 +42,8 @@ from ironflow.messages import (
     QueuesPage,
     QueueView,
     Reply,
+    Retried,
+    RetryRun,
     RunsOfEvent,
     RunsPage,
     RunView,
@@ -52,7 +54,7 @@ from ironflow.messages import (
     WorkerView,
 )
 from ironflow.names import Names
-from ironflow.records import NULL, TERMINAL, EventRecord
+from ironflow.records import NULL, TERMINAL, EventRecord, RunStatus
 
 
 def raw(text: str) -> msgspec.Raw:
@@ -191,6 +193,7 @@ class FakeEngine:
         return {
             "runs.get": self._get_run,
             "runs.cancel": self._cancel_run,
+            "runs.retry": self._retry_run,
             "runs.steps": self._get_steps,
             "runs.list": self._list_runs,
             "runs.of_event": self._runs_of_event,
@@ -214,8 +217,21 @@ class FakeEngine:
         if not views:
             return Failure(type="RunNotFound", message="there is no such run")
         status = views[0].status
-        recorded = status not in TERMINAL
-        return Cancellation(recorded=recorded, status="cancelled" if recorded else status)
+        recorded = status not in TERMINAL and status != "compensating"
+        after: RunStatus = "compensating" if request.compensate else "cancelled"
+        return Cancellation(recorded=recorded, status=after if recorded else status)
+
+    def _retry_run(self, payload: bytes) -> Retried | Failure:
+        request = msgspec.json.decode(payload, type=RetryRun)
+        self.requests.append(request)
+        views = self.runs.get(request.id)
+        if not views:
+            return Failure(type="RunNotFound", message="there is no such run")
+        view = views[0]
+        recorded = view.status == "failed"
+        return Retried(
+            recorded=recorded, status="queued" if recorded else view.status, attempt=view.attempt + int(recorded)
+        )
 
     def _get_steps(self, payload: bytes) -> StepsPage:
         request = msgspec.json.decode(payload, type=GetSteps)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ironflow.clock import now_ms, parse_when
-from ironflow.messages import CancelRun, ErrorView, EventView, ListRuns
+from ironflow.messages import CancelRun, ErrorView, EventView, ListRuns, RetryRun
 from ironflow.records import NULL, RunStatus
 from tests.unit.fake_engine import FakeEngine, Shell, raw, run_view, running_view, step_view
 
@@ -249,11 +249,56 @@ def test_a_run_that_has_ended_is_not_cancelled(shell: Shell, engine: FakeEngine,
     assert json.loads(result.stdout) == {"id": "r1", "recorded": False, "status": status}
 
 
-def test_cancel_refuses_to_compensate_as_long_as_it_cannot(shell: Shell, engine: FakeEngine) -> None:
+def test_cancel_asks_for_compensation_and_says_that_it_goes_on(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [running_view()]
     result = shell("runs", "cancel", "r1", "--compensate")
-    assert result.exit_code == 2
-    assert "compensation is not there yet" in result.stderr
-    assert engine.asked == []
+    assert (result.exit_code, result.stdout) == (0, "run r1 is cancelled; what it did is being undone\n")
+    assert engine.requests == [CancelRun(id="r1", compensate=True)]
+
+
+def test_a_run_that_compensates_is_not_cancelled(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [running_view(status="compensating", compensation="running")]
+    result = shell("runs", "cancel", "r1", "--compensate")
+    assert result.exit_code == 1
+    assert result.stderr == "run r1 is compensating: its end is known, and comes once what it did is undone\n"
+
+
+def test_retry_says_that_it_is_recorded(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [run_view(status="failed")]
+    result = shell("runs", "retry", "r1")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "run r1 goes on, in attempt 2\n", "")
+    assert engine.requests == [RetryRun(id="r1")]
+    assert shell.json("runs", "retry", "r1") == {"id": "r1", "recorded": True, "status": "queued", "attempt": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ("completed", "has completed, and only a failed run is retried; to do it once more, start another one"),
+        ("cancelled", "was cancelled, and only a failed run is retried; to do it after all, start another one"),
+        ("queued", "has not failed, it goes on; only a failed run is retried"),
+        ("waiting", "has not failed, it goes on; only a failed run is retried"),
+        ("compensating", "is undoing what it did; only a failed run is retried"),
+    ],
+)
+def test_a_run_that_has_not_failed_is_not_retried(
+    shell: Shell, engine: FakeEngine, status: RunStatus, says: str
+) -> None:
+    engine.runs["r1"] = [run_view(status=status)]
+    result = shell("runs", "retry", "r1")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"run r1 {says}")
+    assert len(result.stderr.splitlines()) == 1
+    result = shell("runs", "retry", "r1", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"id": "r1", "recorded": False, "status": status, "attempt": 1}
+
+
+def test_a_step_that_the_code_did_not_ask_for_is_said_of_that_step_alone(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs["r1"] = [run_view()]
+    engine.steps["r1"] = [step_view("old", unasked=True), step_view("new")]
+    assert [step.get("unasked") for step in shell.json("runs", "get", "r1")["steps"]] == [True, None]
+    assert "recorded, but the code did not ask for it any more: old\n" in shell("runs", "get", "r1").stdout
 
 
 def test_a_reason_that_is_too_long_is_refused(shell: Shell, engine: FakeEngine) -> None:

@@ -14,6 +14,7 @@ from ironflow.broker.topology import streams
 from ironflow.codec import decode_record
 from ironflow.names import Names
 from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, Task, WaitRecord
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, WaitRecorded, Woken
@@ -25,6 +26,10 @@ from ironflow_engine.wait_store import WaitStore
 pytestmark = pytest.mark.virtual_time
 
 NAMES = Names("test")
+
+
+async def nobody_is_cancelled(*_: object) -> None:
+    raise AssertionError("nothing here has children")
 
 
 class Engines:
@@ -39,7 +44,8 @@ class Engines:
         broker = self.server.connect()
         store = RunStore(broker, NAMES, self._token)
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), self._token)
-        return Conductor(store, Dispatcher(broker, NAMES), keeper, Metrics())
+        children = ChildKeeper(broker, NAMES, store, nobody_is_cancelled, self._token)
+        return Conductor(store, Dispatcher(broker, NAMES), keeper, children, Metrics())
 
     def _token(self) -> str:
         return f"token-{next(self._tokens)}"

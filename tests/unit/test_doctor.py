@@ -225,7 +225,7 @@ def test_a_bounded_look_at_the_runs_is_said_to_be_one() -> None:
 def test_timers_of_buckets_long_past_are_overdue_and_later_ones_are_not() -> None:
     now = 10_000_000
     subjects = [
-        NAMES.timer(due, run, "w") for due, run in [(now - 91_000, "late"), (now - 59_000, "soon"), (now, "due")]
+        NAMES.timer(due, run, 0, "w") for due, run in [(now - 91_000, "late"), (now - 59_000, "soon"), (now, "due")]
     ]
     assert overdue_runs(subjects, now) == ["late"]
     assert check_timers(["late"]).level == "error"

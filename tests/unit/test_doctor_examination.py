@@ -100,7 +100,10 @@ def test_a_timer_that_did_not_fire_is_found() -> None:
     async def examine_overdue() -> None:
         house = await Installation.make()
         now = await house.broker.server_time_ms()
-        house.subjects[NAMES.timers] = [NAMES.timer(now - 120_000, "late", "w"), NAMES.timer(now + 1, "resting", "w")]
+        house.subjects[NAMES.timers] = [
+            NAMES.timer(now - 120_000, "late", 0, "w"),
+            NAMES.timer(now + 1, "resting", 0, "w"),
+        ]
         found = await house.examine()
         assert levels(found)["timers"] == "error"
         assert "of runs late" in " ".join(texts(found))

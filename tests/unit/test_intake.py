@@ -12,6 +12,7 @@ from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.protocol import BrokerError, Delivery, Publication, StorageFull, Unavailable
 from ironflow.broker.topology import engine_consumers, streams
 from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, Woken
@@ -26,12 +27,18 @@ pytestmark = pytest.mark.virtual_time
 NAMES = Names("test")
 
 
+async def nobody_is_cancelled(*_: object) -> None:
+    raise AssertionError("nothing here has children")
+
+
 class Recorder(Conductor):
     """Applies facts by counting them; the facts of some runs fail, by returning an error or by raising one."""
 
     def __init__(self, broker: LocalBroker) -> None:
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), str)
-        super().__init__(RunStore(broker, NAMES, str), Dispatcher(broker, NAMES), keeper, Metrics())
+        store = RunStore(broker, NAMES, str)
+        children = ChildKeeper(broker, NAMES, store, nobody_is_cancelled, str)
+        super().__init__(store, Dispatcher(broker, NAMES), keeper, children, Metrics())
         self.applied: Counter[str] = Counter()
         self.refused: dict[str, BrokerError] = {}
         self.fails: dict[str, Exception] = {}

@@ -10,11 +10,14 @@ from ironflow.codec import encode_record
 from ironflow.errors import SerializationError
 from ironflow.names import PASS_TOKEN
 from ironflow.records import (
+    ClosedRecord,
     DueRecord,
     ErrorRecord,
     EventRecord,
     InputRecord,
     OutcomeRecord,
+    RetryRecord,
+    StepKind,
     StepRecord,
     TryRecord,
     WaitRecord,
@@ -93,7 +96,7 @@ def test_the_newest_pass_with_an_outcome_is_the_one_with_the_highest_number() ->
 
 
 def test_a_kind_of_record_that_is_not_known_is_passed_over_and_counts_as_seen() -> None:
-    memo = read(stored(7, "signal.a.1", DueRecord(token="t")), stored(8, "retry.1", DueRecord(token="t")))
+    memo = read(stored(7, "signal.a.1", DueRecord(token="t")), stored(8, "retry.1", RetryRecord(token="t")))
     assert memo.seen == 8
     assert memo.recorded_tokens() == frozenset()
 
@@ -101,3 +104,139 @@ def test_a_kind_of_record_that_is_not_known_is_passed_over_and_counts_as_seen() 
 def test_a_record_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(SerializationError):
         read(StoredMessage("ironflow.journal.orders.r1.step.a", b"{", 1, 0))
+
+
+# Epochs: under which key a step stands in a run that was retried
+
+KEY_CASES: dict[str, tuple[list[tuple[str, msgspec.Struct]], StepKind, str]] = {
+    "nothing is recorded": ([], "run", "s.2"),
+    "it succeeded": ([("step.s", StepRecord(name="s", kind="run", token="t"))], "run", "s"),
+    "it succeeded in the second epoch": (
+        [
+            ("step.s", StepRecord(name="s", kind="run", token="t", status="failed", error=ERROR)),
+            ("retry.1", RetryRecord(token="t")),
+            ("step.s.1", StepRecord(name="s", kind="run", token="t")),
+        ],
+        "run",
+        "s.1",
+    ),
+    "it is recorded in this epoch": (
+        [("step.s.2", StepRecord(name="s", kind="run", token="t", status="failed", error=ERROR))],
+        "run",
+        "s.2",
+    ),
+    "it failed": (
+        [("step.s", StepRecord(name="s", kind="run", token="t", status="failed", error=ERROR))],
+        "run",
+        "s.2",
+    ),
+    "it was to be tried again": ([("try.s.1", attempt(1))], "run", "s.2"),
+    "it waited": (
+        [("wait.s", WaitRecord(name="s", kind="wait_for_event", token="t", event="x"))],
+        "wait_for_event",
+        "s.2",
+    ),
+    "it slept": ([("wait.s", WaitRecord(name="s", kind="sleep", token="t", delay_ms=5))], "sleep", "s"),
+    "it slept in a branch that was cancelled": (
+        [
+            ("wait.s", WaitRecord(name="s", kind="sleep", token="t", delay_ms=5)),
+            ("closed.s", ClosedRecord(token="t", wait=WaitRecord(name="s", kind="sleep", token="t", delay_ms=5))),
+        ],
+        "sleep",
+        "s.2",
+    ),
+    "it was undone": (
+        [
+            ("step.s", StepRecord(name="s", kind="run", token="t")),
+            ("step.compensate=3As", StepRecord(name="compensate:s", kind="compensate", token="t")),
+        ],
+        "run",
+        "s.2",
+    ),
+    "its undo failed": (
+        [
+            ("step.s", StepRecord(name="s", kind="run", token="t")),
+            (
+                "step.compensate=3As",
+                StepRecord(name="compensate:s", kind="compensate", token="t", status="failed", error=ERROR),
+            ),
+        ],
+        "run",
+        "s",
+    ),
+    "it succeeded anew after it was undone": (
+        [
+            ("step.s", StepRecord(name="s", kind="run", token="t")),
+            ("step.compensate=3As", StepRecord(name="compensate:s", kind="compensate", token="t")),
+            ("retry.1", RetryRecord(token="t")),
+            ("step.s.1", StepRecord(name="s", kind="run", token="t")),
+        ],
+        "run",
+        "s.1",
+    ),
+    "it is an undo": ([("step.s", StepRecord(name="s", kind="compensate", token="t"))], "compensate", "s.2"),
+    "a worker that a retry left behind recorded it": (
+        [("retry.1", RetryRecord(token="t")), ("step.s", StepRecord(name="s", kind="run", token="t"))],
+        "run",
+        "s.2",
+    ),
+    "its sleep was over after the retry": (
+        [
+            ("wait.s", WaitRecord(name="s", kind="sleep", token="t", delay_ms=5)),
+            ("retry.1", RetryRecord(token="t")),
+            ("step.s", StepRecord(name="s", kind="sleep", token="t")),
+        ],
+        "sleep",
+        "s",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEY_CASES)
+def test_a_step_of_a_retried_run_stands_under_the_key_of_the_epoch_that_counts(case: str) -> None:
+    records, kind, key = KEY_CASES[case]
+    memo = Memo(epoch=2)
+    memo.read(stored(place, rest, record) for place, (rest, record) in enumerate(records, 1))
+    assert memo.key("s", kind) == key
+
+
+def test_in_the_first_epoch_the_key_of_a_step_is_its_token() -> None:
+    assert read().key("s", "run") == "s"
+    assert read(stored(1, "step.s", StepRecord(name="s", kind="run", token="t"))).key("s", "run") == "s"
+
+
+def test_the_failures_of_an_earlier_epoch_are_no_failures_of_this_one() -> None:
+    failed = StepRecord(name="s", kind="run", token="t", scope=("all", 1), status="failed", error=ERROR)
+    memo = Memo(epoch=1)
+    memo.read([stored(1, "step.all/1/s", failed)])
+    assert memo.failed_branches(("all",)) == frozenset()
+    assert memo.failures(("all",), but_of="") == []
+    memo.read([stored(2, "retry.1", RetryRecord(token="t")), stored(3, "step.all/1/s.1", failed)])
+    assert memo.failed_branches(("all",)) == {1}
+    assert memo.failures(("all",), but_of="") == [3]
+
+
+def test_what_the_code_did_not_ask_for_comes_once_in_the_order_of_the_journal_and_without_undos() -> None:
+    done = StepRecord(name="s", kind="run", token="t")
+    failed = StepRecord(name="s", kind="run", token="t", status="failed", error=ERROR)
+    memo = Memo(epoch=1)
+    memo.read(
+        [
+            stored(1, "step.z", done),
+            stored(2, "step.b", failed),
+            stored(3, "step.u", StepRecord(name="compensate:q", kind="compensate", token="t")),
+            stored(4, "retry.1", RetryRecord(token="t")),
+            stored(5, "step.b.1", done),
+            stored(6, "step.asked", done),
+            stored(7, "step.a", done),
+        ]
+    )
+    assert memo.unasked({"a", "b", "u", "z"}, 10) == ("z", "b.1", "a")
+    assert memo.unasked({"a", "b", "u", "z"}, 2) == ("z", "b.1")
+
+
+def test_what_is_in_a_parallel_that_failed_is_not_all_replayed_and_so_not_reported() -> None:
+    failed = StepRecord(name="s", kind="run", token="t", scope=("all", 1), status="failed", error=ERROR)
+    beside = StepRecord(name="s", kind="run", token="t", scope=("all", 0))
+    memo = read(stored(1, "step.all/0/s", beside), stored(2, "step.all/1/s", failed))
+    assert memo.unasked({"all/0/s", "all/1/s"}, 10) == ()

@@ -155,8 +155,8 @@ def test_the_names_of_a_namespace() -> None:
 
 
 def test_an_overdue_timer_is_found_by_its_bucket() -> None:
-    assert NAMES.timer(59_999, "r1", "t") == "shop.timers.1.r1.t"
-    assert NAMES.timer(60_000, "r1", "t") == "shop.timers.2.r1.t"
+    assert NAMES.timer(59_999, "r1", 0, "t") == "shop.timers.1.r1.0.t"
+    assert NAMES.timer(60_000, "r1", 3, "t") == "shop.timers.2.r1.3.t"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,8 @@ def test_a_journal_subject_reads_back(subject: str, kind: str, rest: tuple[str, 
     ("pattern", "subject"),
     [
         (NAMES.tasks_of_queue("q"), NAMES.task("q", "r1", 0)),
-        (NAMES.timers_of_run("r1"), NAMES.timer(5, "r1", "t")),
+        (NAMES.timers_of_run("r1"), NAMES.timer(5, "r1", 0, "t")),
+        (NAMES.timers_of_epoch("r1", 2), NAMES.timer(5, "r1", 2, "t")),
         (NAMES.every_end, NAMES.ended("r1")),
     ],
 )

@@ -43,7 +43,7 @@ def history(*messages: StoredMessage) -> StepHistory:
 
 def test_a_recorded_step_is_shown_with_its_times() -> None:
     record = StepRecord(name="a", kind="run", token="t", output=msgspec.Raw(b"[1]"), attempt=2, duration_ms=1_500)
-    ((sequence, view),) = history(stored(4, "step.a", record, NOW + 2_000)).recorded
+    ((sequence, view),) = history(stored(4, "step.a", record, NOW + 2_000)).recorded()
     assert sequence == 4
     assert (view.name, view.status, view.attempt, bytes(view.output)) == ("a", "completed", 2, b"[1]")
     assert (view.started_at, view.finished_at) == (to_iso(NOW + 500), to_iso(NOW + 2_000))
@@ -51,7 +51,7 @@ def test_a_recorded_step_is_shown_with_its_times() -> None:
 
 def test_a_failed_step_shows_its_error() -> None:
     record = StepRecord(name="a", kind="run", token="t", status="failed", error=ERROR)
-    ((_, view),) = history(stored(1, "step.a", record)).recorded
+    ((_, view),) = history(stored(1, "step.a", record)).recorded()
     assert view.status == "failed"
     assert view.error is not None
     assert view.error.message == "m"
@@ -108,3 +108,45 @@ def test_a_run_without_an_end_shows_none() -> None:
 def test_a_function_shows_its_policy() -> None:
     record = FunctionRecord(id="f", queue="q", triggers=("a",), retry=RetryPolicy(max_attempts=7), timeout_ms=5)
     assert function_view(record).max_attempts == 7
+
+
+def step(name: str = "a", kind: str = "run", status: str = "completed") -> StepRecord:
+    return StepRecord(name=name, kind=kind, token="t", status=status)  # type: ignore[arg-type]
+
+
+def test_a_step_that_was_done_again_is_shown_once_as_it_came_out_last() -> None:
+    made = StepHistory(epoch=1)
+    made.read(
+        [stored(1, "step.a", step(status="failed")), stored(2, "step.b", step("b")), stored(3, "step.a.1", step())]
+    )
+    assert [(sequence, view.name, view.status) for sequence, view in made.recorded()] == [
+        (2, "b", "completed"),
+        (3, "a", "completed"),
+    ]
+    assert made.open_steps() == []
+
+
+def test_a_step_that_is_being_done_again_is_open_as_long_as_the_run_is() -> None:
+    made = StepHistory(epoch=1)
+    made.read([stored(1, "step.a", step(status="failed")), stored(2, "try.a.1.1", attempt(1))])
+    assert made.recorded() == []
+    assert [view.status for view in made.open_steps()] == ["retrying"]
+    assert [view.status for _, view in made.recorded(with_open=False)] == ["failed"]
+
+
+def test_what_stayed_open_in_an_earlier_epoch_is_open_no_more_but_for_sleeps() -> None:
+    made = StepHistory(epoch=1)
+    made.read(
+        [
+            stored(1, "wait.a", WaitRecord(name="a", kind="sleep", token="t")),
+            stored(2, "wait.b", WaitRecord(name="b", kind="wait_for_event", token="t")),
+            stored(3, "try.c.1", attempt(1)),
+        ]
+    )
+    assert [(view.name, view.status) for view in made.open_steps()] == [("a", "sleeping")]
+
+
+def test_a_step_that_the_code_did_not_ask_for_says_so() -> None:
+    made = StepHistory(epoch=1, unasked={"a.1"})
+    made.read([stored(1, "step.a.1", step()), stored(2, "step.b", step("b"))])
+    assert [view.unasked for _, view in made.recorded()] == [True, False]

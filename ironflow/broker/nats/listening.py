@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections import deque
 
 import structlog
 
@@ -48,10 +48,11 @@ class Listening:
         self._wire = wire
         self._subject = subject
         self._listener = listener
-        self._waiting: asyncio.Queue[NatsRequest] = asyncio.Queue(MOST_WAITING)
+        self._waiting: deque[NatsRequest] = deque()
         self._denied = False
         self._subscription = wire.attach(subject, self._receive, keep=True, group=group)
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task: asyncio.Task[None] | None = None
+        """Lives while there are messages: a client has a subscription for each run whose end it awaits."""
 
     async def confirm(self, timeout_seconds: float) -> bool:
         """Wait until the server has taken the subscription; return False if it refused to."""
@@ -66,22 +67,32 @@ class Listening:
         """Receive nothing more. Harmless the second time."""
         self._wire.detach(self._subscription)
         self._wire.forget(self._subscription)
-        self._task.cancel()
+        self._waiting.clear()
+        task = self._task
+        if task is None:
+            return
+        task.cancel()
         # A listener that stops its own subscription runs in that very task.
-        if self._task is not asyncio.current_task():
-            await asyncio.wait({self._task})
+        if task is not asyncio.current_task():
+            await asyncio.wait({task})
 
     def _take_refusal(self, operation: str, subject: str) -> None:
         self._denied = self._denied or (operation == "subscription" and subject == self._subject.lower())
 
     def _receive(self, subject: bytes, reply: bytes, payload: bytes, _headers: bytes) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            self._waiting.put_nowait(NatsRequest(self._wire, subject, reply, payload))
+        if len(self._waiting) == MOST_WAITING:
+            return
+        self._waiting.append(NatsRequest(self._wire, subject, reply, payload))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        while True:
-            request = await self._waiting.get()
-            try:
-                await self._listener(request)
-            except Exception:
-                log.exception("a listener failed", subject=request.subject)
+        try:
+            while self._waiting:
+                request = self._waiting.popleft()
+                try:
+                    await self._listener(request)
+                except Exception:
+                    log.exception("a listener failed", subject=request.subject)
+        finally:
+            self._task = None

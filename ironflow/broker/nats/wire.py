@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import nats.errors
@@ -21,6 +21,7 @@ from nats.aio.client import Client, Server
 
 FIRST_RECONNECT_SECONDS = 0.03
 RECONNECT_SECONDS = 0.25
+PING = b"PING\r\n"
 
 Handler = Callable[[bytes, bytes, bytes, bytes], None]
 """Is given subject, reply subject, payload and encoded headers of each message of a subscription."""
@@ -54,6 +55,7 @@ class Wire(Client):
         self._handlers: dict[int, Handler] = {}
         self._kept: dict[int, bytes] = {}
         self._barriers: set[asyncio.Future[bool]] = set()
+        self._unpinged: list[asyncio.Future[bool]] = []
 
     @property
     def server_info(self) -> dict[str, Any]:
@@ -86,21 +88,31 @@ class Wire(Client):
         """
         if not self.up or self._transport is None:
             return False
-        self._transport.writelines(self._pending[:])
-        self._forget_pending()
         loop = asyncio.get_running_loop()
         passed: asyncio.Future[bool] = loop.create_future()
-        # nats-py settles the one that it is given without looking, so that one must not be cancelled.
-        pong: asyncio.Future[bool] = loop.create_future()
-        pong.add_done_callback(lambda _: settle(passed, value=True))
         self._barriers.add(passed)
+        if not self._unpinged:
+            loop.call_soon(self._ping)
+        self._unpinged.append(passed)
         timer = loop.call_later(timeout_seconds, settle, passed)
         try:
-            await self._send_ping(pong)  # pyright: ignore[reportUnknownMemberType]
             return await passed
         finally:
             timer.cancel()
             self._barriers.discard(passed)
+
+    def _ping(self) -> None:
+        """Send one PING behind all that is buffered, for all barriers of this turn of the event loop."""
+        waiting, self._unpinged = self._unpinged, []
+        if not self.up or self._transport is None:
+            settle_all(waiting, value=False)
+            return
+        # nats-py settles the one that it is given without looking, so that one must not be cancelled.
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        pong.add_done_callback(lambda _: settle_all(waiting, value=True))
+        self._pongs.append(pong)  # pyright: ignore[reportUnknownMemberType]
+        self._transport.writelines([*self._pending, PING])
+        self._forget_pending()
 
     # In
 
@@ -184,8 +196,7 @@ class Wire(Client):
             self.up = False
             self._forget_pending()
             self._abort()
-            for barrier in self._barriers:
-                settle(barrier)
+            settle_all(self._barriers, value=False)
             for callback in self.on_down:
                 callback()
         await super()._process_op_err(e)
@@ -250,6 +261,12 @@ def settle(future: asyncio.Future[bool], *, value: bool = False) -> None:
     """Set the result of a future that has none."""
     if not future.done():
         future.set_result(value)
+
+
+def settle_all(futures: Iterable[asyncio.Future[bool]], *, value: bool) -> None:
+    """Set the result of those that have none."""
+    for future in futures:
+        settle(future, value=value)
 
 
 def choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:

@@ -44,6 +44,8 @@ class TestCommandLines:
         Bad("runs nope", "No such command 'nope'"),
         Bad("runs get", "Missing argument 'RUN'"),
         Bad("runs get a b", "Got unexpected extra argument (b)"),
+        Bad("runs retry", "Missing argument 'RUN'"),
+        Bad("runs retry a b", "Got unexpected extra argument (b)"),
         Bad(
             "runs list --status done",
             "'done' is not one of 'queued', 'running', 'waiting', 'compensating', 'completed'",
@@ -71,7 +73,7 @@ class TestCommandLines:
     @table(
         *(
             Bad(f"{command} {shlex.quote(given)}", complaint, FAILED)
-            for command in ("runs get", "runs get --json", "runs watch")
+            for command in ("runs get", "runs get --json", "runs watch", "runs retry", "runs retry --json")
             for given, complaint in (
                 ("ABC", "no run ABC"),
                 ("a b", "no run a b"),

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="commands are fo
 
 
 CONNECTING = (
-    *("publish a", "runs list", "runs get ABC", "runs watch", "runs watch ABC", "functions list"),
+    *("publish a", "runs list", "runs get ABC", "runs watch", "runs watch ABC", "runs retry ABC", "functions list"),
     *("functions delete ABC", "workers list", "queues list", "events list", "doctor"),
 )
 ASKING = tuple(words for words in CONNECTING if words not in ("publish a", "doctor"))

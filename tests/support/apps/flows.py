@@ -50,6 +50,22 @@ async def gated(ctx: Context) -> int:
     return total
 
 
+async def need_gate(run: str) -> str:
+    """Be seen, and fail as long as the gate is closed."""
+    witness(f"{run} gate")
+    if not await asyncio.to_thread(Path(os.environ["GATE"]).exists):
+        msg = "the gate is closed"
+        raise ConnectionError(msg)
+    return "through"
+
+
+@ironflow.function(id="needs-gate", queue="orders", triggers=["needs-gate"], retry=Retry(max_attempts=1))
+async def needs_gate(ctx: Context) -> str:
+    """Run a step, and then one that fails as long as the gate is closed."""
+    await ctx.step.run("first", count, ctx.run.id, 1)
+    return await ctx.step.run("gate", need_gate, ctx.run.id)
+
+
 async def short_work() -> int:
     """Take 20 ms and say who did it."""
     await asyncio.sleep(0.02)

@@ -1,0 +1,137 @@
+"""Retries runs that have failed, for whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from ironflow.broker.protocol import Broker, BrokerError
+from ironflow.codec import decode_record
+from ironflow.errors import DefinitionError, SerializationError
+from ironflow.journal import Journal
+from ironflow.messages import Retried, RetryRun
+from ironflow.names import Names
+from ironflow.records import EventRecord, InputRecord, OutcomeRecord, RetryRecord, RunState
+from ironflow_engine.conductor import Conductor
+from ironflow_engine.retry_reader import RetryReader
+from ironflow_engine.run_reader import RunReader
+
+_log = structlog.get_logger("ironflow.engine")
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.1
+
+
+class Retrier:
+    """Opens the next epoch of a run.
+
+    The journal takes one retry of each epoch. So of several who retry a run at the same time one does it, and
+    the run goes on once.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        runs: knows where runs stand.
+        conductor: applies what was recorded.
+        make_token: returns a new random mark.
+
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, runs: RunReader, conductor: Conductor, make_token: Callable[[], str]
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._runs = runs
+        self._conductor = conductor
+        self._journal = Journal(broker, names)
+        self._reader = RetryReader(broker, names)
+        self._make_token = make_token
+
+    async def retry(self, request: RetryRun) -> Retried:
+        """Retry a run, where it has failed.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+            DefinitionError: it cannot be retried: it never had a function, or its event is gone.
+            BrokerError: it is not known whether it was retried. Calling again does no harm.
+
+        """
+        state = await self._runs.state(request.id)
+        if state.status != "failed":
+            return Retried(recorded=False, status=state.status, attempt=state.attempt)
+        if not state.queue:
+            msg = (
+                f"run {state.id} never began, so there is nothing to go on with: {_reason(state)}. "
+                "Put that right, then publish the event again, or start the run, with another id"
+            )
+            raise DefinitionError(msg)
+        await self._keep_event(state)
+        # The epoch's number is the count of attempts before it.
+        subject = self._names.journal_retry(state.queue, state.id, state.attempt)
+        appended = await self._journal.append(subject, RetryRecord(token=self._make_token()))
+        await self._fold(state, subject, must=not appended.ours)
+        if appended.ours:
+            return Retried(recorded=True, status="queued", attempt=state.attempt + 1)
+        now = await self._runs.state(request.id)
+        return Retried(recorded=False, status=now.status, attempt=now.attempt)
+
+    async def _fold(self, state: RunState, subject: str, *, must: bool) -> None:
+        """Apply the retry that stands, so that whoever asks next sees it.
+
+        It is delivered to the engines in any case, so where nothing here depends on it a failure is let pass.
+        """
+        for remaining in reversed(range(_TRIES)):
+            try:
+                await self._fold_once(state, subject)
+            except BrokerError as error:
+                if not remaining and must:
+                    raise
+                _log.info("a retry is recorded and not yet folded", run=state.id, reason=str(error))
+            else:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _fold_once(self, state: RunState, subject: str) -> None:
+        message = await self._broker.last(self._names.journal, subject)
+        if message is None:
+            return
+        fact = await self._reader.read(subject, message.sequence, message.time_ms)
+        failure = (await self._conductor.apply([fact])).get(state.id)
+        if failure is not None:
+            raise failure
+
+    async def _keep_event(self, state: RunState) -> None:
+        """See to it that the journal has the triggering event: the passes of a run but the first find it there."""
+        subject = self._names.journal_input(state.queue, state.id)
+        if await self._broker.last(self._names.journal, subject) is not None:
+            return
+        event = await self._event_of_outcome(state) or await self._event_of_stream(state)
+        if event is None:
+            msg = (
+                f"run {state.id} cannot be retried: its event {state.event_name!r} is in no stream any more. "
+                "Publish it again, with another id"
+            )
+            raise DefinitionError(msg)
+        await self._journal.append(subject, InputRecord(event=event, token=self._make_token()))
+
+    async def _event_of_outcome(self, state: RunState) -> EventRecord | None:
+        subject = self._names.journal_outcome(state.queue, state.id, state.number)
+        message = await self._broker.last(self._names.journal, subject)
+        return None if message is None else decode_record(OutcomeRecord, message.payload).event
+
+    async def _event_of_stream(self, state: RunState) -> EventRecord | None:
+        message = await self._broker.at(self._names.events, state.event_sequence)
+        if message is None:
+            return None
+        try:
+            event = decode_record(EventRecord, message.payload)
+        except SerializationError:
+            return None
+        return event if event.id == state.event_id else None
+
+
+def _reason(state: RunState) -> str:
+    return state.error.message if state.error is not None else "no reason recorded"

@@ -1,0 +1,173 @@
+"""Makes one attempt of a step, or of an undo, and records what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from ironflow.broker.protocol import MessageTooLarge
+from ironflow.codec import decode_record, encode_value
+from ironflow.errors import PayloadTooLargeError
+from ironflow.journal import Appended
+from ironflow.limits import Limits, check_payload
+from ironflow.names import Scope
+from ironflow.records import StepKind, StepRecord, TryRecord
+from ironflow.retry import RetryPolicy
+from ironflow_worker.bodies import inside_of
+from ironflow_worker.failures import delay_after, error_record
+from ironflow_worker.memo import Memo
+from ironflow_worker.pass_tools import PassTools
+
+Append = Callable[[str, msgspec.Struct], Awaitable[Appended]]
+"""Records something, or learns what was recorded before. It raises MessageTooLarge for a result only."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A step that has been asked for, or an undo whose turn it is."""
+
+    name: str
+    key: str
+    kind: StepKind
+    scope: Scope
+    policy: RetryPolicy
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What is recorded of a step, and where."""
+
+    record: StepRecord
+    sequence: int
+
+
+class Attempt:
+    """The next attempt of a step.
+
+    Args:
+        call: the step.
+        memo: knows of the attempts before.
+        tools: what is needed to do and record things.
+        append: records things.
+
+    """
+
+    def __init__(self, call: Call, memo: Memo, tools: PassTools, append: Append) -> None:
+        earlier = memo.failed_attempt(call.key)
+        self._number = 1 if earlier is None else earlier.attempt + 1
+        self._call = call
+        self._tools = tools
+        self._append = append
+        self._took_ms = 0
+        self.next_due_ms = 0
+
+    async def make(self, do: Callable[[], Awaitable[msgspec.Raw]]) -> Standing | None:
+        """Do the step once and record what came of it.
+
+        Returns:
+            The result that stands, ours or that of whoever was first; None where another attempt is to be made,
+            which is recorded then.
+
+        Raises:
+            SerializationError: the result that stands cannot be read.
+
+        """
+        call, started = self._call, time.monotonic()
+        try:
+            with structlog.contextvars.bound_contextvars(step=call.name, attempt=self._number), inside_of(call.name):
+                output = await do()
+        # A body that calls sys.exit() must not end the worker.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the body raises is what came of it
+            self._took_ms = _since(started)
+            return await self._failed(error)
+        self._took_ms = _since(started)
+        try:
+            standing = await self._record(output=output)
+        except MessageTooLarge as error:
+            refused = PayloadTooLargeError(f"result of step {call.name!r} is larger than the server takes: {error}")
+            return await self._record_failure(refused)
+        self._count("completed")
+        return standing
+
+    async def _failed(self, error: BaseException) -> Standing | None:
+        delay_ms = delay_after(error, self._call.policy, self._number, self._tools.chance())
+        if delay_ms is None:
+            return await self._record_failure(error)
+        self._count("retried")
+        await self._record_attempt(delay_ms, error)
+        return None
+
+    async def _record_failure(self, error: BaseException) -> Standing:
+        self._count("failed")
+        failed = error_record(error, step=self._call.name, attempts=self._number)
+        return await self._record(status="failed", error=failed)
+
+    async def _record(self, **result: Any) -> Standing:
+        call = self._call
+        record = StepRecord(
+            name=call.name,
+            kind=call.kind,
+            scope=call.scope,
+            token=self._tools.token,
+            attempt=self._number,
+            duration_ms=self._took_ms,
+            **result,
+        )
+        return await record_result(record, call.key, self._tools, self._append)
+
+    async def _record_attempt(self, delay_ms: int, error: BaseException) -> None:
+        call, tools = self._call, self._tools
+        record = TryRecord(
+            name=call.name,
+            kind=call.kind,
+            scope=call.scope,
+            token=tools.token,
+            attempt=self._number,
+            delay_ms=delay_ms,
+            error=error_record(error, step=call.name, attempts=self._number),
+            duration_ms=self._took_ms,
+        )
+        tools.log.info(
+            "step failed, will be tried again",
+            step=call.name,
+            attempt=self._number,
+            delay_ms=delay_ms,
+            error=f"{record.error.type}: {record.error.message}",
+        )
+        await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
+        self.next_due_ms = tools.now_ms() + delay_ms
+
+    def _count(self, outcome: str) -> None:
+        self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
+        self._tools.metrics.step_seconds.labels(self._tools.function).observe(self._took_ms / 1000)
+
+
+async def record_result(record: StepRecord, key: str, tools: PassTools, append: Append) -> Standing:
+    """Record a step's result and return the one that stands: ours, or that of whoever was first.
+
+    Raises:
+        SerializationError: the one that stands cannot be read.
+
+    """
+    appended = await append(tools.names.journal_step(tools.queue, tools.run, key), record)
+    return Standing(record if appended.ours else decode_record(StepRecord, appended.payload), appended.sequence)
+
+
+async def encoded_result(name: str, body: Callable[[], Awaitable[Any]], limits: Limits) -> msgspec.Raw:
+    """Run a body and return what it returns, as it is recorded.
+
+    Raises:
+        SerializationError: it cannot be recorded.
+        PayloadTooLargeError: it is too large for that.
+
+    """
+    what = f"result of step {name!r}"
+    output = encode_value(await body(), what)
+    check_payload(bytes(output), what, limits.payload_bytes)
+    return output
+
+
+def _since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

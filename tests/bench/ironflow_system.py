@@ -1,0 +1,138 @@
+"""Ironflow under measurement: an embedded nats-server, one engine, and workers, each a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ironflow.broker.embedded import EmbeddedServer
+from ironflow.broker.nats import ConnectionSettings, connect
+from ironflow.broker.protocol import Publication, StreamSpec
+from ironflow.client import Client
+from tests.bench import ironflow_app
+from tests.support.processes import Process, cluster, functions_are_known, workers_answer
+
+CONCURRENCY = 600
+"""As many runs at a time as workload A ever has in flight."""
+
+BARE_APPENDS = 300
+
+
+class Ironflow:
+    """Implements :class:`tests.bench.system.System`.
+
+    Args:
+        sync_interval: "always", or what the server does by default, "2m".
+
+    """
+
+    name = "Ironflow"
+    most_runs = 0
+    notes: Sequence[str] = (f"one worker with --concurrency {CONCURRENCY}; otherwise defaults",)
+
+    def __init__(self, sync_interval: str = "always") -> None:
+        self.durability = f"nats-server with sync_interval: {sync_interval}" + (
+            ", so every append is synced before it is acknowledged" if sync_interval == "always" else ""
+        )
+        self.folder = Path(tempfile.gettempdir())
+        self._sync_interval = sync_interval
+        self._stack = contextlib.AsyncExitStack()
+        self._client: Client | None = None
+        self._server: EmbeddedServer | None = None
+        self._engine: Process | None = None
+        self._workers: list[Process] = []
+
+    async def start(self, workers: int) -> None:
+        """Start the server, an engine, and workers."""
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self._server = self._stack.enter_context(
+            EmbeddedServer(self.folder / "nats", sync_interval=self._sync_interval)
+        )
+        processes = self._stack.enter_context(cluster(self._server.url, "bench", self.folder))
+        self._engine = processes.engine()
+        app, options = ironflow_app.__file__, ("--concurrency", str(CONCURRENCY))
+        self._workers = [processes.worker(app, *options, queue=ironflow_app.QUEUE) for _ in range(workers)]
+        self._client = await self._stack.enter_async_context(processes.client())
+        await functions_are_known(self._client, "three", "slow")
+        await workers_answer(self._client, workers)
+
+    async def stop(self) -> None:
+        """End everything."""
+        await self._stack.aclose()
+
+    def parts(self) -> Mapping[str, list[int]]:
+        """Return the process ids."""
+        assert self._server is not None
+        assert self._engine is not None
+        return {
+            "server": [self._server.pid],
+            "engine": [self._engine.pid],
+            "worker": [worker.pid for worker in self._workers],
+        }
+
+    async def run(self, workflow: str, key: str, argument: Any = None) -> Any:
+        """Run a function to its end."""
+        assert self._client is not None
+        run = await self._client.start(workflow, key if workflow == "wait" else argument, id=key)
+        return await run.result("300s")
+
+    async def run_all(self, keys: Sequence[str], in_flight: int) -> None:
+        """Run ``three`` for each key, so many at a time."""
+        left = iter(keys)
+
+        async def one_after_another() -> None:
+            for key in left:
+                await self.run("three", key)
+
+        await asyncio.gather(*(one_after_another() for _ in range(in_flight)))
+
+    async def send(self, key: str) -> None:
+        """Publish the event that a ``wait`` waits for."""
+        assert self._client is not None
+        await self._client.publish("bench.go", {"key": key})
+
+    async def kill_worker(self) -> None:
+        """Kill a worker."""
+        self._workers[0].kill()
+
+    def counters(self) -> Mapping[str, float]:
+        """Count the messages that JetStream has stored."""
+        assert self._server is not None
+        with urllib.request.urlopen(f"{self._server.monitor_url}/jsz?streams=1") as answer:  # noqa: S310 - it is ours
+            accounts = json.load(answer)["account_details"]
+        streams = [stream for account in accounts for stream in account["stream_detail"]]
+        return {"messages": sum(stream["state"]["last_seq"] for stream in streams)}
+
+    async def bare_write_ms(self) -> float | None:
+        """Return the median round trip of an append and nothing else, one after another."""
+        assert self._server is not None
+        spec = StreamSpec(name="bare", subjects=("bare.>",), one_per_subject="keep_first")
+        broker = await connect(ConnectionSettings(urls=(self._server.url,)))
+        try:
+            await broker.ensure_stream(spec)
+            took: list[float] = []
+            for _ in range(BARE_APPENDS):
+                begun = time.perf_counter()
+                await broker.publish(Publication(subject=f"bare.{uuid.uuid4().hex}", payload=bytes(200)))
+                took.append((time.perf_counter() - begun) * 1000)
+            return statistics.median(took)
+        finally:
+            await broker.close()
+
+
+class UnsyncedIronflow(Ironflow):
+    """Ironflow on a server as it comes, which syncs every two minutes: no peer's durability."""
+
+    name = "Ironflow, unsynced"
+
+    def __init__(self) -> None:
+        super().__init__("2m")

@@ -1,0 +1,17 @@
+"""Sagas on a real server: every step and every undo fails, and the worker process is killed at every undo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ironflow.broker.embedded import EmbeddedServer
+from tests.bench.saga import break_all, plans, running
+
+
+async def test_every_undo_of_a_recorded_step_runs_in_order_whatever_fails_and_dies(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "nats") as server:
+        async with running(tmp_path, server.url) as (client, processes):
+            _, ends, kills, faults = await break_all(client, processes)
+    assert faults == []
+    assert kills == sum(plan.killed_undo > 0 for plan in plans())
+    assert set(ends) == {f"failed, compensation {state}" for state in ("None", "completed", "failed")}
