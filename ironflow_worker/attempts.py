@@ -134,7 +134,8 @@ class Attempt:
             step=call.name,
             attempt=self._number,
             delay_ms=delay_ms,
-            error=f"{record.error.type}: {record.error.message}",
+            error=record.error.type,
+            error_text=record.error.message,
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
         self.next_due_ms = tools.now_ms() + delay_ms
