@@ -166,6 +166,7 @@ class WaitRecord(Record, frozen=True, kw_only=True):
         on_timeout: what the end of the time means to the run.
         function: the id of the function that runs as a child; empty where none does.
         data: what the child is given.
+        trace: the context of the trace that the child goes on.
 
     """
 
@@ -181,6 +182,7 @@ class WaitRecord(Record, frozen=True, kw_only=True):
     on_timeout: OnTimeout = "fail"
     function: str = ""
     data: msgspec.Raw = NULL
+    trace: dict[str, str] = {}
 
 
 class WaitEntry(Record, frozen=True, kw_only=True):

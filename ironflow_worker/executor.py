@@ -15,6 +15,7 @@ from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
+from ironflow.telemetry.tracing import carrier_of
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
@@ -166,7 +167,7 @@ class Executor:
             raise SerializationError(msg)
         if delivery.delivered > 1:
             running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
-        tools = self._tools(queue, task, delivery.lease)
+        tools = self._tools(queue, task, delivery.lease, carrier_of(event.metadata))
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)
         outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
@@ -214,7 +215,7 @@ class Executor:
             memo.read(page)
         return memo
 
-    def _tools(self, queue: str, task: Task, lease: str) -> PassTools:
+    def _tools(self, queue: str, task: Task, lease: str, trace: dict[str, str]) -> PassTools:
         return PassTools(
             run=task.run,
             function=task.function,
@@ -231,6 +232,7 @@ class Executor:
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),
             depth=task.depth,
+            trace=trace,
         )
 
     async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:
