@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import ironflow
 from ironflow import Context, Retry
-from ironflow.telemetry import tracing
 from tests.support.inprocess import running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -48,7 +48,7 @@ class Traces:
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traces]:
     made = Traces()
-    monkeypatch.setattr(tracing.trace, "get_tracer", made.provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer", made.provider.get_tracer)
     yield made
     made.provider.shutdown()
 
@@ -149,7 +149,6 @@ def test_without_the_extra_nothing_of_it_is_imported_and_what_a_publisher_says_i
 import sys
 sys.modules["opentelemetry"] = None
 from ironflow.records import EventRecord
-from ironflow.telemetry import tracing
 event = EventRecord(id="e", name="e", time="", metadata={"traceparent": "t"})
 with tracing.span("x", "internal", tracing.carrier_of(event.metadata), {}) as carrier:
     assert carrier == {} and tracing.with_context(tracing.passed_on(event), carrier) is event
