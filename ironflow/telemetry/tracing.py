@@ -8,7 +8,8 @@ What is replayed makes no span. Spans have ids and names, and neither data nor t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+import importlib.util
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -16,13 +17,7 @@ from msgspec.structs import replace
 
 from ironflow.records import EventRecord
 
-try:
-    from opentelemetry import trace
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-except ImportError:  # the extra is not installed
-    IS_INSTALLED = False
-else:
-    IS_INSTALLED = True
+IS_INSTALLED = importlib.util.find_spec("opentelemetry") is not None
 
 Kind = Literal["internal", "producer", "consumer"]
 Carrier = Mapping[str, str]
@@ -55,36 +50,20 @@ def span(
     """
     if not IS_INSTALLED:
         return contextlib.nullcontext(_NOTHING)
-    return _span(name, kind, parent, attributes)
+    from ironflow.telemetry import otel  # noqa: PLC0415 - brings in what is not installed everywhere
+
+    return otel.span(name, kind, parent, attributes)
 
 
 def passed_on(event: EventRecord) -> EventRecord:
     """Return an event that carries the current span's context, where there is one."""
     if not IS_INSTALLED:
         return event
-    return with_context(event, _current())
+    from ironflow.telemetry import otel  # noqa: PLC0415 - brings in what is not installed everywhere
+
+    return with_context(event, otel.current())
 
 
 def with_context(event: EventRecord, carrier: Carrier) -> EventRecord:
     """Return an event that carries a context, where there is one."""
     return replace(event, metadata={**event.metadata, **carrier}) if carrier else event
-
-
-@contextlib.contextmanager
-def _span(name: str, kind: Kind, parent: Carrier, attributes: Mapping[str, str | int]) -> Generator[Carrier]:
-    context = TraceContextTextMapPropagator().extract(parent) if parent else None
-    made = trace.get_tracer("ironflow").start_span(
-        name, context, kind=trace.SpanKind[kind.upper()], attributes=dict(attributes)
-    )
-    with trace.use_span(made, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-        try:
-            yield _current()
-        except BaseException as error:
-            made.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
-            raise
-
-
-def _current() -> Carrier:
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return carrier

@@ -149,6 +149,7 @@ def test_without_the_extra_nothing_of_it_is_imported_and_what_a_publisher_says_i
 import sys
 sys.modules["opentelemetry"] = None
 from ironflow.records import EventRecord
+from ironflow.telemetry import tracing
 event = EventRecord(id="e", name="e", time="", metadata={"traceparent": "t"})
 with tracing.span("x", "internal", tracing.carrier_of(event.metadata), {}) as carrier:
     assert carrier == {} and tracing.with_context(tracing.passed_on(event), carrier) is event
