@@ -31,6 +31,14 @@ bench *args:
 bench-peers *args:
     python -m tests.bench.compare "$@"
 
+# Break everything for ten minutes, and prove that nothing was lost: `just chaos --seed 2`
+chaos *args:
+    python -m tests.chaos --rows 14 "$@"
+
+# Break things in every way that there is, one after the other: more than an hour
+chaos-full *args:
+    python -m tests.chaos --rows all "$@"
+
 # Run the tests and show which lines they did not reach
 coverage *args:
     coverage erase

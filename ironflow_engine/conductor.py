@@ -95,7 +95,7 @@ class Conductor:
         for run, cause in reversed(causes):
             if run in failures:
                 failures.setdefault(cause, failures[run])
-        await self._keeper.forget([command for command in waits_ended if command.run not in failures])
+        failures |= await self._keeper.forget([command for command in waits_ended if command.run not in failures])
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures

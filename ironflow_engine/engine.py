@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Broker, Request, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS, engine_consumers, streams
 from ironflow.clock import now_ms, to_iso
 from ironflow.engine_api import Empty
@@ -112,7 +112,7 @@ class Engine:
         self._settings = settings or EngineSettings()
         self._started_at = to_iso(now_ms())
         self.metrics = Metrics()
-        store = RunStore(broker, names, make_token)
+        store = self._store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
         waits = WaitStore(broker, names)
 
@@ -144,6 +144,7 @@ class Engine:
         verbs["runs.cancel"] = verb(CancelRun, Canceller(terminator, runs).cancel)
         verbs["runs.retry"] = verb(RetryRun, Retrier(broker, names, runs, conductor, make_token).retry)
         self._service = Service(broker, names, verbs)
+        self._hears_of_ends: Subscription | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -161,6 +162,7 @@ class Engine:
         await self._service.start()
         self._tasks = [asyncio.create_task(intake.run(), name=type(intake).__name__) for intake in self._intakes]
         await self._takeover.start()
+        self._hears_of_ends = await self._broker.listen(self._names.every_cancel, self._forget)
         self._tasks.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
         self._tasks.append(asyncio.create_task(self._takeover.run(), name="takeover"))
         _log.info("engine started", engine=self.id, namespace=self._names.namespace, version=__version__)
@@ -191,9 +193,15 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self._takeover.stop()
+        if self._hears_of_ends is not None:
+            await self._hears_of_ends.stop()
         await self._service.stop()
         self._read_model.close()
         _log.info("engine stopped", engine=self.id)
+
+    async def _forget(self, request: Request) -> None:
+        """Hear that an engine has ended a run from outside: a timer that is set for it now would stay."""
+        self._store.forget(request.subject.rpartition(".")[2])
 
     async def _status(self, _request: Empty) -> EngineView:
         return EngineView(

@@ -49,6 +49,12 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
     return Decision(after, (_registration(after, entry),))
 
 
+def too_late(fact: WaitRecorded) -> tuple[Command, ...]:
+    """Return what is to be done about a wait that nothing waits for by now; it may have been registered before."""
+    forget = ForgetWait(run=fact.run, step=fact.step, wait=fact.record)
+    return (forget,) if fact.record.kind == "wait_for_event" else ()
+
+
 def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     """Return what becomes of a run and a wait of it that an event matches."""
     entry = fact.entry

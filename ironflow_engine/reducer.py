@@ -225,7 +225,7 @@ def _review(state: RunState, fact: StateReviewed) -> Decision:
 def _wait(state: RunState, fact: WaitRecorded) -> Decision:
     kind = fact.record.kind
     if unwinding.is_of_no_use(state, fact) or (kind != "sleep" and epochs.is_past(state, fact.step)):
-        return Decision(state)
+        return Decision(state, event_waits.too_late(fact))
     timer = timers.of_wait(state, fact)
     if kind == "invoke":
         return children.invoke(state, fact, timer.record)

@@ -58,6 +58,10 @@ class RunStore:
             self._recent.move_to_end(run)
         return version
 
+    def forget(self, run: str) -> None:
+        """Have the run asked for next time: what is remembered of it is out of date."""
+        self._recent.pop(run, None)
+
     async def load(self, run: str) -> Version:
         """Return the version that stands at the stream's leader.
 

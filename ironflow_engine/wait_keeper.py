@@ -55,12 +55,12 @@ class WaitKeeper:
                     results.append([])
         return results
 
-    async def forget(self, ended: Sequence[AppendStep | ForgetWait]) -> None:
+    async def forget(self, ended: Sequence[AppendStep | ForgetWait]) -> dict[str, BrokerError]:
         """Have no event find waits any more of which the ends, and all that follows from them, are stored.
 
         Not earlier: an event that comes again, because an engine died in between, must find its wait again.
         """
-        await self._waits.forget({(each.run, each.step): each.wait for each in ended})
+        return await self._waits.forget({(each.run, each.step): each.wait for each in ended})
 
     async def _register(self, registrations: Sequence[RegisterWait]) -> list[CarriedOut]:
         """Have events find the waits, and only then look which events have come already."""

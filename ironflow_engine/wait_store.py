@@ -87,12 +87,11 @@ class WaitStore:
             for several in wanted
         ]
 
-    async def forget(self, waits: Mapping[tuple[str, str], WaitRecord]) -> None:
-        """Have no event find these waits, by run and step, any more.
-
-        One that stays because the broker is in trouble costs some bytes until it is met again, and decides nothing.
-        """
-        await asyncio.gather(*(self._purge(self._key(run, step, wait)) for (run, step), wait in waits.items()))
+    async def forget(self, waits: Mapping[tuple[str, str], WaitRecord]) -> dict[str, BrokerError]:
+        """Have no event find these waits, by run and step, any more; return the runs of those that stay, and why."""
+        purges = (self._purge(self._key(run, step, wait)) for (run, step), wait in waits.items())
+        outcomes = zip(waits, await asyncio.gather(*purges), strict=True)
+        return {run: failure for (run, _), failure in outcomes if failure is not None}
 
     async def forget_run(self, queue: str, run: str, epoch: int) -> None:
         """Have no event find any wait of a run that has ended. It costs what the run has waited for.
@@ -103,7 +102,7 @@ class WaitStore:
             epoch: the epoch that ended; by a retry the run may have waits again, of a later one.
 
         Raises:
-            BrokerError: the run's journal cannot be read.
+            BrokerError: the run's journal cannot be read, or a wait stays.
 
         """
         waits: dict[tuple[str, str], WaitRecord] = {}
@@ -116,7 +115,8 @@ class WaitStore:
                 step = parse_journal(message.subject).step
                 if wait.event and parse_step_key(step)[1] <= epoch:
                     waits[run, step] = wait
-        await self.forget(waits)
+        for failure in (await self.forget(waits)).values():
+            raise failure
 
     async def count(self) -> int:
         """Return how many waits are open."""
@@ -171,12 +171,18 @@ class WaitStore:
                         _log.error("unreadable wait left out", subject=message.subject, reason=str(error))
         return entries
 
-    async def _purge(self, subject: str) -> None:
-        async with self._room:
-            try:
-                await self._broker.purge(self._stream, subject)
-            except BrokerError as error:
-                _log.debug("wait not taken away", subject=subject, reason=str(error))
+    async def _purge(self, subject: str) -> BrokerError | None:
+        failure: BrokerError | None = None
+        for _ in range(_TRIES):
+            async with self._room:
+                try:
+                    await self._broker.purge(self._stream, subject)
+                except BrokerError as error:
+                    _log.debug("wait not taken away", subject=subject, reason=str(error))
+                    failure = error
+                else:
+                    return None
+        return failure
 
     async def _store(self, publications: Sequence[Publication]) -> list[BrokerError | None]:
         """Store publications; one whose answer was lost is stored again, which changes nothing."""

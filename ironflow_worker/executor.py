@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
+from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.function import Function
@@ -110,11 +111,16 @@ class Executor:
             unknown = unknown_function(task.function, queue, delivery.delivered)
             await self._dead_letters.refuse(queue, delivery, unknown, task.event)
             return
+        running = self._cancellations.at_work(task.run, task.number)
+        if running is not None:
+            await self._join(queue, running, delivery)
+            return
         running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
+        running.leases.add(delivery.lease)
         try:
             with (
                 self._leases.hold(delivery.lease),
-                self._presence.holds(delivery),
+                self._presence.holds(queue, delivery),
                 self._metrics.running.track_inprogress(),
                 self._cancellations.watch(running),
             ):
@@ -135,6 +141,21 @@ class Executor:
         except BaseException:
             await self._hand_back(queue, task, delivery, running, 0.0)
             raise
+
+    async def _join(self, queue: str, running: RunningPass, delivery: Delivery) -> None:
+        """Keep a task that came again while this worker executes it, since its lease had ended.
+
+        A second pass beside the first one would do every body twice.
+        """
+        with self._leases.hold(delivery.lease), self._presence.holds(queue, delivery):
+            running.leases.add(delivery.lease)
+            try:
+                await running.is_done.wait()
+            finally:
+                if running.succeeded:
+                    delivery.ack()
+                else:
+                    delivery.nak()
 
     async def _hand_back(
         self, queue: str, task: Task, delivery: Delivery, running: RunningPass, delay_seconds: float
@@ -158,7 +179,7 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        pause = pause_ms(losses, await self._broker.server_time_ms()) if losses.lost else 0
+        pause = pause_ms(losses, await self._broker.server_time_ms(self._names.tasks, queue)) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
             return
@@ -167,10 +188,11 @@ class Executor:
             raise SerializationError(msg)
         if delivery.delivered > 1:
             running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
-        tools = self._tools(queue, task, delivery.lease, carrier_of(event.metadata))
+        tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)
         outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
+        running.succeeded = True
         delivery.ack()
         self._metrics.passes.labels(function.id, outcome.status).inc()
 
@@ -206,8 +228,10 @@ class Executor:
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
         memo = Memo(task.attempt - 1)
-        if _nothing_can_be_recorded(task, delivery, self._broker.server.id) and self._cancellations.surely_none(
-            task.run, task.started_at
+        if (
+            _nothing_can_be_recorded(task, delivery, self._broker.server.id)
+            and self._is_too_young_for_others(task)
+            and self._cancellations.surely_none(task.run, task.started_at)
         ):
             return memo
         subject_filter = self._names.journal_of_run(queue, task.run)
@@ -215,7 +239,17 @@ class Executor:
             memo.read(page)
         return memo
 
-    def _tools(self, queue: str, task: Task, lease: str, trace: dict[str, str]) -> PassTools:
+    def _is_too_young_for_others(self, task: Task) -> bool:
+        """Tell whether a run began so lately that nobody else can have been handed its event or its task.
+
+        An engine that stood still between its writes publishes the task when another has long done so, and a
+        worker that stood still finds in its socket what has gone to another. Both take a lease. Half of it
+        leaves the other half for the difference between the server's clock and ours.
+        """
+        age_ms = self._now_ms() - task.started_at
+        return abs(age_ms) < min(self._leases.seconds, ENGINE_ACK_WAIT_SECONDS) * 1000 / 2
+
+    def _tools(self, queue: str, task: Task, leases: Collection[str], trace: dict[str, str]) -> PassTools:
         return PassTools(
             run=task.run,
             function=task.function,
@@ -227,7 +261,7 @@ class Executor:
             journal=self._journal,
             bodies=self._bodies,
             metrics=self._metrics,
-            still_holds=lambda: self._leases.still_holds(lease),
+            still_holds=lambda: any(map(self._leases.still_holds, leases)),
             chance=self._chance,
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),

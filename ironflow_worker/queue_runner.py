@@ -26,6 +26,9 @@ class QueueRunner:
         slots: how many tasks are executed at a time.
         execute: executes one task; hands it back itself where that fails.
 
+    Attributes:
+        queue: as above.
+
     """
 
     def __init__(self, broker: Broker, stream: str, queue: str, slots: int, execute: Execute) -> None:

@@ -12,7 +12,8 @@ import ironflow
 from ironflow import Context, Function
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import Ambiguous, BrokerError, StorageFull, Unavailable
-from tests.support.inprocess import System, running_system
+from ironflow.names import bucket_stream
+from tests.support.inprocess import System, is_of_duties, running_system
 
 pytestmark = pytest.mark.virtual_time
 
@@ -46,7 +47,7 @@ class Killer:
         self.killed = False
 
     def __call__(self, stage: Stage, verb: str, subject: str) -> BrokerError | None:
-        if stage != self._stage or verb not in ("publish", "purge"):
+        if stage != self._stage or verb not in ("publish", "purge") or is_of_duties(subject):
             return None
         if verb == "publish" and not any(part in subject for part in ENGINE_WRITES):
             return None
@@ -142,6 +143,27 @@ async def test_a_broker_in_trouble_delays_a_wait_and_changes_nothing_else(
         system.server.interceptor = intercept
         await late(system)
         assert await outcome_of(system) == 1
+
+
+async def test_a_wait_that_cannot_be_taken_away_at_first_is_taken_away_all_the_same() -> None:
+    refusals = [Unavailable("no answer"), Ambiguous("no answer")]
+
+    def intercept(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        refuses = stage == "before" and verb == "purge" and "test_waits" in subject
+        return refusals.pop() if refuses and refusals else None
+
+    async with running_system(approval()) as system:
+        system.server.interceptor = intercept
+        await late(system)
+        assert await outcome_of(system) == 1
+        assert refusals == []
+        bucket = system.names.waits_bucket
+        subjects = [
+            message.subject
+            async for page in system.broker.read(bucket_stream(bucket), f"$KV.{bucket}.>")
+            for message in page
+        ]
+    assert [subject for subject in subjects if "=paths" not in subject] == []
 
 
 async def test_two_engines_that_die_in_turn_lose_no_event() -> None:

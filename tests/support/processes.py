@@ -161,23 +161,23 @@ def cluster(url: str, namespace: str, folder: Path) -> Generator[Cluster]:
         made.stop()
 
 
-async def functions_are_known(client: Client, *functions: str) -> None:
+async def functions_are_known(client: Client, *functions: str, within: float = 20.0) -> None:
     """Wait until an engine knows the functions."""
 
     async def known() -> None:
         page = await client.engine.functions()
         assert {function.id for function in page.functions} >= set(functions)
 
-    await eventually(_answered(known), within=20.0)
+    await eventually(_answered(known), within=within)
 
 
-async def workers_answer(client: Client, count: int) -> None:
+async def workers_answer(client: Client, count: int, *, within: float = 20.0) -> None:
     """Wait until so many workers answer."""
 
     async def answer() -> None:
         assert len((await client.engine.workers()).workers) == count
 
-    await eventually(_answered(answer), within=20.0)
+    await eventually(_answered(answer), within=within)
 
 
 def _answered(assertion: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

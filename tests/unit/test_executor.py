@@ -12,7 +12,7 @@ import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
-from ironflow.broker.topology import streams
+from ironflow.broker.topology import queue_consumer, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
@@ -59,6 +59,7 @@ class Bench:
         self.bodies = 0
         self.cancellations = Cancellations(broker, NAMES)
         self.listens_since_ms = 0
+        self.now_ms = 0
         self.executor = Executor(
             broker,
             NAMES,
@@ -71,12 +72,13 @@ class Bench:
             worker_id="w",
             make_token=lambda: "of this pass",
             chance=lambda: 0.5,
-            now_ms=lambda: 0,
+            now_ms=lambda: self.now_ms,
         )
 
     async def start(self) -> None:
         await self.cancellations.start()
-        self.listens_since_ms = await self.broker.server_time_ms()
+        await self.cancellations.note_time("q")
+        self.listens_since_ms = await self.broker.server_time_ms(NAMES.tasks)
 
     async def handle(self, ctx: Context) -> int:
         self.passes += 1
@@ -89,7 +91,8 @@ class Bench:
     def record(self, rest: str, record: msgspec.Struct) -> None:
         self.server.store(Publication(subject=f"test.journal.q.r.{rest}", payload=encode_record(record)))
 
-    def task(self, *, delivered: int = 1, **changes: object) -> Handed:
+    def task(self, *, delivered: int = 1, clock_ms: int = 0, **changes: object) -> Handed:
+        self.now_ms = self.listens_since_ms + 1 + clock_ms
         started_at = self.listens_since_ms + 1
         task = Task(run="r", function="f", number=0, started_at=started_at, event=EVENT, server=self.broker.server.id)
         return Handed(encode_record(msgspec.structs.replace(task, **changes)), delivered)
@@ -105,6 +108,7 @@ async def bench() -> AsyncGenerator[Bench]:
     broker = server.connect()
     for stream in streams(NAMES):
         await broker.ensure_stream(stream)
+    await broker.ensure_consumer(queue_consumer(NAMES, "q"))
     bench = Bench(server, broker)
     await bench.start()
     yield bench
@@ -119,6 +123,8 @@ REASONS_TO_READ: dict[str, dict[str, object]] = {
     "it may have been published before": {"check_journal": True},
     "the server has restarted since": {"server": "another process"},
     "it is not the first pass": {"number": 1},
+    "the run began so long ago that another engine and worker may have been at it": {"clock_ms": 2_500},
+    "the clocks differ by so much that nobody knows how long ago the run began": {"clock_ms": -2_500},
     "the run started before this worker could hear of its end": {"started_at": 0},
 }
 
@@ -158,12 +164,12 @@ async def test_a_task_of_a_newer_kind_waits_for_a_worker_that_can_read_it(bench:
 
 async def test_a_journal_that_cannot_be_read_waits_for_a_worker_that_can(bench: Bench) -> None:
     bench.server.store(Publication(subject="test.journal.q.r.step.work", payload=b"{"))
-    assert await bench.answers(bench.task(delivered=2)) == ["nak 10"]
+    assert await bench.answers(bench.task(delivered=2)) == ["nak 7.5"]
     assert bench.passes == 0
 
 
 @pytest.mark.parametrize(
-    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 20"]), (9, ["nak 60"]), (10, ["ack"]), (11, ["ack"])]
+    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 11.25"]), (19, ["nak 30"]), (20, ["ack"]), (21, ["ack"])]
 )
 async def test_a_run_that_no_worker_can_make_anything_of_fails_in_the_end(
     bench: Bench, delivered: int, answers: list[str]

@@ -1,0 +1,1 @@
+"""What the guarantees say, while everything is broken on purpose. ``python -m tests.chaos --help``."""

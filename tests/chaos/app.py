@@ -1,0 +1,11 @@
+"""What the workers of the harness load."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.chaos.witness import FileWitness
+from tests.chaos.workflow import program_function
+
+program = program_function(FileWitness(Path(os.environ["CHAOS_FOLDER"])))

@@ -1,0 +1,238 @@
+"""The processes of the harness: a server, engines and workers, each engine and worker behind its own proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+
+from ironflow.broker.embedded import EmbeddedServer
+from ironflow.broker.nats import ConnectionSettings, connect
+from ironflow.broker.protocol import Broker
+from ironflow.client import Client
+from ironflow.names import Names
+from tests.chaos.faulty_broker import NO_FAULTS, FaultSwitch
+from tests.chaos.proxy import MODES, Proxy
+from tests.chaos.workflow import FUNCTION, QUEUE
+from tests.support.processes import functions_are_known, workers_answer
+
+LOOK_SECONDS = 0.1
+START_SECONDS = 60.0
+"""Seven processes start at once, on machines that may have better things to do."""
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cluster is made of.
+
+    Attributes:
+        slots: how many passes each worker executes at a time.
+        lease: seconds that a worker keeps a task without renewing it.
+        stored_bytes: how much the server may store; default what the disk has room for.
+        seed: makes what goes wrong inside of processes.
+        crash: like "5:after": each process ends at that durable write of its first life.
+
+    """
+
+    engines: int = 2
+    workers: int = 4
+    slots: int = 8
+    lease: float = 1.0
+    stored_bytes: int | None = None
+    seed: int = 0
+    crash: str = ""
+
+
+class Child:
+    """An engine or a worker, which is started again whenever it ends, as a service manager does.
+
+    Args:
+        name: names its log.
+        arguments: what tests.chaos.child is started with.
+        environment: added to this process's.
+        proxy: where it finds NATS.
+        folder: for its log.
+        crash: the durable write of its first life at which it ends; "" for none.
+
+    Attributes:
+        held: it is meant to be down.
+        exits: the exit codes with which it ended by itself.
+
+    """
+
+    def __init__(
+        self, name: str, arguments: list[str], environment: dict[str, str], proxy: Proxy, folder: Path, crash: str
+    ) -> None:
+        self.proxy = proxy
+        self.held = False
+        self.exits: list[int] = []
+        self._crash = crash
+        self._arguments = arguments
+        self._environment = environment
+        self._log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now, or ran last."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it."""
+        self.held = False
+        crash = {"CHAOS_CRASH": self._crash} if self._crash else {}
+        self._crash = ""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.child", *self._arguments],
+                env={**os.environ, **self._environment, **crash},
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        """End it as a crash would; it stays down until it is started."""
+        self.held = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def look(self) -> None:
+        """Start it again where it ended by itself."""
+        if self._process is not None and not self.held and (code := self._process.poll()) is not None:
+            self.exits.append(code)
+            self.start()
+
+
+class ChaosCluster:
+    """A server, engines and workers.
+
+    Args:
+        settings: how many of them.
+        folder: for data, logs and the witness.
+
+    Attributes:
+        broker: a connection of the harness, to the server itself.
+
+    """
+
+    def __init__(self, settings: ClusterSettings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.names = Names("chaos")
+        self.server = EmbeddedServer(folder / "nats", max_file_store_bytes=settings.stored_bytes)
+        self.switch = FaultSwitch(folder / "faults.json")
+        self.engines: list[Child] = []
+        self.workers: list[Child] = []
+        self.broker: Broker
+        self.client: Client
+        self._metrics_ports: list[int] = []
+
+    @property
+    def children(self) -> list[Child]:
+        """Engines and workers."""
+        return self.engines + self.workers
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return int(self.server.url.rpartition(":")[2])
+
+    async def start_children(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start all engines and workers and wait until they are at work."""
+        for number in range(self.settings.engines):
+            child = await self._child(stack, f"engine-{number}", "engine", "--lease", str(self.settings.lease))
+            self.engines.append(child)
+        for number in range(self.settings.workers):
+            port = free_port()
+            self._metrics_ports.append(port)
+            options = ("--queue", QUEUE, "--concurrency", str(self.settings.slots), "--metrics-port", str(port))
+            child = await self._child(stack, f"worker-{number}", "worker", *options, "tests.chaos.app")
+            self.workers.append(child)
+        await functions_are_known(self.client, FUNCTION, within=START_SECONDS)
+        await workers_answer(self.client, self.settings.workers, within=START_SECONDS)
+
+    async def _child(self, stack: contextlib.AsyncExitStack, name: str, kind: str, *options: str) -> Child:
+        proxy = await stack.enter_async_context(Proxy(self.port))
+        environment = {
+            "NATS_URL": f"nats://127.0.0.1:{proxy.port}",
+            "IRONFLOW_NAMESPACE": self.names.namespace,
+            "CHAOS_FOLDER": str(self.folder),
+            "CHAOS_SEED": str(self.settings.seed),
+        }
+        child = Child(name, [kind, *options], environment, proxy, self.folder, self.settings.crash)
+        stack.callback(child.kill)
+        child.start()
+        return child
+
+    async def watch(self) -> None:
+        """Start again, for ever, what has ended by itself."""
+        while True:
+            for child in self.children:
+                child.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def heal(self) -> None:
+        """Make everything work again."""
+        self.switch.set(NO_FAULTS)
+        if not self.server.running:
+            await asyncio.to_thread(self.server.restart)
+        for child in self.children:
+            child.proxy.set(MODES["pass"])
+            child.signal(signal.SIGCONT)
+            if child.held:
+                child.start()
+
+    async def metric(self, name: str) -> float:
+        """Return the sum of a metric over all workers."""
+        pages = await asyncio.gather(*(asyncio.to_thread(_scrape, port) for port in self._metrics_ports))
+        lines = [line for page in pages for line in page.splitlines() if line.startswith(f"{name} ")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def _scrape(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def chaos_cluster(settings: ClusterSettings, folder: Path) -> AsyncGenerator[ChaosCluster]:
+    """Have a cluster that ends with the block."""
+    cluster = ChaosCluster(settings, folder)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(cluster.server)
+        cluster.broker = await connect(ConnectionSettings(urls=(cluster.server.url,)))
+        stack.push_async_callback(cluster.broker.close)
+        cluster.client = Client(cluster.broker, cluster.names)
+        cluster.switch.set(NO_FAULTS)
+        await cluster.start_children(stack)
+        watching = asyncio.create_task(cluster.watch())
+        try:
+            yield cluster
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)

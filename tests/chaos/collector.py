@@ -1,0 +1,114 @@
+"""Reads back what is stored in the end, through the broker alone: the engines are not asked about themselves."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ironflow.broker.protocol import Broker, NoSuchStream
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
+from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream, parse_journal
+from ironflow.records import EventRecord, RunState, TimerRecord
+from tests.chaos.history import Recorded, TimerLeft
+from tests.chaos.workflow import QUEUE
+
+
+class Collector:
+    """Reads one namespace.
+
+    Args:
+        broker: a connection that nothing goes wrong with.
+        names: the namespace.
+
+    """
+
+    def __init__(self, broker: Broker, names: Names) -> None:
+        self._broker = broker
+        self._names = names
+
+    async def journal(self) -> list[Recorded]:
+        """Return all facts."""
+        found: list[Recorded] = []
+        async for page in self._broker.read(self._names.journal, f"{self._names.namespace}.journal.>"):
+            for message in page:
+                address = parse_journal(message.subject)
+                record = msgspec.json.decode(message.payload)
+                found.append(
+                    Recorded(address.run, address.kind, address.rest, message.sequence, message.time_ms, record)
+                )
+        return found
+
+    async def events(self) -> dict[int, str]:
+        """Return the ids of all events, by sequence; of one that cannot be read, nothing."""
+        return {
+            message.sequence: _event_id(message.payload)
+            async for page in self._broker.read(self._names.events, f"{self._names.namespace}.events.>")
+            for message in page
+        }
+
+    async def states(self) -> dict[str, RunState]:
+        """Return the states of all runs."""
+        bucket = self._names.runs_bucket
+        states = [
+            decode_record(RunState, message.payload)
+            async for page in self._broker.read(bucket_stream(bucket), f"$KV.{bucket}.>")
+            for message in page
+        ]
+        return {state.id: state for state in states}
+
+    async def leftovers(self) -> dict[str, int]:
+        """Return how much is left of everything that is used up when all runs have ended."""
+        names = self._names
+        left = {
+            "tasks": (await self._broker.stream_state(names.tasks)).messages,
+            "overdue timers": await self._overdue_timers(),
+            "open waits": len(await self._open_waits()),
+        }
+        for stream, consumer in (
+            (names.tasks, QUEUE),
+            (names.events, ENGINE_CONSUMER),
+            (names.journal, ENGINE_CONSUMER),
+            (names.timers, ENGINE_CONSUMER),
+        ):
+            try:
+                state = await self._broker.consumer_state(stream, consumer)
+            except NoSuchStream:
+                continue
+            what = stream.rpartition("_")[2].lower()
+            left[f"{what} not delivered"] = state.pending
+            left[f"{what} not acknowledged"] = state.ack_pending
+        return left
+
+    async def timers(self) -> list[TimerLeft]:
+        """Return the schedules that have not fired."""
+        timers = await self._timers(f"{self._names.namespace}.timers.>")
+        return [TimerLeft(each.run, each.step, each.attempt, each.due_ms) for each in timers]
+
+    async def _overdue_timers(self) -> int:
+        now_ms = await self._broker.server_time_ms(self._names.tasks)
+        fired = await self._timers(f"{self._names.namespace}.fired.>")
+        waiting = await self._timers(f"{self._names.namespace}.timers.>")
+        return len(fired) + sum(each.due_ms < now_ms for each in waiting)
+
+    async def _timers(self, subject_filter: str) -> list[TimerRecord]:
+        return [
+            decode_record(TimerRecord, message.payload)
+            async for page in self._broker.read(self._names.timers, subject_filter)
+            for message in page
+        ]
+
+    async def _open_waits(self) -> list[str]:
+        bucket = self._names.waits_bucket
+        return [
+            message.subject
+            async for page in self._broker.read(bucket_stream(bucket), f"$KV.{bucket}.*.*.*.*.*")
+            for message in page
+            if message.payload
+        ]
+
+
+def _event_id(payload: bytes) -> str:
+    try:
+        return decode_record(EventRecord, payload).id
+    except SerializationError:
+        return ""

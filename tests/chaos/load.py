@@ -1,0 +1,125 @@
+"""Submits orders at a pace, answers the waits of their runs, and waits until all have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+from ironflow.client import Client
+from ironflow.errors import EngineUnavailableError, PublishError
+from ironflow.names import run_id
+from ironflow.records import TERMINAL
+from tests.chaos.collector import Collector
+from tests.chaos.history import Submitted
+from tests.chaos.programs import (
+    Map,
+    Order,
+    Parallel,
+    Program,
+    Publish,
+    Sleep,
+    Wait,
+    Work,
+    answer_key,
+    harness_waits,
+)
+from tests.chaos.workflow import ANSWER, FUNCTION, START
+
+TRY_AGAIN_SECONDS = 0.05
+LOOK_SECONDS = 0.25
+
+
+def ten_steps(chance: random.Random) -> Program:
+    """Return the program of load W: ten steps of all kinds."""
+    return (
+        Work("reserve", milliseconds=chance.randrange(2, 40)),
+        Sleep("settle", milliseconds=chance.randrange(200, 2_000)),
+        Work("charge", milliseconds=chance.randrange(20, 400), failures=chance.randrange(2)),
+        Wait("approval"),
+        Work("pack", milliseconds=chance.randrange(20, 200)),
+        Parallel(
+            "checks",
+            (
+                (Work("stock"),),
+                (Sleep("patience", milliseconds=chance.randrange(200, 600)), Work("late")),
+                (Work("fraud", failures=1),),
+                (Work("address"), Work("region")),
+                (Work("limits", milliseconds=chance.randrange(2, 100)),),
+            ),
+        ),
+        Map("items", 20, (Work("item", milliseconds=chance.randrange(5, 200)),)),
+        # A saga and a child run take their places here, as node kinds of their own.
+        Publish("tell"),
+        Sleep("cool-off", milliseconds=chance.randrange(200, 2_000)),
+        Work("finish"),
+    )
+
+
+def orders_of(count: int, seed: int) -> list[Order]:
+    """Return the orders of load W."""
+    chance = random.Random(seed)
+    return [
+        Order(number, ten_steps(chance), answer_after=round(chance.uniform(0.0, 4.0), 2)) for number in range(count)
+    ]
+
+
+class Load:
+    """Orders on their way.
+
+    Args:
+        client: a connection that only the server's own faults reach.
+        orders: what to submit.
+        seconds: over how long to spread the submissions.
+
+    Attributes:
+        submitted: what was acknowledged.
+
+    """
+
+    def __init__(self, client: Client, orders: Sequence[Order], seconds: float) -> None:
+        self.submitted: list[Submitted] = []
+        self._client = client
+        self._orders = orders
+        self._pause = seconds / max(1, len(orders))
+
+    async def run(self) -> None:
+        """Submit everything, and answer every wait; return when all of it is acknowledged."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for index, order in enumerate(self._orders):
+                await asyncio.sleep(began + index * self._pause - time.monotonic())
+                group.create_task(self._submit(order))
+
+    async def _submit(self, order: Order) -> None:
+        event_id = f"order-{order.number}"
+        await self._publish(START, order, event_id, order)
+        await asyncio.sleep(order.answer_after)
+        for wait in harness_waits(order.program):
+            key = answer_key(order.number, wait)
+            await self._publish(ANSWER, {"key": key}, f"answer-{key}")
+
+    async def _publish(self, event: str, data: object, event_id: str, order: Order | None = None) -> None:
+        while True:
+            try:
+                published = await self._client.publish_record(event, data, id=event_id)
+            except (PublishError, EngineUnavailableError):
+                await asyncio.sleep(TRY_AGAIN_SECONDS)
+                continue
+            run = "" if order is None else run_id(FUNCTION, event_id)
+            self.submitted.append(Submitted(event_id, published.sequence, time.time() * 1000, order, run))
+            return
+
+
+async def all_end(collector: Collector, submitted: Sequence[Submitted], within: float) -> bool:
+    """Wait until all runs have ended and everything is used up; tell whether that came in time."""
+    wanted = {each.run for each in submitted if each.order is not None}
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        states = await collector.states()
+        ended = {run for run, state in states.items() if state.status in TERMINAL}
+        if wanted <= ended and not any((await collector.leftovers()).values()):
+            return True
+        await asyncio.sleep(LOOK_SECONDS)
+    return False
