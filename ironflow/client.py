@@ -21,6 +21,7 @@ from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import ListEvents, RunsOfEvent, StoredEvent
 from ironflow.names import DEFAULT_NAMESPACE, Names, run_id, start_event_id
 from ironflow.records import EventRecord, RunStatus
+from ironflow.telemetry.tracing import carrier_of, span, with_context
 from ironflow.triggers import INVOKED, check_event_name, check_trigger
 
 In = TypeVar("In")
@@ -249,6 +250,11 @@ class Client:
         return msgspec.structs.replace(event, data=data, left_out=False)
 
     async def _store(self, record: EventRecord) -> Published:
+        shown = {"ironflow.event.name": record.name, "ironflow.event.id": record.id}
+        with span(f"publish {record.name}", "producer", carrier_of(record.metadata), shown) as carrier:
+            return await self._store_traced(with_context(record, carrier))
+
+    async def _store_traced(self, record: EventRecord) -> Published:
         publication = Publication(
             subject=self.names.event(record.name), payload=encode_record(record), message_id=record.id
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ironflow.broker.protocol import Broker, Publication, Stored
 
@@ -27,11 +27,13 @@ class GroupCommit:
 
     Args:
         broker: the connection.
+        observe: gets how many records are sent together.
 
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, observe: Callable[[int], object] = bool) -> None:
         self._broker = broker
+        self._observe = observe
         self._in_flight = 0
         self._gathers = False
         self._waiting: deque[_Waiting] = deque()
@@ -44,6 +46,7 @@ class GroupCommit:
             self._waiting.append((publication, future))
             return await future
         self._in_flight += 1
+        self._observe(1)
         try:
             return await self._broker.publish(publication)
         finally:
@@ -64,6 +67,7 @@ class GroupCommit:
             self._spawn([self._waiting.popleft()])
 
     def _spawn(self, group: list[_Waiting]) -> None:
+        self._observe(len(group))
         task = asyncio.create_task(self._send(group))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

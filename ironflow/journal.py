@@ -7,7 +7,7 @@ is none. The random token that every record carries tells them apart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -48,12 +48,13 @@ class Journal:
     Args:
         broker: the connection to write on.
         names: the namespace.
+        observe_commit: gets how many records are sent together.
 
     """
 
-    def __init__(self, broker: Broker, names: Names) -> None:
+    def __init__(self, broker: Broker, names: Names, observe_commit: Callable[[int], object] = bool) -> None:
         self._broker = broker
-        self._commits = GroupCommit(broker)
+        self._commits = GroupCommit(broker, observe_commit)
         self._stream = names.journal
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:

@@ -322,6 +322,10 @@ class Names(msgspec.Struct, frozen=True):
         """The subject of how pass *number* ended."""
         return f"{self._journal(queue, run)}.outcome.{number}"
 
+    def journal_canary(self, queue: str) -> str:
+        """The subject that workers of a queue write to in order to see whether they could write at all."""
+        return f"{self._journal(queue, '=health')}.canary"
+
     # Keys
 
     def run_key(self, run: str) -> str:
@@ -377,6 +381,11 @@ class Names(msgspec.Struct, frozen=True):
     def duty_key(self, duty: str) -> str:
         """The subject behind the key that says which engine has a duty."""
         return f"$KV.{self.engines_bucket}.{duty}"
+
+    @property
+    def engine_canary(self) -> str:
+        """The subject that engines write to in order to see whether they could write at all."""
+        return f"$KV.{self.engines_bucket}.canary"
 
     # Core NATS: requests and hints, nothing that must arrive
 

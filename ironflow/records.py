@@ -166,6 +166,7 @@ class WaitRecord(Record, frozen=True, kw_only=True):
         on_timeout: what the end of the time means to the run.
         function: the id of the function that runs as a child; empty where none does.
         data: what the child is given.
+        trace: the context of the trace that the child goes on.
 
     """
 
@@ -181,6 +182,7 @@ class WaitRecord(Record, frozen=True, kw_only=True):
     on_timeout: OnTimeout = "fail"
     function: str = ""
     data: msgspec.Raw = NULL
+    trace: dict[str, str] = {}
 
 
 class WaitEntry(Record, frozen=True, kw_only=True):
@@ -375,6 +377,12 @@ class FunctionRecord(Record, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     deleted: bool = False
     token: str = ""
+
+
+class CanaryRecord(Record, frozen=True, kw_only=True):
+    """Written only to see whether writing works, and read by nobody."""
+
+    token: str
 
 
 class DutyRecord(Record, frozen=True, kw_only=True):

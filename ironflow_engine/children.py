@@ -70,6 +70,7 @@ def invoke(state: RunState, fact: WaitRecorded, timer: TimerRecord) -> Decision:
         time=to_iso(fact.time_ms),
         data=wait.data,
         source=f"run/{state.id}",
+        metadata=wait.trace,
         target=wait.function,
         parent=ParentLink(run=state.id, queue=state.queue, step=fact.step),
         depth=state.depth + 1,

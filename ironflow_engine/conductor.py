@@ -26,6 +26,7 @@ from ironflow_engine.facts import (
     WaitCommand,
     WaitRecorded,
 )
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.reducer import decide
 from ironflow_engine.run_store import ABSENT, RunStore, Version
 from ironflow_engine.wait_keeper import WaitKeeper
@@ -56,10 +57,22 @@ class Conductor:
         dispatcher: carries out what is to be sent.
         keeper: carries out what is to be done about waits for events.
         children: carries out what is to be done about child runs.
+        metrics: counts; also for those who have facts applied.
+
+    Attributes:
+        metrics: as above.
 
     """
 
-    def __init__(self, store: RunStore, dispatcher: Dispatcher, keeper: WaitKeeper, children: ChildKeeper) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        dispatcher: Dispatcher,
+        keeper: WaitKeeper,
+        children: ChildKeeper,
+        metrics: Metrics,
+    ) -> None:
+        self.metrics = metrics
         self._store = store
         self._dispatcher = dispatcher
         self._keeper = keeper
@@ -146,6 +159,8 @@ class Conductor:
         for plan, answer in zip(plans, await self._store.write_all(writes) if writes else [], strict=True):
             if isinstance(answer, Version):
                 decided.append(plan)
+                if plan.after.state is not None:
+                    self.metrics.run_changed(plan.version.state, plan.after.state)
             elif isinstance(answer, WrongRevision):
                 overtaken.append(plan)
             else:

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 import structlog
+from msgspec.structs import replace
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Schedule, Stored, SubjectTaken
 from ironflow.codec import encode_record
 from ironflow.names import Names
 from ironflow.records import Task
+from ironflow.telemetry.tracing import carrier_of, span, with_context
 from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun
 
 _log = structlog.get_logger("ironflow.engine")
@@ -38,6 +40,7 @@ class Dispatcher:
 
     async def carry_out(self, commands: Sequence[SendCommand]) -> list[BrokerError | None]:
         """Carry out commands together; return what each failed with, in order."""
+        commands = [_traced(command) for command in commands]
         failures: list[BrokerError | None] = [None] * len(commands)
         left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
         again = False
@@ -114,3 +117,22 @@ class Dispatcher:
 
 def _failure(answer: Stored | BrokerError) -> BrokerError | None:
     return None if isinstance(answer, (Stored, SubjectTaken)) else answer
+
+
+def _traced(command: SendCommand) -> SendCommand:
+    """Begin the run's part of its trace, where the command begins a run.
+
+    Its context goes into the event that the task carries, and with it into the journal. A command that is carried out
+    again makes another span, which nothing goes on from, since the server takes the first task only.
+    """
+    if not isinstance(command, Dispatch) or command.event is None:
+        return command
+    state = command.state
+    shown = {
+        "ironflow.run.id": state.id,
+        "ironflow.function.id": state.function,
+        "ironflow.queue": state.queue,
+        "ironflow.event.id": state.event_id,
+    }
+    with span(f"run {state.function}", "consumer", carrier_of(command.event.metadata), shown) as carrier:
+        return replace(command, event=with_context(command.event, carrier))

@@ -33,6 +33,7 @@ from ironflow.messages import (
 )
 from ironflow.names import Names
 from ironflow.records import ErrorRecord
+from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
 from ironflow_engine import reconciler, retention, takeover
 from ironflow_engine.administrator import Administrator
@@ -45,9 +46,11 @@ from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.function_store import FunctionStore
+from ironflow_engine.gauges import Gauges
 from ironflow_engine.history import ARCHIVE_DUTY_SECONDS, Archive, History, NoHistory
 from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
 from ironflow_engine.retention import Retention
@@ -99,6 +102,9 @@ class Engine:
         make_token: returns a new random mark.
         archive: what outlives the streams; it is not closed by the engine.
 
+    Attributes:
+        metrics: what it counts.
+
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class Engine:
         self._names = names
         self._settings = settings or EngineSettings()
         self._started_at = to_iso(now_ms())
+        self.metrics = Metrics()
         store = self._store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
         waits = WaitStore(broker, names)
@@ -123,7 +130,7 @@ class Engine:
 
         children = ChildKeeper(broker, names, store, end_run, make_token)
         keeper = WaitKeeper(broker, names, waits, make_token)
-        conductor = Conductor(store, Dispatcher(broker, names), keeper, children)
+        conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
         events = EventIntake(broker, conductor, names, self._functions, waits, children)
         terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
@@ -131,11 +138,13 @@ class Engine:
             JournalIntake(broker, conductor, names),
             TimerIntake(broker, conductor, names, store, terminator, children, make_token),
         )
+        self._canary = Canary(broker, names.engine_canary, self.id)
+        self._gauges = Gauges(broker, names, self._functions, waits, self.metrics)
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
         self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
-        self._takeover = Takeover(broker, names, duty)
+        self._takeover = Takeover(broker, names, duty, self.metrics)
         census = Census(broker, names)
         history = archive.history if archive is not None else NoHistory()
         self._chores = self._find_chores(store, history, archive, make_token)
@@ -148,6 +157,7 @@ class Engine:
         self._service = Service(broker, names, verbs)
         self._hears_of_ends: Subscription | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Provision what is missing, then take part.
@@ -175,8 +185,21 @@ class Engine:
         for task in done:
             task.result()
 
+    async def problems(self) -> list[str]:
+        """Return why this engine is not ready: a write does not work, or nothing is being pulled."""
+        if self._stopping:
+            return ["the engine stops"]
+        idle = [f"nothing is pulled from {intake.stream}" for intake in self._intakes if not intake.is_pulling]
+        unwritten = await self._canary.problem()
+        return idle if unwritten is None else [*idle, unwritten]
+
+    async def sample(self) -> None:
+        """Measure what is waiting."""
+        await self._gauges.sample()
+
     async def stop(self) -> None:
         """Take no more, answer what was asked, and leave. What was half done is done again by another engine."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

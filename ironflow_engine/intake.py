@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, Puller
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.errors import SerializationError
 from ironflow_engine.conductor import Conductor
@@ -40,20 +40,30 @@ class Intake(ABC):
     ) -> None:
         self.broker = broker
         self._conductor = conductor
-        self._stream = stream
+        self.stream = stream
+        # Made now, so that its first count is an increase and not the begin of a series.
+        self._unreadable = conductor.metrics.unreadable.labels(stream)
         self._consumer = consumer
         self._prefetch = prefetch
         self._in_hand: set[str] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self.progress = asyncio.Event()
         """Set after each batch; whoever waits for progress clears it first."""
+        self._puller: Puller | None = None
+
+    @property
+    def is_pulling(self) -> bool:
+        """Whether the server knows that this engine takes messages."""
+        return self._puller is not None and self._puller.is_served
 
     async def run(self) -> None:
         """Take batches until cancelled; what is cancelled half-way is delivered again."""
-        async with self.broker.pull(self._stream, self._consumer) as puller:
+        async with self.broker.pull(self.stream, self._consumer) as puller:
+            self._puller = puller
             puller.request(self._prefetch)
             while True:
                 batch = await puller.batch(BATCH)
+                self._conductor.metrics.batch_messages.labels(self.stream).observe(len(batch))
                 with self._kept(batch):
                     await self._process(batch)
                 puller.request(len(batch))
@@ -67,10 +77,10 @@ class Intake(ABC):
             self.hand_back(0.0, *batch)
             raise
         except BrokerError as error:
-            _log.warning("batch not processed, it will come again", stream=self._stream, reason=str(error))
+            _log.warning("batch not processed, it will come again", stream=self.stream, reason=str(error))
             self.hand_back(TRY_AGAIN_SECONDS, *batch)
         except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
-            _log.exception("batch not processed, its messages come again", stream=self._stream, messages=len(batch))
+            _log.exception("batch not processed, its messages come again", stream=self.stream, messages=len(batch))
             # A message that we fail on, which is a mistake of ours, must not hold up the others.
             if len(batch) > 1:
                 for delivery in batch:
@@ -120,6 +130,7 @@ class Intake(ABC):
 
     def unreadable(self, delivery: Delivery, error: SerializationError) -> None:
         """Say that a message cannot be read. It is acknowledged, since it never will be."""
+        self._unreadable.inc()
         _log.error(
             "unreadable message dropped", subject=delivery.subject, sequence=delivery.sequence, reason=str(error)
         )

@@ -10,6 +10,7 @@ import structlog
 from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
+from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.process import StopSignals, connector, first_of, names_of, opened
 from ironflow.doctor.monitor import look
@@ -59,6 +60,7 @@ _log = structlog.get_logger("ironflow.engine")
     help="The server's monitoring endpoint; default port 8222 of the NATS host. Tells whether it syncs.",
 )
 @keeping_options
+@health_option
 @logging_options
 @click.version_option(__version__, prog_name="ironflow-engine")
 @run_async
@@ -71,6 +73,7 @@ async def engine(
     monitor_url: str | None,
     archive_url: str | None,
     retention: int,
+    health_port: int | None,
 ) -> ExitCode:
     """Run an engine: it decides what runs, and needs nothing but NATS.
 
@@ -83,13 +86,14 @@ async def engine(
     async with opened_archive(archive_url, names) as archive, opened(connector(connection)) as broker:
         signals = StopSignals()
         running = Engine(broker, names, settings, archive=archive)
-        await running.start()
-        checking = asyncio.create_task(_warn_of_weak_sync(connection, broker, monitor_url))
-        try:
-            await first_of(signals.first.wait(), running.wait())
-        finally:
-            checking.cancel()
-            await first_of(signals.second.wait(), running.stop())
+        async with served(health_port, running):
+            await running.start()
+            checking = asyncio.create_task(_warn_of_weak_sync(connection, broker, monitor_url))
+            try:
+                await first_of(signals.first.wait(), running.wait())
+            finally:
+                checking.cancel()
+                await first_of(signals.second.wait(), running.stop())
     return ExitCode.DONE
 
 

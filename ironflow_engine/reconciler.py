@@ -106,6 +106,7 @@ class Reconciler:
         runs = {fact.run for fact in found}
         _log.warning("runs were overdue and go on", runs=len(runs), facts=len(found), such_as=min(runs))
         failures = await self._conductor.apply(found)
+        self._conductor.metrics.reconciled.inc(len(runs - failures.keys()))
         return len(runs - failures.keys())
 
     async def _live(self, now_ms: int) -> list[RunState]:

@@ -19,6 +19,7 @@ from ironflow.messages import Claims
 from ironflow.names import Names
 from ironflow_engine.claims import ClaimBook
 from ironflow_engine.duty import Duty
+from ironflow_engine.metrics import Metrics
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -37,10 +38,12 @@ class Takeover:
         broker: the connection.
         names: the namespace.
         duty: has one engine at a time do it: a second one would take the tasks from those who got them.
+        metrics: counts.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, duty: Duty) -> None:
+    def __init__(self, broker: Broker, names: Names, duty: Duty, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._broker = broker
         self._names = names
         self._duty = duty
@@ -89,6 +92,8 @@ class Takeover:
             return
         for worker in dead:
             leases = self._claims.forget(worker)
+            self._metrics.lost_workers.inc()
+            self._metrics.taken_over.inc(len(leases))
             _log.warning("a worker has died, others get its tasks", worker=worker, tasks=len(leases))
             for queue, lease in leases:
                 self._broker.hand_back(lease, self._names.tasks, queue)

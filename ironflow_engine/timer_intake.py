@@ -80,6 +80,8 @@ class TimerIntake(Intake):
         """Record the end of each wait that is due; all of a batch together."""
         timers, facts = self._read_all(batch)
         due, early = await self._by_time(timers)
+        for _, timer in due:
+            self._conductor.metrics.timer_lateness.observe((self._clock.at_least_ms() - timer.due_ms) / 1000)
         for delivery, remaining_ms in early:
             self.hand_back(remaining_ms / 1000, delivery)
         ends_itself: list[_Timer] = []
@@ -97,6 +99,8 @@ class TimerIntake(Intake):
             if isinstance(end, BrokerError):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
+                if not end.ours:
+                    self._conductor.metrics.refused_records.inc()
                 facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
         return facts
 

@@ -118,6 +118,11 @@ class WaitStore:
         for failure in (await self.forget(waits)).values():
             raise failure
 
+    async def count(self) -> int:
+        """Return how many waits are open."""
+        paths = await self._current_paths()
+        return (await self._broker.stream_state(self._stream)).messages - sum(map(len, paths.values()))
+
     def _key(self, run: str, step: str, wait: WaitRecord) -> str:
         return self._names.wait_key(wait.event, wait.path, wait.value, run, step)
 

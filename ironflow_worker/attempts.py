@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from ironflow.limits import Limits, check_payload
 from ironflow.names import Scope
 from ironflow.records import StepKind, StepRecord, TryRecord
 from ironflow.retry import RetryPolicy
+from ironflow.telemetry.tracing import span
 from ironflow_worker.bodies import inside_of
 from ironflow_worker.failures import delay_after, error_record
 from ironflow_worker.memo import Memo
@@ -76,7 +78,11 @@ class Attempt:
         """
         call, started = self._call, time.monotonic()
         try:
-            with structlog.contextvars.bound_contextvars(step=call.name, attempt=self._number), inside_of(call.name):
+            with (
+                structlog.contextvars.bound_contextvars(step=call.name, attempt=self._number),
+                inside_of(call.name),
+                self._span(),
+            ):
                 output = await do()
         # A body that calls sys.exit() must not end the worker.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the body raises is what came of it
@@ -90,6 +96,17 @@ class Attempt:
             return await self._record_failure(refused)
         self._count("completed")
         return standing
+
+    def _span(self) -> AbstractContextManager[object]:
+        call, tools = self._call, self._tools
+        shown: dict[str, str | int] = {
+            "ironflow.run.id": tools.run,
+            "ironflow.function.id": tools.function,
+            "ironflow.step.name": call.name,
+            "ironflow.step.kind": call.kind,
+            "ironflow.step.attempt": self._number,
+        }
+        return span(f"step {call.name}", "internal", tools.trace, shown)
 
     async def _failed(self, error: BaseException) -> Standing | None:
         delay_ms = delay_after(error, self._call.policy, self._number, self._tools.chance())
@@ -134,13 +151,15 @@ class Attempt:
             step=call.name,
             attempt=self._number,
             delay_ms=delay_ms,
-            error=f"{record.error.type}: {record.error.message}",
+            error=record.error.type,
+            error_text=record.error.message,
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
         self.next_due_ms = tools.now_ms() + delay_ms
 
     def _count(self, outcome: str) -> None:
         self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
+        self._tools.metrics.step_seconds.labels(self._tools.function).observe(self._took_ms / 1000)
 
 
 async def record_result(record: StepRecord, key: str, tools: PassTools, append: Append) -> Standing:

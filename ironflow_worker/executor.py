@@ -16,6 +16,7 @@ from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
+from ironflow.telemetry.tracing import carrier_of
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
@@ -83,7 +84,7 @@ class Executor:
         self._chance = chance
         self._now_ms = now_ms
         self._limits = limits
-        self._journal = Journal(broker, names)
+        self._journal = Journal(broker, names, metrics.commit_records.observe)
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery) -> None:
@@ -187,7 +188,7 @@ class Executor:
             raise SerializationError(msg)
         if delivery.delivered > 1:
             running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
-        tools = self._tools(queue, task, running.leases)
+        tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)
         outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
@@ -248,7 +249,7 @@ class Executor:
         age_ms = self._now_ms() - task.started_at
         return abs(age_ms) < min(self._leases.seconds, ENGINE_ACK_WAIT_SECONDS) * 1000 / 2
 
-    def _tools(self, queue: str, task: Task, leases: Collection[str]) -> PassTools:
+    def _tools(self, queue: str, task: Task, leases: Collection[str], trace: dict[str, str]) -> PassTools:
         return PassTools(
             run=task.run,
             function=task.function,
@@ -265,6 +266,7 @@ class Executor:
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),
             depth=task.depth,
+            trace=trace,
         )
 
     async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:

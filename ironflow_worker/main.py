@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import click
-import prometheus_client
 import structlog
 
 from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
+from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.params import DURATION
 from ironflow.cli.process import StopSignals, connector, first_of, names_of, opened
@@ -58,13 +58,7 @@ _DEFAULTS = WorkerSettings(queues=())
     show_envvar=True,
     help="How long passes may take to end after SIGTERM.",
 )
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    envvar="IRONFLOW_METRICS_PORT",
-    show_envvar=True,
-    help="Serve Prometheus metrics there.",
-)
+@health_option
 @click.option("--describe", is_flag=True, help="Print the functions of the apps as JSON, and exit.")
 @logging_options
 @click.version_option(__version__, prog_name="ironflow-worker")
@@ -77,7 +71,7 @@ async def worker(
     concurrency: int,
     threads: int,
     drain_ms: int,
-    metrics_port: int | None,
+    health_port: int | None,
     describe: bool,
 ) -> ExitCode:
     """Run a worker: it executes the functions of its queues.
@@ -100,14 +94,13 @@ async def worker(
         running = Worker(
             broker, names, functions, settings, lambda leases, be_seen: ThreadLeaseKeeper(leases, connect, be_seen)
         )
-        if metrics_port is not None:
-            _serve_metrics(metrics_port, running)
-        await running.start()
-        try:
-            await first_of(signals.first.wait(), running.wait())
-            await first_of(signals.second.wait(), running.drain())
-        finally:
-            await running.stop()
+        async with served(health_port, running):
+            await running.start()
+            try:
+                await first_of(signals.first.wait(), running.wait())
+                await first_of(signals.second.wait(), running.drain())
+            finally:
+                await running.stop()
     return ExitCode.DONE
 
 
@@ -130,13 +123,6 @@ def _queues(given: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(check_queue(queue) for queue in given))
     except (DefinitionError, LimitError) as error:
         raise click.UsageError(str(error)) from error
-
-
-def _serve_metrics(port: int, running: Worker) -> None:
-    try:
-        prometheus_client.start_http_server(port, registry=running.metrics.registry)
-    except OSError as error:
-        raise click.ClickException(f"cannot serve metrics on port {port}: {error.strerror or error}") from error
 
 
 def _description(function: Function[Any, Any]) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
+
+from ironflow.telemetry.metrics import QUICK, ProcessMetrics
 
 
-class Metrics:
-    """A worker's metrics, in a registry of their own so that several workers fit into one process."""
+class Metrics(ProcessMetrics):
+    """A worker's metrics."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         self.passes = Counter(
             "ironflow_worker_passes",
             "Passes that ended, by how they ended.",
@@ -20,6 +22,19 @@ class Metrics:
             "ironflow_worker_steps",
             "Step bodies that ended, by how they ended.",
             ("function", "outcome"),
+            registry=self.registry,
+        )
+        self.step_seconds = Histogram(
+            "ironflow_worker_step_duration_seconds",
+            "How long step bodies took.",
+            ("function",),
+            buckets=QUICK,
+            registry=self.registry,
+        )
+        self.commit_records = Histogram(
+            "ironflow_worker_commit_records",
+            "Journal records that were sent to JetStream together.",
+            buckets=(1, 24, 50, 100, 250, 500, 1000),
             registry=self.registry,
         )
         self.refused_records = Counter(
@@ -38,3 +53,4 @@ class Metrics:
             registry=self.registry,
         )
         self.running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)
+        self.slots = Gauge("ironflow_worker_slots", "Passes that may run at a time.", registry=self.registry)

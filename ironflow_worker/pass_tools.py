@@ -38,6 +38,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         still_holds: tells whether the pass is surely nobody else's yet.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
+        trace: the context of the run's trace.
 
     """
 
@@ -56,6 +57,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     now_ms: Callable[[], int]
     log: structlog.stdlib.BoundLogger
     depth: int = 0
+    trace: dict[str, str] = {}
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.

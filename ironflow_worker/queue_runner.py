@@ -41,6 +41,11 @@ class QueueRunner:
         self._puller: Puller | None = None
         self._draining = False
 
+    @property
+    def is_pulling(self) -> bool:
+        """Whether the server knows how many tasks this worker takes; with all slots taken, none."""
+        return self._puller is not None and self._puller.is_served
+
     async def run(self) -> None:
         """Take and execute tasks until cancelled; leaving hands back what was not begun."""
         async with self._broker.pull(self._stream, self.queue) as puller:

@@ -116,7 +116,9 @@ class Replay:
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start what :meth:`stop` is to cancel."""
-        self._running = asyncio.create_task(coroutine, name=f"run {self._task.run}")
+        # So that also what libraries log within it says which run it is about.
+        with structlog.contextvars.bound_contextvars(run=self._task.run, function=self._task.function):
+            self._running = asyncio.create_task(coroutine, name=f"run {self._task.run}")
         return self._running
 
     async def _unwind(self) -> OutcomeRecord:
@@ -244,7 +246,7 @@ class Replay:
         delay_ms = delay_after(error, self._function.retry.policy, attempt, tools.chance())
         if delay_ms is None:
             failure = error_record(error, attempts=attempt)
-            tools.log.warning("run failed", error=f"{failure.type}: {failure.message}", exc_info=error)
+            tools.log.warning("run failed", error=failure.type, error_text=failure.message, exc_info=error)
             # A run that does not fit its code goes on where it stands, once the code is right: it keeps what it did.
             return self._end_failed(failure) if is_parked(error) else self._fail(failure)
         tools.log.warning(

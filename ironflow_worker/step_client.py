@@ -31,6 +31,7 @@ from ironflow.names import COMPENSATE_PREFIX, Scope, parse_step_key, run_id, ste
 from ironflow.records import NULL, ClosedRecord, EventRecord, OnTimeout, StepKind, StepRecord, WaitRecord
 from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
+from ironflow.telemetry.tracing import passed_on
 from ironflow.triggers import check_event_name
 from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
@@ -179,7 +180,9 @@ class StepClient(Step):
         given = NULL
         if self._current.memo.kind(call.key) is None:
             given = given_data(wanted, data, self._tools.depth, self._tools.limits)
-        record = await self._end_of_wait(call, function=wanted.function, data=given, delay_ms=wanted.timeout_ms)
+        record = await self._end_of_wait(
+            call, function=wanted.function, data=given, delay_ms=wanted.timeout_ms, trace=self._tools.trace
+        )
         child = wanted.child(self._tools.run, call.key, self._current.memo.wait(call.key))
         return wanted.result(record, child, self._current.memo.recorded_at(call.key))
 
@@ -490,7 +493,7 @@ class StepClient(Step):
     async def _publish(self, record: EventRecord, result: msgspec.Raw | None = None) -> msgspec.Raw:
         """Publish an event and return what is recorded of that: the event, where nothing else is wanted."""
         tools = self._tools
-        payload = encode_record(record)
+        payload = encode_record(passed_on(record))
         publication = Publication(subject=tools.names.event(record.name), payload=payload, message_id=record.id)
         try:
             # The event's id makes a second publish harmless.

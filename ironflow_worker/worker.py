@@ -22,6 +22,7 @@ from ironflow.errors import DefinitionError
 from ironflow.function import Function
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
+from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
@@ -94,6 +95,7 @@ class Worker:
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
         self.metrics = Metrics()
+        self.metrics.slots.set(settings.concurrency)
         self.registered = asyncio.Event()
         """Set once an engine knows the functions."""
         mine = _functions_of(functions, settings)
@@ -133,6 +135,8 @@ class Worker:
             settings.concurrency,
             lambda: self._cancellations.running,
         )
+        # A worker may write nowhere but to the journals of its queues.
+        self._canaries = [Canary(broker, names.journal_canary(queue), self.id) for queue in settings.queues]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
@@ -158,6 +162,17 @@ class Worker:
                 task.result()
                 if task.get_name() != "registrar":
                     return
+
+    async def problems(self) -> list[str]:
+        """Return why this worker is not ready: it drains, a write does not work, or tasks are not being pulled."""
+        if self._stopped or self._registrar.draining:
+            return ["the worker drains"]
+        idle = [f"no tasks are pulled from queue {runner.queue}" for runner in self._runners if not runner.is_pulling]
+        unwritten = await asyncio.gather(*(canary.problem() for canary in self._canaries))
+        return [*idle, *(problem for problem in unwritten if problem is not None)]
+
+    async def sample(self) -> None:
+        """Do nothing: all of a worker's metrics are counted when it happens."""
 
     async def drain(self) -> None:
         """Take no more tasks; let passes end until the deadline, hand back the others, and leave."""

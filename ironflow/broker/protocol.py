@@ -199,6 +199,11 @@ class Puller(Protocol):
         """Ask for nothing more. Deliveries that were on their way may still come."""
         ...
 
+    @property
+    def is_served(self) -> bool:
+        """Whether the server knows that deliveries are wanted, or none are."""
+        ...
+
     async def batch(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery; return up to *limit* that have come."""
         ...

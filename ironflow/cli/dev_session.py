@@ -190,6 +190,7 @@ def worker_names(count: int) -> list[str]:
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for all children: ours, without what would lead them to another NATS server."""
     kept = {name: value for name, value in environment.items() if not name.startswith("NATS_")}
+    kept.setdefault("IRONFLOW_LOG_ERRORS", "full")  # whoever reads the log has made the data
     # Compiled files are told apart by whole seconds and sizes, which two quick saves can share.
     return {**kept, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -1,4 +1,9 @@
-"""Logs of the long-running processes: structlog and the standard library's, together on stderr."""
+"""Logs of the long-running processes: structlog and the standard library's, together on stderr.
+
+The texts of exceptions may hold anything that user code has at hand: event data, passwords. So logs have the types of
+exceptions and where they came from, and texts only on request. The texts are in the runs' records, which are read by
+whoever may read the data of the runs.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,9 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import structlog
@@ -19,13 +25,17 @@ R = TypeVar("R")
 
 LEVELS = ("debug", "info", "warning", "error")
 
+ERROR_TEXT = "error_text"
+"""The key of an exception's text in a log entry; it is left out where texts are."""
 
-def configure_logging(level: str = "info", *, json: bool = False) -> None:
+
+def configure_logging(level: str = "info", *, json: bool = False, error_texts: bool = False) -> None:
     """Send all logs of this process to stderr; stdout is for data.
 
     Args:
         level: the least severe level that is shown, one of LEVELS.
         json: one JSON object a line, instead of text for people.
+        error_texts: whether exceptions are shown with their texts, which may hold secrets of user code.
 
     """
     common: list[Processor] = [
@@ -48,18 +58,22 @@ def configure_logging(level: str = "info", *, json: bool = False) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=common,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(json=json)],
+            processors=[
+                *(() if error_texts else (_withhold_texts,)),
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(json=json),
+            ],
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def logging_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Add ``--log-level`` and ``--log-format``, and configure logging with them before the command runs."""
+    """Add the options of logging, and configure logging with them before the command runs."""
 
     @functools.wraps(command)
-    def with_logging(*args: Any, log_level: str, log_format: str, **kwargs: Any) -> R:
-        configure_logging(log_level, json=log_format == "json")
+    def with_logging(*args: Any, log_level: str, log_format: str, log_errors: str, **kwargs: Any) -> R:
+        configure_logging(log_level, json=log_format == "json", error_texts=log_errors == "full")
         return command(*args, **kwargs)
 
     level = click.option(
@@ -80,7 +94,16 @@ def logging_options(command: Callable[..., R]) -> Callable[..., R]:
         show_envvar=True,
         help="How log lines are written.",
     )
-    return level(form(with_logging))
+    errors = click.option(
+        "--log-errors",
+        type=click.Choice(["type", "full"]),
+        default="type",
+        envvar="IRONFLOW_LOG_ERRORS",
+        show_default=True,
+        show_envvar=True,
+        help="Whether exceptions are logged with their texts, which may hold data and secrets.",
+    )
+    return level(form(errors(with_logging)))
 
 
 def _renderers(*, json: bool) -> list[Processor]:
@@ -88,3 +111,38 @@ def _renderers(*, json: bool) -> list[Processor]:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _withhold_texts(_logger: object, _method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Replace exceptions by what is no secret of them."""
+    entry.pop(ERROR_TEXT, None)
+    if entry.get("logger") == "asyncio":
+        # What it adds to its first words are representations of tasks and arguments, with their exceptions.
+        entry["event"] = str(entry["event"]).partition("\n")[0].partition("(")[0]
+    error = _exception_of(entry.pop("exc_info", None))
+    if error is not None:
+        entry["exception"] = "\n".join(_without_texts(error, set()))
+    return entry
+
+
+def _exception_of(exc_info: Any) -> BaseException | None:
+    if isinstance(exc_info, tuple):
+        return cast("BaseException | None", exc_info[1])
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    return sys.exc_info()[1] if exc_info else None
+
+
+def _without_texts(error: BaseException, seen: set[int]) -> Iterator[str]:
+    """Yield the lines of a traceback that has types and places, and no texts."""
+    seen.add(id(error))
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and id(cause) not in seen:
+        yield from _without_texts(cause, seen)
+        yield "which led to:"
+    for frame in traceback.extract_tb(error.__traceback__):
+        yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+    yield type(error).__qualname__
+    if isinstance(error, BaseExceptionGroup):
+        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from (f"  | {line}" for line in _without_texts(each, seen))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ironflow.broker.embedded import DEFAULT_FOLDER, read_ports
+from ironflow.broker.nats.settings import redact
 
 DEFAULT_PORT = 8222
 TIMEOUT_SECONDS = 1.0
@@ -73,7 +74,7 @@ async def look(url: str | None, nats_urls: Iterable[str], server_id: str) -> Mon
     """
     candidates = (url.rstrip("/"),) if url else (*guesses(nats_urls), *embedded_guesses(DEFAULT_FOLDER))
     answers = await asyncio.gather(*(asyncio.to_thread(read_varz, candidate) for candidate in candidates))
-    return choose(candidates, answers, None if url else server_id)
+    return choose([redact(candidate) for candidate in candidates], answers, None if url else server_id)
 
 
 def choose(asked: Sequence[str], answers: Sequence[Varz | str], server_id: str | None = None) -> Monitoring:

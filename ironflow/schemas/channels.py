@@ -12,6 +12,7 @@ from ironflow.engine_api import Empty
 from ironflow.names import Names, bucket_stream, digest
 from ironflow.records import (
     BeganRecord,
+    CanaryRecord,
     ClosedRecord,
     DueRecord,
     DutyRecord,
@@ -153,6 +154,7 @@ def stored_channels(names: Names) -> tuple[Channel, ...]:
         ),
         *_bucket_channels(names),
         *_wait_channels(names),
+        *_canary_channels(names),
     )
 
 
@@ -269,6 +271,25 @@ def _wait_channels(names: Names) -> tuple[Channel, ...]:
             stream=bucket_stream(names.waits_bucket),
         )
         for name, subject, text, record in rows
+    )
+
+
+def _canary_channels(names: Names) -> tuple[Channel, ...]:
+    rows: tuple[tuple[str, str, Role, str], ...] = (
+        ("canary.engine", names.engine_canary, "engine", bucket_stream(names.engines_bucket)),
+        ("canary.worker", names.journal_canary(_QUEUE), "worker", names.journal),
+    )
+    return tuple(
+        Channel(
+            name=name,
+            address=_address(subject),
+            text="Written to see whether writing works. One message stays; nobody reads it.",
+            message=CanaryRecord,
+            senders=(sender,),
+            receivers=(),
+            stream=stream,
+        )
+        for name, subject, sender, stream in rows
     )
 
 

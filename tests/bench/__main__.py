@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import archive, cancels, examples, fan_out, ours, saga, waits, wakeups
+from tests.bench import archive, cancels, examples, fan_out, ours, saga, series, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "archive": (archive.main, "20,000 runs archived while Postgres stops and engines die; a list over 1,000,000 runs"),
@@ -16,6 +16,7 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
     "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
+    "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),
     "workloads": (ours.main, "the workloads A to G that peers are measured with; options: --quick, --rounds, …"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }

@@ -149,6 +149,10 @@ class _FaultyPuller:
     def withdraw(self) -> None:
         self._inner.withdraw()
 
+    @property
+    def is_served(self) -> bool:
+        return self._inner.is_served
+
     async def batch(self, limit: int) -> Sequence[Delivery]:
         deliveries = await self._inner.batch(limit)
         for delivery in deliveries:

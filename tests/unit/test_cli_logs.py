@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -47,8 +49,8 @@ def test_what_is_less_severe_is_not_shown(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_an_exception_is_written_with_its_traceback(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
-    configure_logging("info", json=as_json)
+def test_an_exception_is_written_with_its_text_on_request(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    configure_logging("info", json=as_json, error_texts=True)
     try:
         int("why")
     except ValueError:
@@ -56,6 +58,65 @@ def test_an_exception_is_written_with_its_traceback(capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     assert "ValueError: invalid literal" in err
     assert len(err.splitlines()) == 1 or not as_json
+
+
+def charge(card: str) -> None:
+    raise ValueError(f"no such card: {card}")
+
+
+def fail_in_many_ways(secret: str) -> None:
+    try:
+        try:
+            charge(secret)
+        except ValueError as error:
+            raise RuntimeError(secret) from error
+    except RuntimeError as error:
+        raise ExceptionGroup(secret, [KeyError(secret), error]) from None
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_exception_is_written_with_its_types_and_places_and_without_its_texts(
+    capsys: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    configure_logging("debug", json=as_json)
+    for logger in (structlog.get_logger("ironflow.test"), logging.getLogger("library")):
+        try:
+            fail_in_many_ways("s3cret")
+        except ExceptionGroup:
+            logger.exception("failed")
+        err = capsys.readouterr().err
+        assert "s3cret" not in err
+        for place in ("ExceptionGroup", "KeyError", "RuntimeError", "ValueError", "in charge", "which led to:"):
+            assert place in err
+        assert len(err.splitlines()) == 1 or not as_json
+
+
+def test_what_asyncio_says_of_a_task_that_nobody_waits_for_holds_no_text_either(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging("info", json=True)
+
+    async def main() -> None:
+        async def fail() -> None:
+            charge("s3cret")
+
+        task = asyncio.create_task(fail())
+        await asyncio.wait([task])
+        asyncio.get_running_loop().call_soon(charge, "s3cret")
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    gc.collect()
+    err = capsys.readouterr().err
+    assert "s3cret" not in err
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert events == ["Exception in callback charge", "Task exception was never retrieved"]
+
+
+def test_the_text_of_an_error_is_left_out_by_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", json=True)
+    structlog.get_logger("ironflow.test").info("failed", error="ValueError", error_text="s3cret")
+    assert "s3cret" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

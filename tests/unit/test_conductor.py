@@ -18,6 +18,7 @@ from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, WaitRecorded, Woken
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.wait_keeper import WaitKeeper
 from ironflow_engine.wait_store import WaitStore
@@ -44,7 +45,7 @@ class Engines:
         store = RunStore(broker, NAMES, self._token)
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), self._token)
         children = ChildKeeper(broker, NAMES, store, nobody_is_cancelled, self._token)
-        return Conductor(store, Dispatcher(broker, NAMES), keeper, children)
+        return Conductor(store, Dispatcher(broker, NAMES), keeper, children, Metrics())
 
     def _token(self) -> str:
         return f"token-{next(self._tokens)}"

@@ -17,6 +17,7 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, Woken
 from ironflow_engine.intake import Intake
+from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.wait_keeper import WaitKeeper
 from ironflow_engine.wait_store import WaitStore
@@ -37,7 +38,7 @@ class Recorder(Conductor):
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), str)
         store = RunStore(broker, NAMES, str)
         children = ChildKeeper(broker, NAMES, store, nobody_is_cancelled, str)
-        super().__init__(store, Dispatcher(broker, NAMES), keeper, children)
+        super().__init__(store, Dispatcher(broker, NAMES), keeper, children, Metrics())
         self.applied: Counter[str] = Counter()
         self.refused: dict[str, BrokerError] = {}
         self.fails: dict[str, Exception] = {}

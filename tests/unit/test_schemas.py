@@ -19,6 +19,7 @@ from ironflow.codec import encode_record
 from ironflow.messages import ErrorView, EventView, Reply, RunView
 from ironflow.records import (
     BeganRecord,
+    CanaryRecord,
     ClosedRecord,
     DueRecord,
     DutyRecord,
@@ -66,6 +67,7 @@ SAMPLES: dict[str, Record] = {
     "began": BeganRecord(token=WRITER, worker="w"),
     "excused": ExcusedRecord(token=WRITER),
     "closed": ClosedRecord(token=WRITER, wait=WAIT),
+    "canary": CanaryRecord(token=WRITER),
     "duty": DutyRecord(engine="e-1", token=WRITER),
     "due": DueRecord(token=WRITER),
     "deleted runs": PurgedRuns(number=1, runs={"r": 7}, token=WRITER),

@@ -90,6 +90,11 @@ class LocalPuller:
         self.credits = 0
         self._connection.dismiss(self)
 
+    @property
+    def is_served(self) -> bool:
+        """Whether the consumer knows of the credits; it does as soon as there are any."""
+        return not self._closed
+
     async def batch(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery; return up to *limit* that have come.
 

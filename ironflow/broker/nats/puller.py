@@ -153,6 +153,11 @@ class NatsPuller:
         self._wanted = 0
         self._abandon_pulls()
 
+    @property
+    def is_served(self) -> bool:
+        """Whether a pull is outstanding, or nothing is wanted."""
+        return self._wire.up and (self._outstanding > 0 or not self._wanted)
+
     async def batch(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery; return up to *limit* that have come.
 

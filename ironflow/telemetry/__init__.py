@@ -1,0 +1,1 @@
+"""What engine and worker show of themselves: probes, metrics, traces."""

@@ -1,0 +1,33 @@
+"""Spans, by the API of OpenTelemetry; imported only where that is installed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping
+
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+
+@contextlib.contextmanager
+def span(
+    name: str, kind: str, parent: Mapping[str, str], attributes: Mapping[str, str | int]
+) -> Generator[Mapping[str, str]]:
+    """Have a span while the block runs; see :func:`ironflow.telemetry.tracing.span`."""
+    context = TraceContextTextMapPropagator().extract(parent) if parent else None
+    made = trace.get_tracer("ironflow").start_span(
+        name, context, kind=trace.SpanKind[kind.upper()], attributes=dict(attributes)
+    )
+    with trace.use_span(made, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield current()
+        except BaseException as error:
+            made.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+            raise
+
+
+def current() -> Mapping[str, str]:
+    """Return the context of the current span; empty where there is none."""
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier

@@ -1,0 +1,74 @@
+"""Measures what waits, when a scrape asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream
+from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow_engine.function_store import FunctionStore, queues_of
+from ironflow_engine.metrics import Metrics
+from ironflow_engine.wait_store import WaitStore
+
+_log = structlog.get_logger("ironflow.engine")
+
+
+class Gauges:
+    """What waits in a namespace: tasks, messages to the engines, waits for events, timers.
+
+    Args:
+        broker: the connection.
+        names: the namespace.
+        functions: the registered functions, which have the queues.
+        waits: the open waits.
+        metrics: what to bring up to date.
+
+    """
+
+    def __init__(
+        self, broker: Broker, names: Names, functions: FunctionStore, waits: WaitStore, metrics: Metrics
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._functions = functions
+        self._waits = waits
+        self._metrics = metrics
+
+    async def sample(self) -> None:
+        """Measure; what cannot be measured keeps its last value."""
+        names = self._names
+        intakes = (self._intake(stream) for stream in (names.events, names.journal, names.timers))
+        results = await asyncio.gather(
+            self._queues(), self._open_waits(), self._timers(), *intakes, return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BrokerError):
+                _log.debug("not measured", reason=str(result))
+            elif result is not None:
+                raise result
+
+    async def _queues(self) -> None:
+        queues = queues_of(list((await self._functions.current()).functions.values()))
+        for gauge in (self._metrics.queue_waiting, self._metrics.queue_running):
+            gauge.clear()  # a queue whose last function was deleted is gone
+        await asyncio.gather(*map(self._queue, queues))
+
+    async def _queue(self, queue: str) -> None:
+        try:
+            state = await self._broker.consumer_state(self._names.tasks, queue)
+        except NoSuchStream:
+            return
+        self._metrics.queue_waiting.labels(queue).set(state.pending)
+        self._metrics.queue_running.labels(queue).set(state.ack_pending)
+
+    async def _intake(self, stream: str) -> None:
+        state = await self._broker.consumer_state(stream, ENGINE_CONSUMER)
+        self._metrics.intake_pending.labels(stream).set(state.pending + state.ack_pending)
+
+    async def _open_waits(self) -> None:
+        self._metrics.open_waits.set(await self._waits.count())
+
+    async def _timers(self) -> None:
+        self._metrics.timers.set((await self._broker.stream_state(self._names.timers)).messages)

@@ -1,0 +1,68 @@
+"""The manifests in ops/k8s as kustomize renders them, and the processes that they describe."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+OVERLAYS = Path(__file__).parents[2] / "ops" / "k8s" / "overlays"
+
+Manifest = dict[str, Any]
+
+
+@functools.cache
+def rendered(overlay: str) -> tuple[Manifest, ...]:
+    """Return what an overlay consists of; without kubectl the test is skipped, which pytest says."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed, so the manifests cannot be rendered")
+    done = subprocess.run([kubectl, "kustomize", OVERLAYS / overlay], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(overlay: str, *kinds: str) -> dict[str, Manifest]:
+    """Return the manifests of some kinds, by name."""
+    return {each["metadata"]["name"]: each for each in rendered(overlay) if each["kind"] in kinds}
+
+
+def pod_of(manifest: Manifest) -> Manifest:
+    """Return the pod that a Deployment or StatefulSet makes."""
+    return dict(manifest["spec"]["template"]["spec"])
+
+
+def container_of(manifest: Manifest) -> Manifest:
+    """Return its one container."""
+    (container,) = pod_of(manifest)["containers"]
+    return dict(container)
+
+
+def environment_of(overlay: str, container: Manifest) -> dict[str, str]:
+    """Return the variables that a container gets; those of secrets that may be missing are."""
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        if "configMapRef" in source:
+            found |= of_kind(overlay, "ConfigMap")[source["configMapRef"]["name"]]["data"]
+        else:
+            assert source["secretRef"]["optional"]
+    return found | {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+
+
+def words_of(container: Manifest, environment: dict[str, str]) -> list[str]:
+    """Return the command line, with its variables put in as Kubernetes does."""
+    words = [*container["command"], *container.get("args", ())]
+    for name, value in environment.items():
+        words = [word.replace(f"$({name})", value) for word in words]
+    return words
+
+
+def port_of(container: Manifest, probe: str) -> int:
+    """Return the port that a probe asks, which it names."""
+    asked = container[probe]["httpGet"]["port"]
+    return next(int(port["containerPort"]) for port in container["ports"] if port["name"] == asked)
