@@ -265,7 +265,8 @@ async def parallel_saga(probe: Probe, ctx: Context[Any]) -> None:
         await probe.in_branch(step, ("all", 2), "doomed", failures=1_000_000, final=True)
 
     await probe.undoable(ctx.step, (), "first")
-    await ctx.step.parallel("all", [partial(works, 0), partial(works, 1), fails])
+    branches: list[Callable[[Step], Awaitable[None]]] = [partial(works, 0), partial(works, 1), fails]
+    await ctx.step.parallel("all", branches)
 
 
 SHAPES: dict[str, Handler] = {
