@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ironflow_engine import epochs, overdue, reducer, retries, timers, unwinding
+from ironflow_engine import epochs, overdue, reducer, remembered, retries, timers, unwinding
 
 Mistake = tuple[ModuleType, str, str]
 
@@ -241,5 +241,23 @@ OF_RECONCILING: dict[str, Mistake] = {
         overdue,
         '(address.kind == "due" or isinstance(ended, WaitRecorded))',
         'address.kind == "due"',
+    ),
+}
+OF_REMEMBERED_STATES: dict[str, Mistake] = {
+    "that a run is unwound is taken for its last word": (
+        remembered,
+        "if state is None or has_ending(state):",
+        "if state is None or (state.finished_at and has_ending(state)):",
+    ),
+    "that a run has ended is taken for its last word": (
+        remembered,
+        "if state is None or has_ending(state):",
+        "if state is None or (not state.finished_at and has_ending(state)):",
+    ),
+    "a wait of a later epoch is taken for one of this": (remembered, "<= current for", "<= current + 9 for"),
+    "an old state will do for every fact": (
+        remembered,
+        "isinstance(fact, (WaitRecorded, TryRecorded)) and",
+        "not isinstance(fact, (WaitRecorded, TryRecorded)) or",
     ),
 }

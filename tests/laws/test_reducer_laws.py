@@ -93,6 +93,14 @@ def test_a_mistake_about_reconciling_breaks_a_law(mistake: str, monkeypatch: pyt
         check_all(reducer.decide, cases(6, 3_000, may_be_ended=(False,), undos=(0, 0, 1), may_lose=(True,)))
 
 
+@pytest.mark.parametrize("mistake", mistakes.OF_REMEMBERED_STATES)
+def test_a_mistake_about_remembered_states_breaks_a_law(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(mistakes.OF_REMEMBERED_STATES[mistake], monkeypatch)
+
+    with pytest.raises(AssertionError, match=r"L[1-9]"):
+        check_all(reducer.decide, cases(7, 5_000, may_be_retried=(True,), undos=(0, 1, 2), may_lose=(False,)))
+
+
 def make(mistake: mistakes.Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a module with a mistake in the place of the right one, wherever that is used."""
     module, right, wrong = mistake

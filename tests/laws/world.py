@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from ironflow.broker.protocol import StoredMessage
 from ironflow.names import parse_step_key, step_key
 from ironflow.records import TERMINAL, CompensationStatus, Ending, OutcomeRecord, OutcomeStatus, RunState, TimerRecord
-from ironflow_engine import epochs, overdue
+from ironflow_engine import epochs, overdue, remembered
 from ironflow_engine.facts import (
     Command,
     Decision,
@@ -34,7 +34,6 @@ from ironflow_engine.facts import (
     SetTimer,
     StateReviewed,
     StopRun,
-    TryRecorded,
     WaitRecorded,
     Woken,
 )
@@ -257,8 +256,7 @@ class World:
                 state = decision.state
                 commands += decision.commands
             if state is version[0]:
-                goes_on = state is not None and state.status not in TERMINAL
-                if fresh or (goes_on and all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in facts)):
+                if fresh or remembered.will_do(state, facts):
                     self.remembered[engine] = version if version[0] is not None else None
                     return commands
             elif version[1] == self.stored[1]:
