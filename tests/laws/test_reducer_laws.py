@@ -33,7 +33,7 @@ from ironflow_engine import children, event_waits, reducer, retries, timers, unw
 from tests.laws import reducer_mistakes as mistakes
 from tests.laws import world
 from tests.laws.program import Program
-from tests.laws.reducer_laws import CHOICES, PROGRAMS, cases, check, check_all
+from tests.laws.reducer_laws import CHOICES, PROGRAMS, LawfulReducer, cases, check, check_all
 
 USERS = (reducer, children, event_waits, retries, timers, unwinding, world)
 """The modules that name those in which there may be a mistake."""
@@ -47,6 +47,28 @@ def test_the_reducer_keeps_its_laws_whatever_happens(program: Program, choices: 
 
 def test_the_reducer_keeps_its_laws_in_long_histories() -> None:
     check_all(reducer.decide, cases(seed=1, count=800))
+
+
+def test_a_timer_that_an_old_memory_lets_wake_a_run_being_unwound_loses_no_task() -> None:
+    program = Program(groups=(("sleep",),), ends="completed", may_be_ended=True, undos=1)
+    lawful = LawfulReducer(reducer.decide)
+    run = lawful.world = world.World(lawful.decide, program)
+    run.engine_takes(1, ["event"], "goes well")
+    run.worker_takes(0)
+    run.pass_finishes(0)
+    run.engine_takes(1, ["wait.sleep-0-0", "outcome.0"], "goes well")
+    run.terminator_looks("failed", undo=True)
+    run.terminator_writes(0)
+    run.engine_takes(0, ["outcome.1"], "goes well")
+    run.worker_takes(2)
+    run.pass_finishes(0)
+    run.timer_fires("0 wait.sleep-0-0")
+    # It does not know yet that the run is unwound, finds the fence in the place of the end, and wakes the run.
+    run.engine_takes(1, ["outcome.2", "fired 0 wait.sleep-0-0"], "dies after it stored")
+    run.engines_catch_up()
+    assert run.state is not None
+    assert run.state.live
+    assert run.state.number in run.tasks
 
 
 # A law that no mistake breaks says nothing. What could hide a mistake is left out: an end from outside cuts a story

@@ -236,13 +236,19 @@ class World:
         remembered = self.remembered[engine]
         # What is remembered will do where it says that the run goes on.
         if not (remembered is not None and _is_open(remembered[0], timer)) and not _is_open(self.state, timer):
-            return None
+            return self._review()
         if timer.run_timeout_ms:
             self._end_in_any_case(engine, timer.epoch)
             return None
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
         return Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject])
+
+    def _review(self) -> Fact | None:
+        """Return what becomes of a run that does not wait for a timer, or not any more."""
+        if self.state is None or self.state.status in TERMINAL or not self.state.live:
+            return None
+        return StateReviewed(run=RUN, queue=QUEUE, number=self.state.number)
 
     def _fold(self, engine: int, facts: Sequence[Fact]) -> list[Command]:
         """Fold facts into the stored state by compare-and-set, as the conductor does, and return what to do."""
