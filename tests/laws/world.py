@@ -88,6 +88,7 @@ class World:
         retries: the epochs that someone, who has looked, is about to open.
         reviews: the facts that a reconciler, who has looked, is about to apply again.
         history: every state that was stored.
+        decided_late: whether an engine has set a timer by a memory that was out of date, behind the end perhaps.
 
     """
 
@@ -111,6 +112,7 @@ class World:
         self.stored: tuple[RunState | None, int] = (None, 0)
         self.remembered: list[tuple[RunState | None, int] | None] = [None, None]
         self.history: list[RunState] = []
+        self.decided_late = False
         self._delivered: set[int] = set()
         self._sequence = 0
 
@@ -263,6 +265,7 @@ class World:
                 commands += decision.commands
             if state is version[0]:
                 if fresh or remembered.will_do(state, facts):
+                    self.decided_late |= version[1] != self.stored[1]
                     self.remembered[engine] = version if version[0] is not None else None
                     return commands
             elif version[1] == self.stored[1]:
