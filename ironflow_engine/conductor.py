@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from ironflow.broker.protocol import BrokerError, WrongRevision
-from ironflow.records import TERMINAL
+from ironflow_engine import remembered
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import (
@@ -22,9 +22,7 @@ from ironflow_engine.facts import (
     RunStarted,
     SendCommand,
     SetTimer,
-    TryRecorded,
     WaitCommand,
-    WaitRecorded,
 )
 from ironflow_engine.metrics import Metrics
 from ironflow_engine.reducer import decide
@@ -234,14 +232,6 @@ def _decide(plan: _Plan) -> None:
     plan.commands = tuple(commands)
 
 
-def _needs_no_fresh_state(plan: _Plan) -> bool:
-    """Tell whether a remembered state that facts do not change will do for them, out of date or not."""
-    state = plan.version.state
-    # A run that had failed may have been retried meanwhile, and then it needs the timers of these facts.
-    goes_on = state is not None and state.status not in TERMINAL
-    return goes_on and all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in plan.facts)
-
-
 def _sort(plans: list[_Plan]) -> tuple[list[_Plan], list[_Plan], list[_Plan]]:
     """Return the plans that need no write, those that need one, and those to decide again on a fresh state."""
     done: list[_Plan] = []
@@ -250,7 +240,7 @@ def _sort(plans: list[_Plan]) -> tuple[list[_Plan], list[_Plan], list[_Plan]]:
     for plan in plans:
         if plan.after.state is not plan.version.state:
             to_write.append(plan)
-        elif plan.fresh or _needs_no_fresh_state(plan):
+        elif plan.fresh or remembered.will_do(plan.version.state, plan.facts):
             done.append(plan)
         else:
             # What changes nothing is never refused by the compare-and-set, so a remembered state that is out

@@ -29,7 +29,7 @@ from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.event_waits import has_timed_out
-from ironflow_engine.facts import Fact, WaitTimedOut, Woken
+from ironflow_engine.facts import Fact, StateReviewed, WaitTimedOut, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
 from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.server_clock import ServerClock
@@ -176,7 +176,7 @@ class TimerIntake(Intake):
         return due, early
 
     async def _still_open(self, timers: list[_Timer], done: list[tuple[Delivery, list[Fact]]]) -> list[_Timer]:
-        """Return the timers whose runs go on; those of runs that have ended are *done*."""
+        """Return the timers for which their runs wait; the others are *done*."""
         versions = await self._current([timer for _, timer in timers])
         still_open: list[_Timer] = []
         for (delivery, timer), version in zip(timers, versions, strict=True):
@@ -185,7 +185,7 @@ class TimerIntake(Intake):
             elif _is_open(version.state, timer):
                 still_open.append((delivery, timer))
             else:
-                done.append((delivery, []))
+                done.append((delivery, _review(version.state)))
         return still_open
 
     async def _current(self, timers: list[TimerRecord]) -> list[Version | BrokerError]:
@@ -260,6 +260,16 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
         duration_ms=wait.delay_ms or 0,
     )
     return WaitTimedOut(run=timer.run, queue=timer.queue, step=timer.step, wait=wait, record=record)
+
+
+def _review(state: RunState | None) -> list[Fact]:
+    """Return what is left to do about a run that does not wait for a timer, or not any more.
+
+    An engine with an old memory may have let it wake the run, and died before it published the task.
+    """
+    if state is None or state.status in TERMINAL or not state.live:
+        return []
+    return [StateReviewed(run=state.id, queue=state.queue, number=state.number)]
 
 
 def _is_open(state: RunState | None, timer: TimerRecord) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ironflow
 from ironflow import Context, Function, NonRetryableError, Retry, Step, StepError
-from ironflow.names import Scope, step_token
+from ironflow.names import COMPENSATE_PREFIX, Scope, step_token
 
 RETRY = Retry(max_attempts=4, initial_delay="5s", jitter=0)
 
@@ -60,6 +60,12 @@ class Probe:
         self.saw(token, value)
         return value
 
+    async def undoable(self, step: Step, scope: Scope, name: str, *, failures: int = 0) -> int:
+        """Run a step in a branch, and give it an undo that fails so often before it succeeds."""
+        value = await self.in_branch(step, scope, name)
+        step.compensate(name, self._undo, step_token(scope, f"{COMPENSATE_PREFIX}{name}"), value, failures)
+        return value
+
     def saw(self, label: str, value: Any) -> Any:
         """Note that a handler got a value: every pass must get the same."""
         known = self.seen.setdefault(label, value)
@@ -70,6 +76,10 @@ class Probe:
     def forgive(self, tokens: Iterable[str]) -> None:
         """Note that steps have failed in a run that is retried now: their bodies begin once more."""
         self.recorded.difference_update(tokens)
+
+    async def _undo(self, token: str, value: int, failures: int) -> int:
+        self.saw(f"what {token} undoes", value)
+        return await self._body(token, failures, False)  # noqa: FBT003 - like a step
 
     async def _body(self, token: str, failures: int, final: bool) -> int:  # noqa: FBT001 - called by position
         if token in self.recorded:
@@ -237,6 +247,28 @@ async def invoking(probe: Probe, ctx: Context[Any]) -> list[Any]:
     return both
 
 
+async def saga(probe: Probe, ctx: Context[Any]) -> None:
+    await probe.undoable(ctx.step, (), "first")
+    await ctx.step.sleep("nap", 15)
+    await probe.undoable(ctx.step, (), "second", failures=2)
+    await probe.step(ctx, "doomed", failures=1_000_000, final=True)
+
+
+async def parallel_saga(probe: Probe, ctx: Context[Any]) -> None:
+    async def works(index: int, step: Step) -> None:
+        for number in range(2):
+            await probe.undoable(step, ("all", index), f"work {number}", failures=index)
+            await step.sleep(f"nap {number}", 3 + index)
+
+    async def fails(step: Step) -> None:
+        await step.sleep("nap", 5)
+        await probe.in_branch(step, ("all", 2), "doomed", failures=1_000_000, final=True)
+
+    await probe.undoable(ctx.step, (), "first")
+    branches: list[Callable[[Step], Awaitable[None]]] = [partial(works, 0), partial(works, 1), fails]
+    await ctx.step.parallel("all", branches)
+
+
 SHAPES: dict[str, Handler] = {
     handler.__name__: handler
     for handler in (
@@ -254,6 +286,8 @@ SHAPES: dict[str, Handler] = {
         settled,
         retried,
         invoking,
+        saga,
+        parallel_saga,
     )
 }
 

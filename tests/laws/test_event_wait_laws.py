@@ -3,7 +3,9 @@
 W1  An event ends at most one wait of the run, and none where it came before the run's trigger, or is that.
 W2  What the journal says of a wait is what the run's state says.
 W3  No event is lost: once engines have caught up, a wait is open only where no event is left.
-W4  Once all time is over, every wait has its end, and events find none of them any more.
+W4  Once all time is over, every wait has its end or was closed, and events find none of them any more.
+W5  A wait whose branch was cancelled is not open any more. What had ended it before stays.
+W6  Once it is known how the run ends, no wait ends any more, and events find none.
 """
 
 from __future__ import annotations
@@ -19,7 +21,17 @@ from hypothesis import strategies as st
 
 from ironflow.codec import decode_record
 from ironflow.names import mark
-from ironflow.records import EventRecord, FunctionRecord, RunState, StepRecord, WaitEntry, WaitRecord
+from ironflow.records import (
+    TERMINAL,
+    EventRecord,
+    FunctionRecord,
+    OutcomeRecord,
+    OutcomeStatus,
+    RunState,
+    StepRecord,
+    WaitEntry,
+    WaitRecord,
+)
 from ironflow_engine import event_waits, reducer
 from ironflow_engine.facts import (
     AppendStep,
@@ -27,8 +39,11 @@ from ironflow_engine.facts import (
     EventArrived,
     Fact,
     ForgetWait,
+    ForgetWaits,
+    OutcomeRecorded,
     RegisterWait,
     RunStarted,
+    WaitClosed,
     WaitRecorded,
     WaitTimedOut,
 )
@@ -39,7 +54,8 @@ TRIGGER = EventRecord(id="e0", name="go", time="")
 TRIGGER_SEQUENCE = 2
 
 Decide = Callable[[RunState | None, Fact], Decision]
-Message = tuple[Literal["wait", "event", "timer"], int]
+Message = tuple[Literal["wait", "event", "timer", "closed", "end"], int]
+ENDS: tuple[OutcomeStatus, ...] = ("compensating", "cancelled")
 CHOICES = st.lists(st.integers(0, 0xFFFF), max_size=60)
 
 
@@ -63,7 +79,9 @@ class World:
         self.remembered: list[tuple[RunState, int] | None] = [None, None]
         self.journal: dict[str, StepRecord] = {}
         self.waits: list[WaitEntry] = []
+        self.closed: set[int] = set()
         self.found: dict[str, WaitEntry] = {}
+        self.known_at_end: dict[str, str] | None = None
         # One before the trigger, and the trigger itself.
         self.events = [EventRecord(id="before", name="x", time=""), TRIGGER]
         # Both may be delivered once more, when there are waits already.
@@ -71,13 +89,18 @@ class World:
 
     def let_happen(self, choice: int) -> None:
         """Let one of the things happen that may happen next."""
-        which, rest = choice % 8, choice // 8
+        which, rest = choice % 10, choice // 10
         if which == 0:
             self._record_wait()
         elif which == 1:
             # Some are stored twice, the trigger and the one before it among them.
             number = rest % (len(self.events) + 2)
             self._publish(self.events[number].id if number < len(self.events) else f"e{len(self.events)}")
+        elif which == 2 and self.waits:
+            self._close(rest % len(self.waits))
+        elif which == 3 and rest % 16 == 0 and not any(kind == "end" for kind, _ in self.inbox):
+            if not self.has_end:
+                self.inbox.append(("end", rest // 16 % len(ENDS)))
         elif self.inbox:
             first = self.inbox[rest % len(self.inbox)]
             second = self.inbox[rest // 8 % len(self.inbox)]
@@ -91,6 +114,16 @@ class World:
         )
         self.inbox.append(("wait", number))
         self.inbox.append(("timer", number))
+
+    def _close(self, number: int) -> None:
+        if number not in self.closed:
+            self.closed.add(number)
+            self.inbox.append(("closed", number))
+
+    @property
+    def has_end(self) -> bool:
+        """Whether it is known how the run ends."""
+        return self.state.status in TERMINAL or self.state.status == "compensating"
 
     def _publish(self, event_id: str) -> None:
         if event_id != "before":
@@ -120,6 +153,8 @@ class World:
                         ended.append(command.step)
                     case ForgetWait():
                         ended.append(command.step)
+                    case ForgetWaits():
+                        self.found.clear()
                     case _:
                         pass
         for step in ended:
@@ -144,6 +179,12 @@ class World:
                 wait = self.waits[number].wait
                 record = StepRecord(name=wait.name, kind=wait.kind, token="")
                 return [WaitTimedOut(run=RUN, queue=QUEUE, step=wait.name, wait=wait, record=record)]
+            case "closed":
+                wait = self.waits[number].wait
+                return [WaitClosed(run=RUN, queue=QUEUE, step=wait.name, wait=wait)]
+            case "end":
+                outcome = OutcomeRecord(number=0, status=ENDS[number], token="", imposed=True, ending="cancelled")
+                return [OutcomeRecorded(run=RUN, queue=QUEUE, record=outcome, sequence=1_000, time_ms=1)]
 
     def _arrival(self, entry: WaitEntry, number: int, *, looked_back: bool) -> EventArrived:
         return EventArrived(
@@ -178,6 +219,8 @@ class World:
             if revision == self.revision:
                 if after is not state:
                     self.state, self.revision = after, revision + 1
+                    if self.has_end and self.known_at_end is None:
+                        self.known_at_end = after.event_waits
                 self.remembered[engine] = (self.state, self.revision)
                 return commands
             state, revision = self.state, self.revision
@@ -205,10 +248,18 @@ class World:
         assert len(taken) == len(set(taken)), "W1"
         assert not {"before", TRIGGER.id} & set(taken), "W1"
         said = {mark(step): end if end == event_waits.TIMED_OUT else mark(end) for step, end in ends.items()}
-        # The timer of a time-out that was not recorded comes again.
-        pending = {step for step, end in self.state.event_waits.items() if end == event_waits.TIMED_OUT} - said.keys()
         known = {step: end for step, end in self.state.event_waits.items() if end != event_waits.OPEN}
-        assert said == {step: end for step, end in known.items() if step not in pending}, "W2"
+        decided = {step: end for step, end in known.items() if end != event_waits.CLOSED}
+        assert all(mark(self.waits[number].step) in known for number in self.closed) or self.has_end, "W5"
+        if self.known_at_end is not None:
+            assert self.state.event_waits == self.known_at_end, "W6"
+            assert not self.found, "W6"
+            # What was decided and not recorded by then is not recorded any more.
+            assert said.items() <= decided.items(), "W2"
+            return
+        # The timer of a time-out that was not recorded comes again.
+        pending = {step for step, end in decided.items() if end == event_waits.TIMED_OUT} - said.keys()
+        assert said == {step: end for step, end in decided.items() if step not in pending}, "W2"
         left = {event.id for event in self.events[TRIGGER_SEQUENCE:]} - {TRIGGER.id} - set(taken)
         assert len(known) == len(self.waits) or not left, "W3"
 
@@ -222,7 +273,8 @@ def check(decide: Decide, choices: Sequence[int]) -> None:
     world.check()
     world.engines_catch_up(timers=True)
     world.check()
-    assert len(world.journal) == len(world.waits), "W4"
+    closed = sum(end == event_waits.CLOSED for end in world.state.event_waits.values())
+    assert len(world.journal) + closed == len(world.waits) or world.has_end, "W4"
     assert not world.found, "W4"
 
 
@@ -243,6 +295,44 @@ MISTAKES = {
     "a wait is registered once": (
         "return Decision(after, (_registration(after, entry),))",
         "return Decision(after, (_registration(after, entry),) if known is None else ())",
+    ),
+    "a wait that was closed stays open": ("after = state if known == CLOSED else", "after = state if True else"),
+    "closing takes the place of what has ended the wait": (
+        "if has_ending(state) or known not in (OPEN, CLOSED):",
+        "if has_ending(state):",
+    ),
+    "a wait that was closed stays where events find it": (
+        "return Decision(after, (ForgetWait(run=fact.run, step=fact.step, wait=fact.wait),))",
+        "return Decision(after)",
+    ),
+    "a wait that was closed is registered again": ("if known in (TIMED_OUT, CLOSED):", "if known == TIMED_OUT:"),
+    "a wait that was closed times out": (
+        "if ended_by not in (OPEN, TIMED_OUT):",
+        "if ended_by not in (OPEN, TIMED_OUT, CLOSED):",
+    ),
+    "a run whose end is known takes an event": (
+        "has_ending(state) or epochs.is_past(state, entry.step):",
+        "epochs.is_past(state, entry.step):",
+    ),
+    "a wait times out although the run's end is known": (
+        "has_ending(state) or epochs.is_past(state, fact.step):",
+        "epochs.is_past(state, fact.step):",
+    ),
+    "a wait is closed although the run's end is known": (
+        "if has_ending(state) or known not in (OPEN, CLOSED):",
+        "if known not in (OPEN, CLOSED):",
+    ),
+    "the end of a run that undoes is not known": (
+        "return state.status in TERMINAL or state.ending is not None",
+        "return state.status in TERMINAL",
+    ),
+    "the end of a run that was cancelled is not known": (
+        "return state.status in TERMINAL or state.ending is not None",
+        "return state.ending is not None and state.status not in TERMINAL",
+    ),
+    "the waits of a run that ends stay where events find them": (
+        "if OPEN not in state.event_waits.values():",
+        "if True:",
     ),
 }
 

@@ -10,7 +10,8 @@ R7  A fifth of all writes may be stored or not without an answer that says so.
 R8  All of that may come together.
 
 "No difference" means: the run completes; all passes saw the same values, and the output is made of them; no body
-began once its result was recorded; each event was published once.
+began once its result was recorded; each event was published once. A run that fails with undos ends as failed, and
+each of its steps that has a result was undone once, the newest first, with what it returned.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from ironflow.broker.local import Interceptor, LocalServer, Stage
 from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, StorageFull, StoredMessage, Unavailable
 from ironflow.broker.topology import streams
 from ironflow.clock import now_ms
-from ironflow.codec import decode_value
+from ironflow.codec import decode_record, decode_value
 from ironflow.errors import EngineUnavailableError, RunFailedError
 from ironflow.function import forget_functions
 from ironflow.handles import RunHandle
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS
-from ironflow.names import Names, parse_journal, step_token
-from ironflow.records import EventRecord, Task
+from ironflow.names import COMPENSATE_PREFIX, Names, parse_journal, step_token
+from ironflow.records import EventRecord, StepRecord, Task, TaskMode
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
@@ -118,18 +119,47 @@ async def run_to_its_end(system: System, shape: str, probe: Probe, trouble: Inte
         children = [await each.state() async for each in system.client.runs() if each.id != run.id]
         assert sorted(child.status for child in children) == ["cancelled", "completed", "completed"]
     assert {step.status for step in await run.steps()} <= {"completed", "failed"}
+    if shape in ("saga", "parallel_saga"):
+        await check_undone(system, run)
     if shape == "publishing":
         assert len([event async for event in system.client.events(name="order.sold")]) == 1
 
 
+async def check_undone(system: System, run: RunHandle[Any]) -> None:
+    """Check that all that a run did is undone, the newest first."""
+    state = await run.state()
+    assert (state.status, state.compensation) == ("failed", "completed")
+    done: list[str] = []
+    undone: list[str] = []
+    for message in await journal_of(system, run.id):
+        if parse_journal(message.subject).kind != "step":
+            continue
+        record = decode_record(StepRecord, message.payload)
+        token = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
+        if record.kind == "compensate":
+            assert record.status == "completed"
+            undone.append(token)
+        elif record.kind == "run" and record.status == "completed":
+            done.append(token)
+    assert undone == done[::-1] != []
+
+
+async def journal_of(system: System, run: str) -> list[StoredMessage]:
+    """Return all that is recorded of a run."""
+    wanted = system.names.journal_of_run("default", run)
+    return [message async for page in system.broker.read(system.names.journal, wanted) for message in page]
+
+
 async def output_of(run: RunHandle[Any], probe: Probe) -> Any:
-    """Return the output of a run, which is retried as often as it fails."""
+    """Return the output of a run, which is retried as often as it fails; one that was unwound has none."""
     for _ in range(100):
         try:
             return await run.result("5h")
         except RunFailedError:
             # Where an engine died, it may be told twice that the run has failed.
             with contextlib.suppress(EngineUnavailableError):
+                if (await run.state()).compensation is not None:
+                    return None
                 probe.forgive(
                     step_token(step.scope, step.name) for step in await run.steps() if step.status == "failed"
                 )
@@ -180,24 +210,25 @@ async def test_r1_a_pass_sees_what_is_recorded_and_begins_no_recorded_body(shape
     async with running_system(function) as system:
         run = await system.client.start(function)
         output = await output_of(run, original)
-        journal = [
-            message
-            async for page in system.broker.read(system.names.journal, system.names.journal_of_run("default", run.id))
-            for message in page
-        ]
+        journal = await journal_of(system, run.id)
     for length in range(len(journal) + 1):
         probe = Probe(first_value=1000)
         probe.passes = original.passes
         forget_functions()
         tools, memo = await prefix(journal[:length], run.id)
-        task = Task(run=run.id, function=shape, number=100, started_at=0, attempt=memo.epoch + 1)
+        mode: TaskMode = "run" if memo.unwinding is None else "compensate"
+        task = Task(run=run.id, function=shape, number=100, started_at=0, attempt=memo.epoch + 1, mode=mode)
         event = EventRecord(id="e", name="ironflow.invoked", time="2026-01-01T00:00:00Z")
         outcome = await Replay(function_of(shape, probe), task, event, memo, tools).run()
-        recorded = {token for token in probe.seen if memo.step(memo.key(token, "run")) is not None}
-        assert {token: probe.seen[token] for token in recorded} == {token: original.seen[token] for token in recorded}
+        recorded = {token for token in original.runs if memo.step(memo.key(token, "run")) is not None}
+        seen = recorded & set(probe.seen)
+        assert {token: probe.seen[token] for token in seen} == {token: original.seen[token] for token in seen}
         assert not recorded & set(probe.runs)
         if length == len(journal):
             assert probe.runs == {}
+            assert (outcome.status, outcome.compensation) == (
+                ("completed", None) if mode == "run" else ("failed", "completed")
+            )
             assert decode_value(outcome.output, Any, "output") == output
 
 

@@ -1,8 +1,13 @@
 """A tiny world around the reducer: two engines, workers, and everything that can come between them.
 
 There is one run of one program. All that the real parts do about it is here, cut down to what decides: who
-writes what first, what is delivered again, what is remembered and out of date, and who dies in between. Each
-method is one thing that may happen; a law's test lets them happen in any order.
+writes what first, what is delivered again, what is remembered and out of date, who dies in between, and what gets
+lost. Each method is one thing that may happen; a law's test lets them happen in any order.
+
+What a step is recorded as is cut down, too. ``wait.<key>`` says that a step waits, or backs off. ``end.<key>`` says
+that this is over, and the step is done then. ``work.<key>`` is the result of a step that does not wait.
+``fence.<key>`` stands for the failure that keeps a step which backs off from ever having a result; in the place of
+the end of a sleep, or of the result of a step, that is a record which *fences* knows.
 """
 
 from __future__ import annotations
@@ -12,21 +17,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, get_args
 
-import msgspec
+from msgspec.structs import replace
 
-from ironflow.names import step_key
-from ironflow.records import (
-    TERMINAL,
-    ErrorRecord,
-    EventRecord,
-    FunctionRecord,
-    OutcomeRecord,
-    OutcomeStatus,
-    RunState,
-    TimerRecord,
-    TryRecord,
-    WaitRecord,
-)
+from ironflow.broker.protocol import StoredMessage
+from ironflow.names import parse_step_key, step_key
+from ironflow.records import TERMINAL, CompensationStatus, Ending, OutcomeRecord, OutcomeStatus, RunState, TimerRecord
+from ironflow_engine import epochs, overdue, remembered
 from ironflow_engine.facts import (
     Command,
     Decision,
@@ -36,10 +32,24 @@ from ironflow_engine.facts import (
     RunRetried,
     RunStarted,
     SetTimer,
+    StateReviewed,
     StopRun,
-    TryRecorded,
     WaitRecorded,
     Woken,
+)
+from ironflow_engine.read_model import deadline_of
+from tests.laws.program import (
+    EVENT,
+    FUNCTION,
+    QUEUE,
+    RUN,
+    UNDO,
+    Pass,
+    Program,
+    QueuedTask,
+    journal_message,
+    outcome_fact,
+    wait_fact,
 )
 
 Decide = Callable[[RunState | None, Fact], Decision]
@@ -51,45 +61,10 @@ Fate = Literal[
     "does not acknowledge",
     "takes back late",
 ]
-Ending = Literal["cancelled", "failed"]
-Kind = Literal["sleep", "retry"]
 
 FATES: tuple[Fate, ...] = get_args(Fate)
-_RARELY = 13
 MOST_RETRIES = 3
-RUN = "run"
-QUEUE = "orders"
-FUNCTION = FunctionRecord(id="f", queue=QUEUE, timeout_ms=60_000)
-EVENT = EventRecord(id="e", name="go", time="2026-01-01T00:00:00Z")
-
-
-class Program(msgspec.Struct, frozen=True):
-    """What the run does: groups of waits, one group after the other; the waits of a group overlap.
-
-    Attributes:
-        groups: the kinds of the waits of each group.
-        ends: how it ends.
-        may_be_ended: whether someone may end it from outside.
-        may_be_retried: whether someone may retry it once it has failed.
-
-    """
-
-    groups: tuple[tuple[Kind, ...], ...]
-    ends: Literal["completed", "failed"]
-    may_be_ended: bool
-    may_be_retried: bool = False
-
-    def steps(self, group: int) -> list[tuple[str, Kind]]:
-        """Return the waits of a group, each with its name."""
-        return [(f"{kind}-{group}-{index}", kind) for index, kind in enumerate(self.groups[group])]
-
-
-class Pass(msgspec.Struct):
-    """A pass that a worker executes now: what it knew when it began, and what it has still to record."""
-
-    number: int
-    seen: int
-    left: list[tuple[str, Callable[[int], Fact | None]]]
+_FOR_EVER = 10**12
 
 
 class World:
@@ -101,14 +76,19 @@ class World:
 
     Attributes:
         journal: the sequence of each record, by its subject; the first writer of one wins.
+        facts: what engines are told of those records.
+        fences: the sequences of those that keep a step from ever having a result.
         inbox: facts that no engine has acknowledged yet, by the name of what carries them.
         fired: timers that have fired and that no engine has acknowledged yet.
-        tasks: the tasks in the queue: of which epoch, and whether each may have been there before.
+        tasks: the tasks in the queue, by number.
         timers: those that have not fired, each with its epoch in front.
         stops: what engines that are held up have still to take back.
-        endings: the passes in whose place someone, who has looked, is about to end the run, and as what.
+        endings: the passes in whose place someone, who has looked, is about to end the run, as what, and whether
+            what it did is to be undone.
         retries: the epochs that someone, who has looked, is about to open.
-        history: every state that was stored, and the outcomes that were recorded by then.
+        reviews: the facts that a reconciler, who has looked, is about to apply again.
+        history: every state that was stored.
+        decided_late: whether an engine has set a timer by a memory that was out of date, behind the end perhaps.
 
     """
 
@@ -116,44 +96,48 @@ class World:
         self.decide = decide
         self.program = program
         self.journal: dict[str, int] = {}
+        self.facts: dict[str, Fact] = {}
         self.outcomes: dict[int, OutcomeRecord] = {}
-        self.inbox: dict[str, Fact] = {}
+        self.fences: set[int] = set()
+        self.start = RunStarted(run=RUN, event=EVENT, function=FUNCTION, sequence=1, time_ms=1)
+        self.inbox: dict[str, Fact] = {"event": self.start}
         self.fired: dict[str, TimerRecord] = {}
-        self.tasks: dict[int, tuple[int, bool]] = {}
+        self.tasks: dict[int, QueuedTask] = {}
         self.timers: dict[str, TimerRecord] = {}
         self.passes: list[Pass] = []
-        self.endings: list[tuple[int, Ending]] = []
+        self.endings: list[tuple[int, Ending, bool]] = []
         self.retries: list[int] = []
+        self.reviews: list[list[Fact]] = []
         self.stops: list[StopRun] = []
         self.stored: tuple[RunState | None, int] = (None, 0)
         self.remembered: list[tuple[RunState | None, int] | None] = [None, None]
         self.history: list[RunState] = []
+        self.decided_late = False
         self._delivered: set[int] = set()
         self._sequence = 0
-        start = RunStarted(run=RUN, event=EVENT, function=FUNCTION, sequence=1, time_ms=1)
-        self.inbox["event"] = start
 
     @property
     def state(self) -> RunState | None:
         """The run's state as it is stored."""
         return self.stored[0]
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the run has ended."""
-        return self.state is not None and self.state.status in TERMINAL
-
-    def last_seen(self) -> int:
-        """Return what the newest pass with an outcome had seen."""
-        return self.outcomes[max(self.outcomes)].seen if self.outcomes else 0
-
     def wake_ups(self) -> list[int]:
-        """Return the sequences of the records after which the run is to go on."""
+        """Return the sequences of the records after which the run may go on.
+
+        A fence need not wake it. It does where an engine finds it in the place of the end of a sleep.
+        """
         return [sequence for subject, sequence in self.journal.items() if subject.startswith(("end.", "retry."))]
 
     def ended_by(self) -> list[OutcomeRecord]:
         """Return the outcomes that end the run, one for each epoch that has ended."""
         return [outcome for _, outcome in sorted(self.outcomes.items()) if outcome.status in TERMINAL]
+
+    def unwound_by(self, end: OutcomeRecord) -> OutcomeRecord | None:
+        """Return the outcome after which the run was unwound before it came to an end; None where it was not."""
+        since = max((each.number for each in self.ended_by() if each.number < end.number), default=-1)
+        between = [self.outcomes[number] for number in range(since + 1, end.number) if number in self.outcomes]
+        causes = [outcome for outcome in between if outcome.status == "compensating"]
+        return causes[0] if causes else None
 
     def epochs(self) -> int:
         """Return how many epochs have begun."""
@@ -161,12 +145,17 @@ class World:
 
     def let_happen(self, choice: int) -> None:
         """Let one of the things happen that may happen next."""
-        messages = [*self.inbox, *self.fired]
-        # Two that come together may be folded in either order.
-        batches = [*itertools.permutations(messages, 1), *itertools.permutations(messages, 2)]
-        # What ends the run leaves nothing more to be tried.
-        rarely = self.program.may_be_ended and choice % _RARELY == _RARELY - 1
-        kinds: list[list[Callable[[], None]]] = [
+        # What ends the run, or loses much of it, leaves nothing more to be tried.
+        chance = choice // 64
+        kinds = [kind for kind in self._possible(ends=chance % 13 == 0, loses=chance % 5 == 0) if kind]
+        if kinds:
+            which, index = choice % len(kinds), choice // len(kinds)
+            kinds[which][index % len(kinds[which])]()
+
+    def _possible(self, *, ends: bool, loses: bool) -> list[list[Callable[[], None]]]:
+        ends = ends and self.program.may_be_ended
+        loses = loses and self.program.may_lose
+        return [
             [partial(self.worker_takes, number) for number in self.tasks],
             [partial(self.pass_goes_on, index) for index in range(len(self.passes))],
             [partial(self.pass_finishes, index) for index in range(len(self.passes))],
@@ -174,26 +163,35 @@ class World:
             [
                 partial(self.timer_fires, name)
                 for name, timer in self.timers.items()
-                if not timer.run_timeout_ms or rarely
+                if not timer.run_timeout_ms or ends
             ],
-            [partial(self.engine_takes, engine, batch, FATES[0]) for batch in batches for engine in (0, 1)],
-            [
-                partial(self.engine_takes, engine, batch, fate)
-                for batch in batches
-                for fate in FATES[1:]
-                for engine in (0, 1)
-            ],
-            [partial(self.terminator_looks, ending) for ending in get_args(Ending)] if rarely else [],
+            *self._engines_may(),
+            [partial(self.terminator_looks, ending, undo=undo) for ending in get_args(Ending) for undo in (False, True)]
+            if ends
+            else [],
             [partial(self.terminator_writes, index) for index in range(len(self.endings))],
             [self.retrier_looks] if self.program.may_be_retried and self.epochs() <= MOST_RETRIES else [],
             [partial(self.retrier_writes, index) for index in range(len(self.retries))],
             [self.stops_go_through] if self.stops else [],
+            [self.all_is_lost, *(partial(self.is_lost, name) for name in self._may_be_lost())] if loses else [],
+            [partial(self.wake_up_is_lost, name) for name in self.fired] if loses else [],
+            [self.reconciler_looks] if self.program.may_lose and not self.reviews else [],
+            [partial(self.reconciler_applies, index) for index in range(len(self.reviews))],
         ]
-        kinds = [kind for kind in kinds if kind]
-        if not kinds:
-            return
-        which, index = choice % len(kinds), choice // len(kinds)
-        kinds[which][index % len(kinds[which])]()
+
+    def _engines_may(self) -> list[list[Callable[[], None]]]:
+        messages = [*self.inbox, *self.fired]
+        # Two that come together may be folded in either order.
+        batches = [*itertools.permutations(messages, 1), *itertools.permutations(messages, 2)]
+        return [
+            [
+                partial(self.engine_takes, engine, batch, fate)
+                for batch in batches
+                for fate in fates
+                for engine in (0, 1)
+            ]
+            for fates in (FATES[:1], FATES[1:])
+        ]
 
     # The journal
 
@@ -204,8 +202,10 @@ class World:
         self._sequence += 1
         self.journal[subject] = self._sequence
         made = fact(self._sequence)
+        if isinstance(made, OutcomeRecorded):
+            self.outcomes[made.record.number] = made.record
         if made is not None:
-            self.inbox[subject] = made
+            self.inbox[subject] = self.facts[subject] = made
 
     # Engines
 
@@ -235,17 +235,22 @@ class World:
         timer = self.fired.get(message)
         if timer is None:
             return None
-        state = (self.remembered[engine] or self.stored)[0]
-        if state is not None and state.status in TERMINAL:
-            state = self.state
-        if state is None or state.status in TERMINAL:
-            return None
+        remembered = self.remembered[engine]
+        # What is remembered will do where it says that the run goes on.
+        if not (remembered is not None and _is_open(remembered[0], timer)) and not _is_open(self.state, timer):
+            return self._review()
         if timer.run_timeout_ms:
             self._end_in_any_case(engine, timer.epoch)
             return None
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
         return Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject])
+
+    def _review(self) -> Fact | None:
+        """Return what becomes of a run that does not wait for a timer, or not any more."""
+        if self.state is None or self.state.status in TERMINAL or not self.state.live:
+            return None
+        return StateReviewed(run=RUN, queue=QUEUE, number=self.state.number)
 
     def _fold(self, engine: int, facts: Sequence[Fact]) -> list[Command]:
         """Fold facts into the stored state by compare-and-set, as the conductor does, and return what to do."""
@@ -259,8 +264,8 @@ class World:
                 state = decision.state
                 commands += decision.commands
             if state is version[0]:
-                goes_on = state is not None and state.status not in TERMINAL
-                if fresh or (goes_on and all(isinstance(fact, (WaitRecorded, TryRecorded)) for fact in facts)):
+                if fresh or remembered.will_do(state, facts):
+                    self.decided_late |= version[1] != self.stored[1]
                     self.remembered[engine] = version if version[0] is not None else None
                     return commands
             elif version[1] == self.stored[1]:
@@ -274,14 +279,18 @@ class World:
     def _carry_out(self, commands: Sequence[Command]) -> None:
         for command in commands:
             if isinstance(command, Dispatch):
-                self.tasks.setdefault(command.state.number, (command.state.attempt - 1, command.again))
+                state = command.state
+                task = QueuedTask(state.attempt - 1, "compensate" if state.ending else "run", command.again)
+                self.tasks.setdefault(state.number, task)
             elif isinstance(command, SetTimer):
                 self.timers[f"{command.record.epoch} {command.timer}"] = command.record
             elif isinstance(command, StopRun):
-                self.tasks.pop(command.number, None)
-                of_epoch = [name for name, timer in self.timers.items() if timer.epoch == command.epoch]
-                for name in of_epoch:
-                    del self.timers[name]
+                self._take_back(command)
+
+    def _take_back(self, stop: StopRun) -> None:
+        self.tasks.pop(stop.number, None)
+        if stop.timers:
+            self.timers = {name: timer for name, timer in self.timers.items() if timer.epoch != stop.epoch}
 
     def stops_go_through(self) -> None:
         """Let engines that were held up take back what they were about to."""
@@ -290,17 +299,34 @@ class World:
 
     # Those who end runs from outside
 
-    def terminator_looks(self, ending: Ending) -> None:
+    def terminator_looks(self, ending: Ending, *, undo: bool) -> None:
         """Let someone who wants to end the run look where it stands."""
         state = self.state
-        if state is not None and state.status not in TERMINAL:
-            self.endings.append((state.number if state.live else state.number + 1, ending))
+        if state is not None and state.status not in TERMINAL and state.ending is None:
+            self.endings.append((state.number if state.live else state.number + 1, ending, undo))
 
     def terminator_writes(self, index: int) -> None:
         """Let someone who has looked end the run; whoever else ended that pass first has won."""
-        if self.endings:
-            number, ending = self.endings.pop(index)
-            self.append(f"outcome.{number}", self._outcome_fact(number, ending, seen=0, imposed=True))
+        if not self.endings:
+            return
+        number, ending, undo = self.endings.pop(index)
+        has_steps = any(subject.startswith("work.") for subject in self.journal)
+        status: OutcomeStatus = "compensating" if undo and has_steps else ending
+        self.append(f"outcome.{number}", outcome_fact(number, status, imposed=True, ending=ending))
+
+    def _end_in_any_case(self, engine: int, epoch: int) -> None:
+        """End an epoch of the run as someone does who folds what was written first, and tries again."""
+        for _ in range(100):
+            self.terminator_looks("failed", undo=True)
+            if not self.endings or self.state is None or self.state.attempt != epoch + 1:
+                return
+            standing = f"outcome.{self.endings[-1][0]}"
+            if standing not in self.journal:
+                self.terminator_writes(-1)
+                return
+            self.endings.pop()
+            self._carry_out(self._fold(engine, [self.facts[standing]]))
+        raise AssertionError("L6: an outcome stands and nothing comes of it")
 
     # Those who retry the run
 
@@ -316,20 +342,9 @@ class World:
         epoch = self.retries.pop(index)
 
         def make(sequence: int) -> Fact:
-            sleeps = [
-                wait_fact(name, "sleep")(self.journal[f"wait.{name}"])
-                for group in range(len(self.program.groups))
-                for name, kind in self.program.steps(group)
-                if kind == "sleep" and f"wait.{name}" in self.journal and f"end.{name}" not in self.journal
-            ]
-            return RunRetried(
-                run=RUN,
-                queue=QUEUE,
-                epoch=epoch,
-                sequence=sequence,
-                time_ms=sequence,
-                sleeps=tuple(sleep for sleep in sleeps if isinstance(sleep, WaitRecorded)),
-            )
+            waits = [fact for fact in self.facts.values() if isinstance(fact, WaitRecorded)]
+            sleeps = tuple(fact for fact in waits if f"end.{fact.step}" not in self.journal)
+            return RunRetried(run=RUN, queue=QUEUE, epoch=epoch, sequence=sequence, time_ms=sequence, sleeps=sleeps)
 
         self.append(f"retry.{epoch}", make)
 
@@ -339,49 +354,152 @@ class World:
         """Let a timer fire: it is delivered until an engine acknowledges it."""
         self.fired[f"fired {timer}"] = self.timers.pop(timer)
 
+    def all_is_lost(self) -> None:
+        """Let somebody purge the streams of tasks and timers."""
+        self.tasks.clear()
+        self.timers.clear()
+        self.fired.clear()
+
+    def is_lost(self, message: str) -> None:
+        """Let one message get lost that is on its way to the engines."""
+        self.fired.pop(message, None)
+        self.inbox.pop(message, None)
+
+    def wake_up_is_lost(self, message: str) -> None:
+        """Let the end of a wait be recorded, and nobody be told."""
+        self._end_wait(0, message)
+        self.fired.pop(message, None)
+
+    def _may_be_lost(self) -> list[str]:
+        """Return the messages that a run can do without; what starts it, or retries it, comes until it is taken."""
+        return [*self.fired, *(name for name in self.inbox if name.startswith(("wait.", "outcome.")))]
+
+    # The reconciler
+
+    def reconciler_looks(self) -> None:
+        """Let the reconciler look what is overdue."""
+        found = [*self.missed(), *self.overtime()]
+        if found:
+            self.reviews.append(found)
+
+    def reconciler_applies(self, index: int) -> None:
+        """Let the reconciler, who has looked, apply what should have had an effect."""
+        self._carry_out(self._fold(0, self.reviews.pop(index)))
+
+    def missed(self) -> list[Fact]:
+        """Return what should have had an effect by now, as the reconciler finds it once enough time has passed."""
+        state = self.state
+        if state is None:
+            return []
+        found: list[Fact] = []
+        if state.due_ms:
+            journal = overdue.RunJournal(state)
+            journal.read(self._messages())
+            found += journal.facts(_FOR_EVER)
+        if state.live and state.number not in self.tasks:
+            found.append(self._of_live(state))
+        return found
+
+    def overtime(self) -> list[Fact]:
+        """Return what reminds of the time that a run may take as a whole."""
+        if self.state is None or not deadline_of(self.state):
+            return []
+        return [StateReviewed(run=RUN, queue=QUEUE, number=-1)]
+
+    def _of_live(self, state: RunState) -> Fact:
+        outcome = f"outcome.{state.number}"
+        if outcome in self.facts:
+            return self.facts[outcome]
+        if state.number:
+            return StateReviewed(run=RUN, queue=QUEUE, number=state.number)
+        return replace(self.start, function=None)
+
+    def _messages(self) -> list[StoredMessage]:
+        return [
+            StoredMessage(*journal_message(subject, self.facts.get(subject)), sequence=sequence, time_ms=sequence)
+            for subject, sequence in self.journal.items()
+        ]
+
     # Workers
 
     def worker_takes(self, number: int) -> None:
         """Let a worker take a task, also one that another worker has."""
-        epoch, sent_again = self.tasks[number]
-        again = sent_again or number in self._delivered
+        task = self.tasks[number]
+        again = task.again or number in self._delivered
         self._delivered.add(number)
         # A task that is surely new has nothing recorded, and its journal is not read.
         known = dict(self.journal) if again or number else {}
         if any(f"outcome.{later}" in known for later in range(number, number + 10)):
             del self.tasks[number]
             return
-        self.passes.append(self._begin(number, epoch, known))
+        begin = self._begin_to_undo if task.mode == "compensate" else self._begin
+        self.passes.append(Pass(number, begin(number, task.epoch, known)))
 
-    def _begin(self, number: int, epoch: int, known: dict[str, int]) -> Pass:
-        seen = max(known.values(), default=0)
+    def _begin(self, number: int, epoch: int, known: dict[str, int]) -> list[tuple[str, Callable[[int], Fact | None]]]:
         left: list[tuple[str, Callable[[int], Fact | None]]] = []
-        status: Literal["suspended", "completed", "failed"] = self.program.ends
+        status: OutcomeStatus = self.program.ends
         for group in range(len(self.program.groups)):
             # A step of its own before each group: it moves the sequences on and concerns no engine.
-            if f"work.{group}" not in known:
-                left.append((f"work.{group}", lambda _: None))
-            steps: list[tuple[str, Kind]] = [
-                (_key(name, kind, epoch, known), kind) for name, kind in self.program.steps(group)
-            ]
-            waiting: list[tuple[str, Kind]] = [(name, kind) for name, kind in steps if f"end.{name}" not in known]
-            left += [(f"wait.{name}", wait_fact(name, kind)) for name, kind in waiting if f"wait.{name}" not in known]
+            work = self._key("work", f"{group}", epoch, known)
+            if f"work.{work}" not in known:
+                left.append((f"work.{work}", lambda _: None))
+            waiting = self._open(group, epoch, known)
+            left += [(f"wait.{key}", wait_fact(key, kind)) for key, kind in waiting if f"wait.{key}" not in known]
             if waiting:
                 status = "suspended"
                 break
-        left.append((f"outcome.{number}", self._outcome_fact(number, status, seen)))
-        return Pass(number, seen, left)
+        if status == "failed" and self.program.undos:
+            status = "compensating"
+        left.append((f"outcome.{number}", outcome_fact(number, status, seen=max(known.values(), default=0))))
+        return left
 
-    def _outcome_fact(
-        self, number: int, status: OutcomeStatus, seen: int, *, imposed: bool = False
-    ) -> Callable[[int], Fact]:
-        def make(sequence: int) -> Fact:
-            error = ErrorRecord(type="E", message="") if status == "failed" else None
-            record = OutcomeRecord(number=number, status=status, token="", seen=seen, error=error, imposed=imposed)
-            self.outcomes[number] = record
-            return OutcomeRecorded(run=RUN, queue=QUEUE, record=record, sequence=sequence, time_ms=sequence)
+    def _begin_to_undo(
+        self, number: int, epoch: int, known: dict[str, int]
+    ) -> list[tuple[str, Callable[[int], Fact | None]]]:
+        causes = [before for before in range(number) if self.outcomes[before].status == "compensating"]
+        assert causes, "L10: what a pass undoes has a cause"
+        status: OutcomeStatus = self.outcomes[causes[-1]].ending
+        left = self._fences(epoch, known)
+        for undo in range(self.program.undos):
+            key = step_key(f"{UNDO}-{undo}", epoch)
+            if f"end.{key}" not in known:
+                left.append((f"wait.{key}", wait_fact(key, UNDO)))
+                status = "suspended"
+                break
+        undone: CompensationStatus | None = "completed" if self.program.undos and status != "suspended" else None
+        fact = outcome_fact(number, status, seen=max(known.values(), default=0), compensation=undone)
+        left.append((f"outcome.{number}", fact))
+        return left
 
-        return make
+    def _fences(self, epoch: int, known: dict[str, int]) -> list[tuple[str, Callable[[int], Fact | None]]]:
+        """Return what keeps all that the replay meets and that has no result from ever having one."""
+        for group in range(len(self.program.groups)):
+            work = self._key("work", f"{group}", epoch, known)
+            if f"work.{work}" not in known:
+                return [(f"work.{work}", self.fences.add)]
+            waiting = self._open(group, epoch, known)
+            if waiting:
+                prefixes = {"sleep": "end", "retry": "fence"}
+                return [(f"{prefixes[kind]}.{key}", self.fences.add) for key, kind in waiting]
+        return []
+
+    def _open(self, group: int, epoch: int, known: dict[str, int]) -> list[tuple[str, str]]:
+        """Return the keys of the waits of a group that have no end."""
+        keys = [(self._key("end", name, epoch, known), kind) for name, kind in self.program.steps(group)]
+        return [(key, kind) for key, kind in keys if f"end.{key}" not in known]
+
+    def _key(self, prefix: str, name: str, epoch: int, known: dict[str, int]) -> str:
+        """Return under which key a step is done in an epoch: what was open is begun anew, but for sleeps."""
+        keys = [step_key(name, earlier) for earlier in range(epoch + 1)]
+        newest = [key for key in keys if any(f"{kind}.{key}" in known for kind in (prefix, "wait", "fence"))]
+        return newest[-1] if newest and self._counts(prefix, newest[-1], known) else keys[-1]
+
+    def _counts(self, prefix: str, key: str, known: dict[str, int]) -> bool:
+        at = known.get(f"{prefix}.{key}")
+        if at is None:
+            return key.startswith("sleep")
+        closed_at = known.get(f"retry.{parse_step_key(key)[1] + 1}", at)
+        return at not in self.fences and f"fence.{key}" not in known and (key.startswith("sleep") or at <= closed_at)
 
     def pass_goes_on(self, index: int) -> None:
         """Let a pass record one thing more, or acknowledge its task in the end."""
@@ -401,18 +519,6 @@ class World:
         """Let the worker of a pass die."""
         del self.passes[index]
 
-    def _end_in_any_case(self, engine: int, epoch: int) -> None:
-        """End an epoch of the run as someone does who folds what was written first, and tries again."""
-        while (state := self.state) is not None and state.status not in TERMINAL and state.attempt == epoch + 1:
-            self.terminator_looks("failed")
-            standing = f"outcome.{self.endings[-1][0]}"
-            if standing not in self.journal:
-                self.terminator_writes(-1)
-                return
-            self.endings.pop()
-            assert standing in self.inbox, "L6: an outcome is folded before it is acknowledged"
-            self.engine_takes(engine, [standing], "goes well")
-
     # In the end
 
     def engines_catch_up(self) -> None:
@@ -421,39 +527,37 @@ class World:
             self.engine_takes(0, messages, "goes well")
         self.stops_go_through()
 
-    def comes_to_rest(self) -> None:
-        """Let everything go its way without trouble: tasks, timers, deliveries."""
-        for _ in range(200):
+    def what_got_lost_is_found(self) -> None:
+        """Let the reconciler make up for all that got lost; what it finds may lead to more."""
+        for _ in range(4):
+            self.reconciler_looks()
+            while self.reviews:
+                self.reconciler_applies(0)
             self.engines_catch_up()
+
+    def comes_to_rest(self) -> None:
+        """Let everything go its way without trouble: tasks, timers, deliveries, and the reconciler at last."""
+        for _ in range(400):
+            self.engines_catch_up()
+            step_timers = [name for name, timer in self.timers.items() if not timer.run_timeout_ms]
             if self.passes:
                 self.pass_goes_on(0)
             elif self.tasks:
                 self.worker_takes(next(iter(self.tasks)))
+            elif step_timers:
+                self.timer_fires(step_timers[0])
+            elif self.program.may_lose and (found := self.missed()):
+                self._carry_out(self._fold(0, found))
             elif self.timers:
                 # The run's own timer is due last.
-                self.timer_fires(min(self.timers, key=lambda name: bool(self.timers[name].run_timeout_ms)))
+                self.timer_fires(next(iter(self.timers)))
             else:
                 return
-        raise AssertionError("it never comes to rest")
+        raise AssertionError("L4: it never comes to rest")
 
 
-def _key(name: str, kind: Kind, epoch: int, known: dict[str, int]) -> str:
-    """Return under which key a step is done in an epoch: what was open is begun anew, but for sleeps."""
-    keys = [step_key(name, earlier) for earlier in range(epoch)]
-    stands = [key for key in keys if f"end.{key}" in known or (kind == "sleep" and f"wait.{key}" in known)]
-    return stands[0] if stands else step_key(name, epoch)
-
-
-def wait_fact(step: str, kind: Kind) -> Callable[[int], Fact]:
-    """Return what makes the fact that a step waits, of the sequence at which it is recorded."""
-
-    def make(sequence: int) -> Fact:
-        if kind == "sleep":
-            wait = WaitRecord(name=step, kind="sleep", token="", delay_ms=1_000)
-            return WaitRecorded(run=RUN, queue=QUEUE, step=step, record=wait, sequence=sequence, time_ms=sequence)
-        attempt = TryRecord(
-            name=step, kind="run", token="", attempt=1, delay_ms=1_000, error=ErrorRecord(type="E", message="")
-        )
-        return TryRecorded(run=RUN, queue=QUEUE, step=step, record=attempt, sequence=sequence, time_ms=sequence)
-
-    return make
+def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
+    """Tell whether a run is still interested in a timer, as those do who take fired timers."""
+    if state is None or state.status in TERMINAL or (state.ending is not None and timer.wait is not None):
+        return False
+    return timer.wait is not None or timer.epoch >= epochs.current(state)

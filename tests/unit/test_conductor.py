@@ -13,11 +13,20 @@ from ironflow.broker.protocol import Ambiguous, BrokerError, StorageFull, Unavai
 from ironflow.broker.topology import streams
 from ironflow.codec import decode_record
 from ironflow.names import Names
-from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, Task, WaitRecord
+from ironflow.records import (
+    ErrorRecord,
+    EventRecord,
+    FunctionRecord,
+    OutcomeRecord,
+    Task,
+    TimerRecord,
+    TryRecord,
+    WaitRecord,
+)
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
-from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, WaitRecorded, Woken
+from ironflow_engine.facts import Fact, OutcomeRecorded, RunRetried, RunStarted, TryRecorded, WaitRecorded, Woken
 from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.wait_keeper import WaitKeeper
@@ -60,6 +69,15 @@ class Engines:
             decode_record(Task, message.payload)
             async for page in self._broker.read(NAMES.tasks, "test.tasks.>")
             for message in page
+        ]
+
+    async def timers(self) -> list[tuple[str, int]]:
+        """Return the steps and the epochs that the timers are of."""
+        return [
+            (timer.step, timer.epoch)
+            async for page in self._broker.read(NAMES.timers, "test.timers.>")
+            for message in page
+            for timer in (decode_record(TimerRecord, message.payload),)
         ]
 
 
@@ -116,6 +134,32 @@ async def test_a_memory_that_is_out_of_date_swallows_nothing(
     # By what it remembers pass 0 is live, and an outcome of pass 1 means nothing to it.
     assert await forgetful.apply(facts) == {}
     assert await engines.state() == expected
+
+
+BEFORE_THE_RETRY: dict[str, list[Fact]] = {
+    "going on": [started()],
+    "being unwound": [started(), outcome(0, 6, status="compensating")],
+    "ended": [started(), outcome(0, 6, status="compensating"), outcome(1, 7, status="failed")],
+}
+
+
+@pytest.mark.parametrize("remembered", BEFORE_THE_RETRY.values(), ids=BEFORE_THE_RETRY)
+async def test_an_engine_that_remembers_a_run_before_its_retry_sets_the_timers_of_the_new_epoch(
+    engines: Engines, remembered: list[Fact]
+) -> None:
+    forgetful, diligent = engines.new(), engines.new()
+    await forgetful.apply(remembered)
+    retry = RunRetried(run="r", queue="q", epoch=1, sequence=8, time_ms=8)
+    await diligent.apply([*BEFORE_THE_RETRY["ended"], retry])
+    assert await engines.state() == ("queued", 2, True)
+
+    a_long_time = 10**13
+    record = TryRecord(
+        name="s", kind="run", token="", attempt=1, delay_ms=a_long_time, error=ErrorRecord(type="E", message="")
+    )
+    fact = TryRecorded(run="r", queue="q", step="s.1", record=record, sequence=9, time_ms=9)
+    assert await forgetful.apply([fact]) == {}
+    assert await engines.timers() == [("s.1", 1)]
 
 
 async def test_a_memory_that_is_up_to_date_costs_no_question(engines: Engines) -> None:

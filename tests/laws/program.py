@@ -1,0 +1,148 @@
+"""What the run of the reducer's world does, and what is recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from ironflow.codec import encode_record
+from ironflow.names import Names
+from ironflow.records import (
+    CompensationStatus,
+    Ending,
+    ErrorRecord,
+    EventRecord,
+    FunctionRecord,
+    OutcomeRecord,
+    OutcomeStatus,
+    TaskMode,
+    TryRecord,
+    WaitRecord,
+)
+from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitRecorded
+
+Kind = Literal["sleep", "retry"]
+UNDO = "undo"
+
+RUN = "run"
+QUEUE = "orders"
+FUNCTION = FunctionRecord(id="f", queue=QUEUE, timeout_ms=60_000)
+EVENT = EventRecord(id="e", name="go", time="2026-01-01T00:00:00Z")
+_NAMES = Names("laws")
+
+
+class Program(msgspec.Struct, frozen=True):
+    """What the run does: groups of waits, one group after the other; the waits of a group overlap.
+
+    Attributes:
+        groups: the kinds of the waits of each group.
+        ends: how it ends.
+        may_be_ended: whether someone may end it from outside.
+        may_be_retried: whether someone may retry it once it has failed.
+        undos: how many undos there are, where it fails or is ended from outside; each backs off once.
+        may_lose: whether messages may get lost.
+
+    """
+
+    groups: tuple[tuple[Kind, ...], ...]
+    ends: Literal["completed", "failed"]
+    may_be_ended: bool
+    may_be_retried: bool = False
+    undos: int = 0
+    may_lose: bool = False
+
+    def steps(self, group: int) -> list[tuple[str, Kind]]:
+        """Return the waits of a group, each with its name."""
+        return [(f"{kind}-{group}-{index}", kind) for index, kind in enumerate(self.groups[group])]
+
+
+class QueuedTask(msgspec.Struct, frozen=True):
+    """A task in the queue.
+
+    Attributes:
+        epoch: the epoch that it is of.
+        mode: what it is for.
+        again: whether it may have been there before.
+
+    """
+
+    epoch: int
+    mode: TaskMode
+    again: bool
+
+
+class Pass(msgspec.Struct):
+    """A pass that a worker executes now, and what it has still to record."""
+
+    number: int
+    left: list[tuple[str, Callable[[int], Fact | None]]]
+
+
+def wait_fact(step: str, kind: str) -> Callable[[int], Fact]:
+    """Return what makes the fact that a step waits, of the sequence at which it is recorded."""
+
+    def make(sequence: int) -> Fact:
+        if kind == "sleep":
+            wait = WaitRecord(name=step, kind="sleep", token="", delay_ms=1_000)
+            return WaitRecorded(run=RUN, queue=QUEUE, step=step, record=wait, sequence=sequence, time_ms=sequence)
+        attempt = TryRecord(
+            name=step,
+            kind="compensate" if kind == UNDO else "run",
+            token="",
+            attempt=1,
+            delay_ms=1_000,
+            error=ErrorRecord(type="E", message=""),
+        )
+        return TryRecorded(run=RUN, queue=QUEUE, step=step, record=attempt, sequence=sequence, time_ms=sequence)
+
+    return make
+
+
+def outcome_fact(
+    number: int,
+    status: OutcomeStatus,
+    seen: int = 0,
+    *,
+    imposed: bool = False,
+    ending: Ending = "failed",
+    compensation: CompensationStatus | None = None,
+) -> Callable[[int], OutcomeRecorded]:
+    """Return what makes the fact that a pass has ended, of the sequence at which it is recorded."""
+    ends_as = ending if status == "compensating" else status
+
+    def make(sequence: int) -> OutcomeRecorded:
+        record = OutcomeRecord(
+            number=number,
+            status=status,
+            token="",
+            seen=seen,
+            error=ErrorRecord(type="E", message="") if ends_as == "failed" else None,
+            imposed=imposed,
+            ending=ending,
+            compensation=compensation,
+            due_ms=1 if status == "suspended" else 0,
+        )
+        return OutcomeRecorded(run=RUN, queue=QUEUE, record=record, sequence=sequence, time_ms=sequence)
+
+    return make
+
+
+def journal_message(subject: str, fact: Fact | None) -> tuple[str, bytes]:
+    """Return under which subject, and with what payload, the journal has what is called *subject* here."""
+    kind, _, key = subject.partition(".")
+    match fact:
+        case WaitRecorded():
+            return _NAMES.journal_wait(QUEUE, RUN, key), encode_record(fact.record)
+        case TryRecorded():
+            return _NAMES.journal_try(QUEUE, RUN, key, 1), encode_record(fact.record)
+        case OutcomeRecorded():
+            return _NAMES.journal_outcome(QUEUE, RUN, fact.record.number), encode_record(fact.record)
+        case _:
+            pass
+    if kind == "retry":
+        return _NAMES.journal_retry(QUEUE, RUN, int(key)), b""
+    if kind == "end" and not key.startswith("sleep"):
+        return _NAMES.journal_due(QUEUE, RUN, key, 1), b""
+    return _NAMES.journal_step(QUEUE, RUN, key), b""
