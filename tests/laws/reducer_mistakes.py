@@ -128,15 +128,8 @@ OF_RETRIES: dict[str, Mistake] = {
     "sleeps do not go on in a new epoch": (retries, "in fact.sleeps)", "in fact.sleeps[:0])"),
     "the time of a new epoch is not counted": (retries, "(*timers.of_run(state), ", "(*timers.of_run(state)[:0], "),
     "a new epoch goes on undoing": (retries, "        ending=None,\n", ""),
-    "a new epoch says how the last one was undone": (retries, "        compensation=None,\n", ""),
-    "a new epoch says why the last one failed": (retries, "        error=None,\n", ""),
     "a run's timer is not set": (timers, "if not state.timeout_ms:", "if True:"),
     "a run's timer says nothing of its epoch": (timers, "        epoch=epoch,\n", ""),
-    "the timer of a wait says nothing of its epoch": (
-        timers,
-        "waiting_since_ms=fact.time_ms,\n        epoch=epochs.current(state),",
-        "waiting_since_ms=fact.time_ms,",
-    ),
     "the timer of a back-off says nothing of its epoch": (
         timers,
         "attempt=attempt,\n        epoch=epochs.current(state),",
@@ -244,16 +237,6 @@ OF_RECONCILING: dict[str, Mistake] = {
     ),
 }
 OF_REMEMBERED_STATES: dict[str, Mistake] = {
-    "that a run is unwound is taken for its last word": (
-        remembered,
-        "if state is None or has_ending(state):",
-        "if state is None or (state.finished_at and has_ending(state)):",
-    ),
-    "that a run has ended is taken for its last word": (
-        remembered,
-        "if state is None or has_ending(state):",
-        "if state is None or (not state.finished_at and has_ending(state)):",
-    ),
     "a wait of a later epoch is taken for one of this": (remembered, "<= current for", "<= current + 9 for"),
     "an old state will do for every fact": (
         remembered,
