@@ -12,6 +12,7 @@ from ironflow.records import TERMINAL
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import (
+    AnnounceEnd,
     AppendStep,
     ChildCommand,
     Command,
@@ -198,7 +199,7 @@ class Conductor:
 
 def _run_of(command: Command) -> str:
     match command:
-        case Dispatch():
+        case Dispatch() | AnnounceEnd():
             return command.state.id
         case SetTimer():
             return command.record.run
