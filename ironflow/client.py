@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -12,6 +13,7 @@ import msgspec
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Denied, Publication, Stored, StoredMessage
 from ironflow.clock import now_ms, parse_when, to_iso
 from ironflow.codec import decode_record, encode_record
+from ironflow.end_hint import Start
 from ironflow.engine_api import EngineApi
 from ironflow.errors import DefinitionError, EngineUnavailableError, PublishError
 from ironflow.events import Event, check_event_id, check_text, make_event, read_event
@@ -31,10 +33,11 @@ _PUBLISH_TRIES = 3
 
 
 class Published(msgspec.Struct, frozen=True):
-    """An event that JetStream has acknowledged, and where it stands."""
+    """An event that JetStream has acknowledged, and where it stands; *existed*: one with its id was stored before."""
 
     record: EventRecord
     sequence: int
+    existed: bool = False
 
 
 class Client:
@@ -141,9 +144,12 @@ class Client:
             target=function_id,
             limits=self._limits,
         )
-        await self._store(record)
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
+        published = await self._store(record)
         output_type = function.output_type if isinstance(function, Function) else Any
-        return self._handle(run_id(function_id, record.id), output_type, just_started=True)
+        start = Start(began_at=began_at, stored_at=clock(), is_new=not published.existed)
+        return self._handle(run_id(function_id, record.id), output_type, start)
 
     def run(self, id: str) -> RunHandle[Any]:
         """Return a handle for a run id. Whether such a run exists shows when it is asked for something.
@@ -152,7 +158,7 @@ class Client:
             DefinitionError: the id is no text.
 
         """
-        return self._handle(check_text(id, "a run id"), Any, just_started=False)
+        return self._handle(check_text(id, "a run id"), Any)
 
     async def runs(
         self,
@@ -183,7 +189,7 @@ class Client:
         _check_limit(limit)
         since_ms = 0 if since is None else parse_when(since, "since")
         async for view in self.engine.runs(status=status, function=function, since_ms=since_ms, limit=limit):
-            yield self._handle(view.id, Any, just_started=False)
+            yield self._handle(view.id, Any)
 
     async def runs_of(self, published: Published, wait_seconds: float = 10.0) -> tuple[list[str], bool]:
         """Return the ids of the runs that an event started, and whether that is all of them.
@@ -232,14 +238,14 @@ class Client:
                 return
             left = left - len(page.events) if left is not None else None
 
-    def _handle(self, id: str, output_type: Any, *, just_started: bool) -> RunHandle[Any]:
+    def _handle(self, id: str, output_type: Any, start: Start | None = None) -> RunHandle[Any]:
         return RunHandle(
             id,
             broker=self.broker,
             names=self.names,
             engine=self.engine,
             output_type=output_type,
-            just_started=just_started,
+            start=start,
         )
 
     async def _whole(self, event: StoredEvent) -> StoredEvent:
@@ -266,7 +272,7 @@ class Client:
                 existing = None  # who may publish events need not be allowed to read those of others
             if existing is not None:
                 record = decode_record(EventRecord, existing.payload)
-        return Published(record, stored.sequence)
+        return Published(record, stored.sequence, existed=stored.duplicate)
 
     async def _event_at(self, sequence: int) -> StoredMessage | None:
         try:

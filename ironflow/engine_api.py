@@ -97,7 +97,16 @@ class EngineApi:
             RunNotFoundError: there is none with that id.
 
         """
-        return await self._complete(await self._ask("runs.get", GetRun(id=run_id), RunView))
+        return await self.complete(await self._ask("runs.get", GetRun(id=run_id), RunView))
+
+    async def brief_run(self, run_id: str) -> RunView:
+        """Return what whoever waits for a run's end must know of it, at less cost; :meth:`complete` adds the rest.
+
+        Raises:
+            RunNotFoundError: there is none with that id.
+
+        """
+        return await self._ask("runs.get", GetRun(id=run_id, brief=True), RunView)
 
     async def steps(self, run_id: str) -> list[StepView]:
         """Return a run's steps in the order in which they were recorded, open ones last.
@@ -135,7 +144,7 @@ class EngineApi:
             )
             page = await self._ask("runs.list", request, RunsPage)
             for run in page.runs:
-                yield await self._complete(run)
+                yield await self.complete(run)
             before = page.next
             if before is None:
                 return
@@ -179,16 +188,32 @@ class EngineApi:
         """Return stored events, newest first."""
         return await self._ask("events.list", request, EventsPage)
 
-    async def _complete(self, run: RunView) -> RunView:
-        """Fetch the large parts of a run that did not fit into an answer beside others."""
-        for part in run.left_out:
-            if part == "event":
-                data = await self._ask_raw("runs.part", GetRunPart(id=run.id, part="event"))
-                run = msgspec.structs.replace(run, event=msgspec.structs.replace(run.event, data=data))
-            else:
-                output = await self._ask_raw("runs.part", GetRunPart(id=run.id, part="output"))
-                run = msgspec.structs.replace(run, output=output)
+    async def complete(self, run: RunView) -> RunView:
+        """Fetch the parts of a run that an answer has left out.
+
+        Raises:
+            RunNotFoundError: there is no such run any more.
+
+        """
+        if "event" in run.left_out:
+            data = await self._ask_raw("runs.part", GetRunPart(id=run.id, part="event"))
+            run = msgspec.structs.replace(run, event=msgspec.structs.replace(run.event, data=data))
+        run = await self.with_output(run)
         return msgspec.structs.replace(run, left_out=()) if run.left_out else run
+
+    async def with_output(self, run: RunView) -> RunView:
+        """Fetch the output of a run where an answer has left it out.
+
+        Raises:
+            RunNotFoundError: there is no such run any more.
+
+        """
+        if "output" not in run.left_out:
+            return run
+        output = await self._ask_raw("runs.part", GetRunPart(id=run.id, part="output"))
+        return msgspec.structs.replace(
+            run, output=output, left_out=tuple(part for part in run.left_out if part != "output")
+        )
 
     async def _ask(self, verb: str, request: Message, answer: type[A], extra_seconds: float = 0.0) -> A:
         return decode_record(answer, bytes(await self._ask_raw(verb, request, extra_seconds)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
-from ironflow.broker.protocol import Broker, BrokerError, Request
+from ironflow.broker.protocol import Broker, BrokerError
 from ironflow.codec import decode_value
 from ironflow.durations import Duration, parse_duration
+from ironflow.end_hint import EndHint, Start
 from ironflow.engine_api import EngineApi
 from ironflow.errors import (
     EngineUnavailableError,
@@ -23,6 +23,8 @@ from ironflow.records import TERMINAL
 
 Out = TypeVar("Out")
 _Answer = TypeVar("_Answer")
+
+_Fill: TypeAlias = Callable[[RunView], Awaitable[RunView]]
 
 _FIRST_ASK_AGAIN_SECONDS = 1.0
 _LAST_ASK_AGAIN_SECONDS = 60.0
@@ -48,14 +50,16 @@ class RunHandle(Generic[Out]):
         names: Names,
         engine: EngineApi,
         output_type: Any,
-        just_started: bool,
+        start: Start | None,
     ) -> None:
         self.id = id
         self._broker = broker
         self._names = names
         self._engine = engine
         self._output_type = output_type
-        self._just_started = just_started
+        self._start = start
+        self._just_started = start is not None
+        self._attempt = 1
 
     def __repr__(self) -> str:
         return f"RunHandle({self.id!r})"
@@ -95,7 +99,7 @@ class RunHandle(Generic[Out]):
             TimeoutError: it has not ended in time; it goes on.
 
         """
-        view = await self.wait(timeout)
+        view = await self._end(timeout, self._engine.with_output)
         if view.status == "completed":
             return cast("Out", decode_value(view.output, self._output_type, "output"))
         if view.status == "cancelled":
@@ -141,7 +145,9 @@ class RunHandle(Generic[Out]):
             IronflowError: the run cannot be retried: it never had a function, or its event is gone.
 
         """
-        return (await self._once_known(lambda: self._engine.retry(self.id))).recorded
+        retried = await self._once_known(lambda: self._engine.retry(self.id))
+        self._attempt = retried.attempt
+        return retried.recorded
 
     async def _once_known(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """Ask the engine for something, again where it does not know the run yet."""
@@ -168,42 +174,50 @@ class RunHandle(Generic[Out]):
             TimeoutError: it has not ended in time; it goes on.
 
         """
+        return await self._end(timeout, self._engine.complete)
+
+    async def _end(self, timeout: Duration | None, fill: _Fill) -> RunView:
+        """Wait until the run ends and return its state, with what *fill* adds that was left out."""
         seconds = None if timeout is None else parse_duration(timeout, "timeout") / 1000
-        ended = asyncio.Event()
-
-        async def on_ended(_request: Request) -> None:
-            ended.set()
-
+        quiet = self._start.quiet_seconds(asyncio.get_running_loop().time()) if self._start is not None else 0.0
+        hint = EndHint(self.id, self._attempt)
         # Listen first, then ask: a run that ends in between is seen by one of the two.
         try:
-            subscription = await self._broker.listen(self._names.ended(self.id), on_ended)
+            subscription = await self._broker.listen(self._names.ended(self.id), hint.take)
         except BrokerError as error:
             msg = f"cannot wait for run {self.id}: {error}"
             raise EngineUnavailableError(msg) from error
         try:
             async with asyncio.timeout(seconds):
-                return await self._ask_until_ended(ended)
+                return await self._filled(await self._ask_until_ended(hint, quiet), fill)
         except TimeoutError:
             msg = f"run {self.id} has not ended within {timeout}; it goes on"
             raise TimeoutError(msg) from None
         finally:
             await subscription.stop()
 
-    async def _ask_until_ended(self, ended: asyncio.Event) -> RunView:
+    async def _ask_until_ended(self, hint: EndHint, quiet: float) -> RunView:
         pause = _FIRST_ASK_AGAIN_SECONDS
+        if quiet:
+            await hint.rest(quiet)
         while True:
-            ended.clear()
-            view = await self._look()
+            view = await hint.unless_told(self._look)
             if view is not None and view.status in TERMINAL:
                 return view
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await ended.wait()
+            await hint.rest(pause)
             pause = min(pause * 2, _LAST_ASK_AGAIN_SECONDS)
+
+    async def _filled(self, view: RunView, fill: _Fill) -> RunView:
+        while True:
+            try:
+                return await fill(view)
+            except EngineUnavailableError as error:
+                _log_warning("waiting for an engine", run=self.id, reason=str(error))
+            await asyncio.sleep(_FIRST_ASK_AGAIN_SECONDS)
 
     async def _look(self) -> RunView | None:
         try:
-            view = await self._engine.run(self.id)
+            view = await self._engine.brief_run(self.id)
         except RunNotFoundError:
             if self._just_started:
                 return None

@@ -88,9 +88,16 @@ class RunView(Message, frozen=True, kw_only=True):
 
 
 class GetRun(Message, frozen=True, kw_only=True):
-    """``runs.get`` → RunView."""
+    """``runs.get`` → RunView.
+
+    Attributes:
+        brief: for whoever waits for the run's end: the event's data is left out, and a run that a worker executes
+            may show as queued, since the workers are not asked.
+
+    """
 
     id: str
+    brief: bool = False
 
 
 class GetRunPart(Message, frozen=True, kw_only=True):

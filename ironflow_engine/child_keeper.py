@@ -103,11 +103,11 @@ class ChildKeeper:
             BrokerError: it cannot be found out.
 
         """
-        return await _some_at_a_time(self._is_believable(event) for event in events)
+        claims = [event for event in events if children.claims_parent(event)]
+        believable = iter(await _some_at_a_time(self._is_believable(event) for event in claims))
+        return [next(believable) if children.claims_parent(event) else True for event in events]
 
     async def _is_believable(self, event: EventRecord) -> bool:
-        if not children.claims_parent(event):
-            return True
         if event.parent is None or not children.is_sound(event.parent):
             return False
         message = await self._wait(event.parent)

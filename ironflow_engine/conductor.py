@@ -12,6 +12,7 @@ from ironflow_engine import remembered
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import (
+    AnnounceEnd,
     AppendStep,
     ChildCommand,
     Command,
@@ -128,12 +129,9 @@ class Conductor:
             if version is None and isinstance(facts[0], RunStarted):
                 # Nearly always a new run; if not, the write is refused and the state is loaded then.
                 version = ABSENT
-            try:
-                fresh = version is None
-                plans.append(_Plan(run, facts, version or await self._store.load(run), fresh))
-            except BrokerError as error:
-                failures[run] = error
-        return plans
+            plans.append(_Plan(run, facts, version or ABSENT, fresh=version is None))
+        loaded = {plan.run for plan in await self._reload([plan for plan in plans if plan.fresh], failures)}
+        return [plan for plan in plans if not plan.fresh or plan.run in loaded]
 
     async def _decide_and_store(self, plans: list[_Plan], failures: dict[str, BrokerError]) -> list[_Plan]:
         decided: list[_Plan] = []
@@ -166,14 +164,14 @@ class Conductor:
         return overtaken
 
     async def _reload(self, plans: list[_Plan], failures: dict[str, BrokerError]) -> list[_Plan]:
+        """Give the plans the states that stand now; return those whose state could be read."""
+        versions = await self._store.load_all_afresh([plan.run for plan in plans]) if plans else []
         reloaded: list[_Plan] = []
-        for plan in plans:
-            try:
-                plan.version = await self._store.load(plan.run)
-            except BrokerError as error:
-                failures[plan.run] = error
+        for plan, version in zip(plans, versions, strict=True):
+            if isinstance(version, BrokerError):
+                failures[plan.run] = version
             else:
-                plan.fresh = True
+                plan.version, plan.fresh = version, True
                 reloaded.append(plan)
         return reloaded
 
@@ -211,7 +209,7 @@ class Conductor:
 
 def _run_of(command: Command) -> str:
     match command:
-        case Dispatch():
+        case Dispatch() | AnnounceEnd():
             return command.state.id
         case SetTimer():
             return command.record.run

@@ -14,10 +14,15 @@ from ironflow.names import Names
 from ironflow.records import Task
 from ironflow.telemetry.tracing import carrier_of, span, with_context
 from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun
+from ironflow_engine.views import brief_view
 
 _log = structlog.get_logger("ironflow.engine")
 
 _TRIES = 3
+
+_HINT_OUTPUT_BYTES = 32 * 1024
+_HINT_BYTES = 128 * 1024
+"""A hint goes to all who wait for the run. What is larger is asked for by those who want it."""
 
 TIMER_LEAD_MS = 1_500
 """How much earlier than due a timer is scheduled. The server looks at its schedules every 250 ms, and each
@@ -40,6 +45,7 @@ class Dispatcher:
 
     async def carry_out(self, commands: Sequence[SendCommand]) -> list[BrokerError | None]:
         """Carry out commands together; return what each failed with, in order."""
+        self._announce(commands)
         commands = [_traced(command) for command in commands]
         failures: list[BrokerError | None] = [None] * len(commands)
         left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
@@ -54,17 +60,20 @@ class Dispatcher:
             again = True
             if not left:
                 break
-        await self._announce(commands)
+        await self._stop(commands)
         return failures
 
-    async def _announce(self, commands: Sequence[SendCommand]) -> None:
+    def _announce(self, commands: Sequence[SendCommand]) -> None:
+        for command in commands:
+            if isinstance(command, AnnounceEnd):
+                hint = encode_record(brief_view(command.state, command.output, _HINT_OUTPUT_BYTES))
+                self._broker.notify(self._names.ended(command.state.id), hint if len(hint) <= _HINT_BYTES else b"")
+
+    async def _stop(self, commands: Sequence[SendCommand]) -> None:
         stops = [command for command in commands if isinstance(command, StopRun)]
         # The hint goes first: a task that was delivered before it is taken back finds that it came.
         for stop in stops:
             self._broker.notify(self._names.cancelled(stop.run), b"%d" % stop.number)
-        for command in commands:
-            if isinstance(command, AnnounceEnd):
-                self._broker.notify(self._names.ended(command.run), b"")
         await asyncio.gather(*map(self._take_back, stops))
 
     async def _take_back(self, stop: StopRun) -> None:

@@ -250,7 +250,7 @@ class Engine:
             "functions.list": verb(Empty, lambda _: administrator.list_functions()),
             "functions.register": verb(RegisterFunctions, administrator.register),
             "queues.list": verb(Empty, lambda _: administrator.list_queues()),
-            "runs.get": verb(GetRun, lambda request: runs.get(request.id)),
+            "runs.get": verb(GetRun, runs.get),
             "runs.list": verb(ListRuns, runs.page),
             "runs.of_event": verb(RunsOfEvent, events.runs_of),
             "runs.part": verb(GetRunPart, runs.part),

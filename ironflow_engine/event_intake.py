@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -63,9 +64,11 @@ class EventIntake(Intake):
                 events.append((delivery, decode_record(EventRecord, delivery.payload)))
             except SerializationError as error:
                 facts.append((delivery, [self._refuse_unreadable(delivery, error)]))
-        matcher = await self._functions.current()
-        waiting = await self._waits.matching([event for _, event in events])
-        believable = await self._children.are_believable([event for _, event in events])
+        records = [event for _, event in events]
+        # Each costs a question to the server at least, and none depends on another.
+        matcher, waiting, believable = await asyncio.gather(
+            self._functions.current(), self._waits.matching(records), self._children.are_believable(records)
+        )
         for (delivery, event), entries, is_believable in zip(events, waiting, believable, strict=True):
             starts = matcher.starts(event, delivery.sequence, delivery.time_ms) if is_believable else []
             if not is_believable:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from ironflow.records import (
+    NULL,
     ErrorRecord,
     EventRecord,
     FunctionRecord,
@@ -178,9 +179,15 @@ class SetTimer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnnounceEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """Tell whoever listens that the run has ended. A hint: it may be lost."""
+    """Tell whoever listens how the run has ended. A hint: it may be lost.
 
-    run: str
+    Attributes:
+        output: the JSON of its output; null where it has none.
+
+    """
+
+    state: RunState
+    output: msgspec.Raw = NULL
 
 
 class StopRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -131,7 +131,7 @@ def _refuse_start(fact: RunStarted, function: str, error: ErrorRecord) -> Decisi
         parent=fact.event.parent,
         depth=fact.event.depth,
     )
-    return Decision(state, (AnnounceEnd(run=state.id), *children.report(state)))
+    return Decision(state, (AnnounceEnd(state=state), *children.report(state)))
 
 
 def _start_again(state: RunState, fact: RunStarted) -> Decision:
@@ -183,7 +183,7 @@ def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]
     outcome = fact.record
     return (
         *(unwinding.stop(state) if outcome.imposed or state.ending else ()),
-        AnnounceEnd(run=state.id),
+        AnnounceEnd(state=state, output=outcome.output),
         *event_waits.leave(state),
         *children.leave(state),
         *children.report(state, outcome.output),

@@ -12,7 +12,7 @@ import msgspec
 from ironflow.broker.protocol import Broker, Unavailable
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, RunNotFoundError, SerializationError
-from ironflow.messages import GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
+from ironflow.messages import GetRun, GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
 from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
 from ironflow_engine import epochs
@@ -21,7 +21,7 @@ from ironflow_engine.history import NO_PARTS, History, RunParts
 from ironflow_engine.read_model import Place, RunQuery
 from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
-from ironflow_engine.views import StepHistory, run_view
+from ironflow_engine.views import StepHistory, brief_view, run_view
 
 ANSWER_BYTES = 600 * 1024
 """What an answer may carry at the most; NATS takes 1 MiB, and one payload may have 512 KiB."""
@@ -54,16 +54,18 @@ class RunReader:
         self._lists = lists
         self._history = history
 
-    async def get(self, run: str) -> RunView:
+    async def get(self, request: GetRun) -> RunView:
         """Return a run without its steps.
 
         Raises:
             RunNotFoundError: there is none with that id.
 
         """
-        state = await self.state(run)
+        state = await self.state(request.id)
+        if request.brief:
+            return brief_view(state, await self._output(state), ANSWER_BYTES)
         status = state.status
-        if status == "queued" and run in await self._census.running():
+        if status == "queued" and state.id in await self._census.running():
             status = "running"
         return await self._view(state, status, ANSWER_BYTES, await self._archived([state]))
 

@@ -84,9 +84,16 @@ class RunStore:
         """Return the versions of several runs, asking for those that are not remembered, all at a time."""
         return list(await asyncio.gather(*map(self._remembered_or_loaded, runs)))
 
+    async def load_all_afresh(self, runs: Sequence[str]) -> list[Version | BrokerError]:
+        """Return the versions of several runs that stand at the stream's leader, asking for all at a time."""
+        return list(await asyncio.gather(*map(self._loaded, runs)))
+
     async def _remembered_or_loaded(self, run: str) -> Version | BrokerError:
+        return self.remembered(run) or await self._loaded(run)
+
+    async def _loaded(self, run: str) -> Version | BrokerError:
         try:
-            return self.remembered(run) or await self.load(run)
+            return await self.load(run)
         except BrokerError as error:
             return error
 

@@ -42,6 +42,20 @@ def run_view(state: RunState, *, status: RunStatus, event_data: msgspec.Raw, out
     )
 
 
+def brief_view(state: RunState, output: msgspec.Raw, room: int) -> RunView:
+    """Return what whoever waits for a run's end must know of it: all but its event's data.
+
+    Args:
+        state: its state.
+        output: the JSON of its output; left out where it is larger than *room*.
+        room: bytes.
+
+    """
+    fits = len(output) <= room
+    view = run_view(state, status=state.status, event_data=NULL, output=output if fits else NULL)
+    return msgspec.structs.replace(view, left_out=("event",) if fits else ("event", "output"))
+
+
 class _Open(msgspec.Struct):
     """A step that has no result yet."""
 

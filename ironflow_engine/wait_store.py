@@ -8,6 +8,7 @@ An event is looked at along these paths, and only waits with just its values are
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -65,7 +66,9 @@ class WaitStore:
             Publication(subject=self._key(entry.run, entry.step, entry.wait), payload=encode_record(entry))
             for entry in entries
         ]
-        answers = await self._store([*marks, *waits])
+        stored = await self._store([*marks, *waits])
+        self._keep_up(new, stored)
+        answers = [None if isinstance(answer, Stored) else answer for answer in stored]
         failed = {path: answer for path, answer in zip(new, answers, strict=False) if answer is not None}
         # A wait at a path that is not marked would be found by none.
         return [
@@ -151,6 +154,25 @@ class WaitStore:
                 self._looked_at = newest
             return self._paths
 
+    def _keep_up(self, marked: Sequence[tuple[str, str | None]], stored: Sequence[Stored | BrokerError]) -> None:
+        """Spare the next event a look at the paths, where nobody but us has written since the last one.
+
+        Args:
+            marked: the paths that the first publications have marked.
+            stored: what became of all publications.
+
+        """
+        if self._lock.locked():  # someone looks, and may have been told of less than we know
+            return
+        ours = zip(stored, itertools.chain(marked, itertools.repeat(None)), strict=False)
+        written = {answer.sequence: mark for answer, mark in ours if isinstance(answer, Stored)}
+        for sequence in sorted(written):
+            if sequence != self._looked_at + 1:
+                return
+            if (mark := written[sequence]) is not None:
+                self._paths.setdefault(mark[0], set()).add(mark[1])
+            self._looked_at = self._read_up_to = sequence
+
     def _learn(self, payload: bytes) -> None:
         try:
             path = decode_record(WaitPath, payload)
@@ -184,13 +206,12 @@ class WaitStore:
                     return None
         return failure
 
-    async def _store(self, publications: Sequence[Publication]) -> list[BrokerError | None]:
+    async def _store(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
         """Store publications; one whose answer was lost is stored again, which changes nothing."""
-        failures: list[BrokerError | None] = [None] * len(publications)
-        left = list(range(len(publications)))
-        for _ in range(_TRIES):
+        outcomes: list[Stored | BrokerError] = list(await self._broker.publish_all(publications))
+        for _ in range(_TRIES - 1):
+            left = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Ambiguous)]
             answers = await self._broker.publish_all([publications[index] for index in left]) if left else []
             for index, answer in zip(left, answers, strict=True):
-                failures[index] = None if isinstance(answer, Stored) else answer
-            left = [index for index in left if isinstance(failures[index], Ambiguous)]
-        return failures
+                outcomes[index] = answer
+        return outcomes

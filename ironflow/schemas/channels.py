@@ -164,8 +164,11 @@ def core_channels(names: Names) -> tuple[Channel, ...]:
         Channel(
             name="ended",
             address=_address(names.ended(_RUN)),
-            text="The hint that a run has ended; ask the engine for the rest.",
-            message=None,
+            text=(
+                "The hint that a run has ended, and how. The event's data is left out, and so is an output over 32 "
+                "KiB; ask the engine for the rest, and for all of it where the payload is empty."
+            ),
+            message=messages.RunView,
             senders=("engine",),
             receivers=("client",),
         ),

@@ -8,6 +8,8 @@ import pytest
 
 import ironflow
 from ironflow import Context
+from ironflow.broker.local import LocalBroker
+from ironflow.broker.protocol import StreamState
 from tests.support.inprocess import running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -37,6 +39,27 @@ async def test_the_same_event_id_starts_one_run_also_when_it_is_stored_twice() -
         assert len({run for (run,), _ in runs}) == 1
         assert await system.client.run(runs[0][0][0]).result("1h") == 1
         assert [run.id async for run in system.client.runs()] == runs[0][0]
+
+
+async def test_what_must_be_asked_before_an_event_is_matched_is_asked_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream_state = LocalBroker.stream_state
+
+    async def ask_slowly(broker: LocalBroker, stream: str) -> StreamState:
+        await asyncio.sleep(1)
+        return await stream_state(broker, stream)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> int:
+        return int(ctx.event.data)
+
+    async with running_system(f) as system:
+        monkeypatch.setattr(LocalBroker, "stream_state", ask_slowly)
+        began = asyncio.get_running_loop().time()
+        assert await (await system.client.start(f, 1)).result() == 1
+        assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+        monkeypatch.undo()
 
 
 async def test_start_with_the_same_id_is_the_same_run_and_ids_are_each_functions_own() -> None:

@@ -36,6 +36,7 @@ from ironflow.messages import (
     FunctionsPage,
     FunctionView,
     GetRun,
+    GetRunPart,
     GetSteps,
     ListEvents,
     ListRuns,
@@ -189,9 +190,10 @@ class FakeEngine:
             return msgspec.json.encode(Reply(failure=answer))
         return msgspec.json.encode(Reply(result=msgspec.Raw(msgspec.json.encode(answer))))
 
-    def _answers(self) -> dict[str, Callable[[bytes], msgspec.Struct]]:
+    def _answers(self) -> dict[str, Callable[[bytes], msgspec.Struct | msgspec.Raw]]:
         return {
             "runs.get": self._get_run,
+            "runs.part": self._get_part,
             "runs.cancel": self._cancel_run,
             "runs.retry": self._retry_run,
             "runs.steps": self._get_steps,
@@ -209,6 +211,11 @@ class FakeEngine:
         if not views:
             return Failure(type="RunNotFound", message="there is no such run")
         return views.pop(0) if len(views) > 1 else views[0]
+
+    def _get_part(self, payload: bytes) -> msgspec.Raw:
+        request = msgspec.json.decode(payload, type=GetRunPart)
+        view = self.runs[request.id][0]
+        return view.event.data if request.part == "event" else view.output
 
     def _cancel_run(self, payload: bytes) -> Cancellation | Failure:
         request = msgspec.json.decode(payload, type=CancelRun)

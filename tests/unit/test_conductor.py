@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -28,7 +29,7 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunRetried, RunStarted, TryRecorded, WaitRecorded, Woken
 from ironflow_engine.metrics import Metrics
-from ironflow_engine.run_store import RunStore
+from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.wait_keeper import WaitKeeper
 from ironflow_engine.wait_store import WaitStore
 
@@ -177,6 +178,41 @@ async def test_a_memory_that_is_up_to_date_costs_no_question(engines: Engines) -
     await engine.apply([woken(8)])
     await engine.apply([outcome(1, 9, status="completed")])
     assert asked["last"] == 0
+
+
+async def test_states_that_are_not_remembered_are_read_at_the_same_time(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = RunStore.load
+
+    async def load_slowly(store: RunStore, run: str) -> Version:
+        await asyncio.sleep(1)
+        return await load(store, run)
+
+    await engines.new().apply([started(run) for run in "abc"])
+    monkeypatch.setattr(RunStore, "load", load_slowly)
+    began = asyncio.get_running_loop().time()
+    assert await engines.new().apply([outcome(0, 6, run=run) for run in "abc"]) == {}
+    assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+    assert [await engines.state(run) for run in "abc"] == [("waiting", 0, False)] * 3
+
+
+async def test_a_state_that_cannot_be_read_is_no_trouble_of_other_runs(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = RunStore.load
+
+    async def load_some(store: RunStore, run: str) -> Version:
+        if run == "b":
+            raise Unavailable(run)
+        return await load(store, run)
+
+    await engines.new().apply([started(run) for run in "abc"])
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "load", load_some)
+        assert list(await engines.new().apply([outcome(0, 6, run=run) for run in "abc"])) == ["b"]
+    states = [await engines.state(run) for run in "abc"]
+    assert states == [("waiting", 0, False), ("queued", 0, True), ("waiting", 0, False)]
 
 
 async def test_all_facts_of_a_run_in_a_batch_make_one_write(engines: Engines) -> None:

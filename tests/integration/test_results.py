@@ -1,0 +1,109 @@
+"""What it costs to learn how a run has ended, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import ironflow
+from ironflow import Context, RunFailedError
+from ironflow.broker.local import Stage
+from ironflow.broker.protocol import BrokerError, Unavailable
+from tests.support.inprocess import System, running_system
+
+pytestmark = pytest.mark.virtual_time
+
+
+def questions(system: System) -> list[str]:
+    """Return what is asked of engines, and of all workers together, from now on."""
+    asked: list[str] = []
+
+    def note(at: Stage, verb: str, subject: str) -> BrokerError | None:
+        is_a_ping = subject.startswith("test.worker.")  # whether workers are alive is asked all the time
+        if at == "before" and verb in {"request", "survey"} and not is_a_ping:
+            asked.append(subject)
+        return None
+
+    system.server.interceptor = note
+    return asked
+
+
+@ironflow.function(id="three")
+async def three(ctx: Context) -> str:
+    for name in ("a", "b", "c"):
+        await ctx.step.run(name, str, name)
+    return str(ctx.event.data)
+
+
+@ironflow.function(id="large")
+async def large(ctx: Context) -> str:
+    return "x" * int(ctx.event.data)
+
+
+@ironflow.function(id="broken")
+async def broken(ctx: Context) -> None:
+    msg = "no money"
+    raise ironflow.NonRetryableError(msg)
+
+
+async def test_the_result_of_a_run_that_was_just_started_costs_no_question() -> None:
+    async with running_system(three) as system:
+        asked = questions(system)
+        assert await (await system.client.start(three, "done")).result() == "done"
+        assert asked == []
+
+
+async def test_a_run_whose_result_is_known_shows_as_ended() -> None:
+    async with running_system(three) as system:
+        run = await system.client.start(three, "done")
+        await run.result()
+        assert (await run.state()).status == "completed"
+
+
+async def test_why_a_run_failed_costs_no_question() -> None:
+    async with running_system(broken) as system:
+        asked = questions(system)
+        with pytest.raises(RunFailedError, match="no money"):
+            await (await system.client.start(broken)).result()
+        assert asked == []
+
+
+async def test_a_result_too_large_for_a_hint_is_asked_for() -> None:
+    async with running_system(large) as system:
+        asked = questions(system)
+        run = await system.client.start(large, 40_000)
+        assert len(await run.result()) == 40_000
+        assert asked == ["test.api.runs.part"]
+
+
+async def test_to_wait_for_a_run_that_is_being_executed_asks_no_worker() -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    @ironflow.function(id="held")
+    async def held(ctx: Context) -> int:
+        begun.set()
+        await release.wait()
+        return 1
+
+    async with running_system(held) as system:
+        started = await system.client.start(held, {"n": 1})
+        await begun.wait()
+        asked = questions(system)
+        view = asyncio.create_task(system.client.run(started.id).wait())
+        await asyncio.sleep(10)
+        release.set()
+        assert bytes((await view).output) == b"1"
+        assert bytes((await view).event.data) == b'{"n":1}'
+        assert set(asked) == {"test.api.runs.get", "test.api.runs.part"}
+
+
+async def test_a_lost_hint_costs_a_second_at_the_most() -> None:
+    async with running_system(three) as system:
+        system.server.interceptor = lambda _, verb, subject: (
+            Unavailable("lost") if verb == "notify" and ".ended." in subject else None
+        )
+        run = await system.client.start(three, "done")
+        began = asyncio.get_running_loop().time()
+        assert await run.result() == "done"
+        assert asyncio.get_running_loop().time() - began <= 1.0

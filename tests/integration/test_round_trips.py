@@ -1,0 +1,82 @@
+"""How many round trips to the server follow upon each other: what latency is made of when nothing else is to do.
+
+On the virtual clock every request takes one unit of time here, and computing takes none; so the time that something
+takes is the number of requests of which each must wait for the one before. Reading what is there takes this broker
+two of them, and NATS one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import ironflow
+from ironflow import Context
+from ironflow.broker.local import LocalBroker
+from tests.support.inprocess import running_system
+
+pytestmark = pytest.mark.virtual_time
+
+UNIT_SECONDS = 1e-5
+"""So short that nothing of what waits for a time of its own wakes in between."""
+
+
+@pytest.fixture
+def _each_request_takes_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrive = LocalBroker._arrive  # noqa: SLF001 - the one place that all requests pass
+
+    async def arrive_later(broker: LocalBroker) -> str:
+        await asyncio.sleep(UNIT_SECONDS)
+        return await arrive(broker)
+
+    monkeypatch.setattr(LocalBroker, "_arrive", arrive_later)
+
+
+async def nothing() -> None: ...
+
+
+def units(seconds: float) -> int:
+    return round(seconds / UNIT_SECONDS)
+
+
+@pytest.mark.usefixtures("_each_request_takes_a_unit")
+@pytest.mark.parametrize("steps", [0, 3, 10])
+async def test_a_run_takes_its_steps_and_six_more_round_trips(steps: int) -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        for number in range(steps):
+            await ctx.step.run(f"step-{number}", nothing)
+
+    clock, took = asyncio.get_running_loop().time, 0
+    async with running_system(f) as system:
+        for _ in range(2):  # the first time, more is asked
+            await asyncio.sleep(60)  # a worker that has just connected may have missed that a run was cancelled
+            began = clock()
+            await (await system.client.start(f)).result()
+            took = units(clock() - began)
+    # The event; what functions and waits there are; the state; the task. The outcome; the state.
+    assert took == steps + 6
+
+
+@pytest.mark.usefixtures("_each_request_takes_a_unit")
+async def test_a_run_goes_on_ten_round_trips_after_its_event() -> None:
+    went_on: list[float] = []
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.wait_for_event("go", event="go", match="key", timeout="1h")
+        went_on.append(asyncio.get_running_loop().time())
+
+    clock, took = asyncio.get_running_loop().time, 0
+    async with running_system(f) as system:
+        for number in range(2):
+            run = await system.client.start(f, {"key": number})
+            await asyncio.sleep(1)
+            began = clock()
+            await system.client.publish("go", {"key": number})
+            await run.result()
+            took = units(went_on[-1] - began)
+    # The event; what functions and waits there are; the waits (two). The state; the end of the wait; the state; the
+    # task. The journal (two).
+    assert took == 10
