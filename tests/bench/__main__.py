@@ -6,9 +6,10 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import cancels, examples, fan_out, ours, saga, waits, wakeups
+from tests.bench import batches, cancels, examples, fan_out, ours, saga, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
+    "batches": (batches.main, "batches of 1 to 512 messages beside the same messages singly: time and CPU"),
     "cancels": (cancels.main, "500 runs cancelled at random moments: how each ends, and what begins afterwards"),
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
