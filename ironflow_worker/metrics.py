@@ -9,14 +9,15 @@ class Metrics:
     """A worker's metrics, in a registry of their own so that several workers fit into one process."""
 
     def __init__(self) -> None:
+        self._by_labels: dict[tuple[str, str, str], Counter] = {}
         self.registry = CollectorRegistry()
-        self.passes = Counter(
+        self._passes = Counter(
             "ironflow_worker_passes",
             "Passes that ended, by how they ended.",
             ("function", "outcome"),
             registry=self.registry,
         )
-        self.steps = Counter(
+        self._steps = Counter(
             "ironflow_worker_steps",
             "Step bodies that ended, by how they ended.",
             ("function", "outcome"),
@@ -38,3 +39,19 @@ class Metrics:
             registry=self.registry,
         )
         self.running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)
+
+    def pass_ended(self, function: str, outcome: str) -> None:
+        """Count a pass, by how it ended."""
+        self._labelled("passes", self._passes, function, outcome).inc()
+
+    def step_ended(self, function: str, outcome: str) -> None:
+        """Count a step's body, by how it ended."""
+        self._labelled("steps", self._steps, function, outcome).inc()
+
+    def _labelled(self, name: str, counter: Counter, function: str, outcome: str) -> Counter:
+        # The library looks the labels up behind a lock, at several times the price of counting.
+        key = name, function, outcome
+        found = self._by_labels.get(key)
+        if found is None:
+            found = self._by_labels[key] = counter.labels(function, outcome)
+        return found
