@@ -14,7 +14,7 @@ from ironflow.names import DEFAULT_NAMESPACE, Names
 from ironflow.settings import connection_settings, environment_namespace
 
 _COLLECT_AFTER_OBJECTS = 10_000
-"""More than runs that are started at a time bring with them, so that most of them have ended by the time they are looked at."""
+"""More than the runs of a moment bring with them, so that most of them have ended by the time they are looked at."""
 
 
 def names_of(options: ConnectionOptions) -> Names:
