@@ -18,6 +18,7 @@ from ironflow.engine_api import EngineApi
 from ironflow.errors import DefinitionError, EngineUnavailableError, PublishError
 from ironflow.events import Event, check_event_id, check_text, make_event, read_event
 from ironflow.function import Function, check_function_id
+from ironflow.group_commit import GroupCommit
 from ironflow.handles import RunHandle
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import ListEvents, RunsOfEvent, StoredEvent
@@ -55,6 +56,7 @@ class Client:
         self.names = names
         self.engine = EngineApi(broker, names)
         self._limits = limits
+        self._commits = GroupCommit(broker)
 
     async def publish(
         self,
@@ -287,7 +289,7 @@ class Client:
         """Publish; where no answer came publish again, which the event's id makes harmless."""
         for remaining in reversed(range(_PUBLISH_TRIES)):
             try:
-                return await self.broker.publish(publication)
+                return await self._commits.publish(publication)
             except Ambiguous as error:
                 if not remaining:
                     msg = (

@@ -19,6 +19,8 @@ _PATH = re.compile(r"(?: - in `([^`]*)`)?(?: - at `\$?([^`]*)`)?$")
 """Where a value did not fit: within a pydantic model, as decode_foreign says, and outside of it, as msgspec does."""
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NULL = msgspec.Raw(b"null")
+_FAITHFUL = frozenset({str, int, bool})
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
@@ -66,9 +68,12 @@ def encode_value(value: object, what: str) -> msgspec.Raw:
             deeper than ``MOST_LEVELS``; names the place.
 
     """
+    if value is None:
+        return _NULL
     try:
         encoded = ENCODER.encode(value)
-        suspicious = _may_have_lost_something(encoded)
+        # Of these exact types, none can be written as something else.
+        suspicious = type(value) not in _FAITHFUL and _may_have_lost_something(encoded)
     except RecursionError as error:
         raise SerializationError(f"{what} {NESTED_TOO_DEEP}", what) from error
     except Exception as error:

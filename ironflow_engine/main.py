@@ -12,7 +12,7 @@ from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
-from ironflow.cli.process import StopSignals, connector, first_of, names_of, opened
+from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, names_of, opened
 from ironflow.doctor.monitor import look
 from ironflow.doctor.server import check_sync
 from ironflow.settings import connection_settings
@@ -83,6 +83,7 @@ async def engine(
     """
     names = names_of(connection)
     settings = EngineSettings(read_model=read_model, replicas=replicas, lease_seconds=lease, retention_ms=retention)
+    collect_rarely()
     async with opened_archive(archive_url, names) as archive, opened(connector(connection)) as broker:
         signals = StopSignals()
         running = Engine(broker, names, settings, archive=archive)

@@ -158,8 +158,7 @@ class Attempt:
         self.next_due_ms = tools.now_ms() + delay_ms
 
     def _count(self, outcome: str) -> None:
-        self._tools.metrics.steps.labels(self._tools.function, outcome).inc()
-        self._tools.metrics.step_seconds.labels(self._tools.function).observe(self._took_ms / 1000)
+        self._tools.metrics.step_ended(self._tools.function, outcome, self._took_ms / 1000)
 
 
 async def record_result(record: StepRecord, key: str, tools: PassTools, append: Append) -> Standing:

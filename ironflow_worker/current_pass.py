@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NoReturn
 
 from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
@@ -208,14 +207,9 @@ class CurrentPass:
             await asyncio.sleep(min(pause, _LONGEST_REFUSAL_SECONDS))
             raise self.signal()
 
-    @contextlib.contextmanager
-    def at_work(self) -> Generator[None]:
+    def at_work(self) -> AbstractContextManager[None]:
         """Keep the pass from ending while the block runs."""
-        self._begin_work()
-        try:
-            yield
-        finally:
-            self._end_work()
+        return _AtWork(self)
 
     async def wait(self) -> NoReturn:
         """Block the calling branch until the pass ends; never returns.
@@ -233,12 +227,12 @@ class CurrentPass:
         with self.new_work():
             if strand is not None:
                 self.rest(strand)
-            self._end_work()
+            self.end_work()
             try:
                 await future
             finally:
                 self._waiting.discard(future)
-                self._begin_work()
+                self.begin_work()
                 if strand is not None:
                     self.wake(strand)
         raise self.signal()
@@ -283,19 +277,15 @@ class CurrentPass:
             if strand.group is not None:
                 strand.group.rests(-1)
 
-    @contextlib.contextmanager
-    def new_work(self) -> Generator[None]:
+    def new_work(self) -> AbstractContextManager[None]:
         """Mark what runs within the block as something that is not recorded."""
         strand = self.strand()
-        with strand.blocked() if strand is not None else contextlib.nullcontext():
-            yield
+        return strand.blocked() if strand is not None else nullcontext()
 
-    @contextlib.contextmanager
-    def recording(self) -> Generator[None]:
+    def recording(self) -> AbstractContextManager[None]:
         """Mark what runs within the block as recording something."""
         strand = self.strand()
-        with strand.recording() if strand is not None else contextlib.nullcontext():
-            yield
+        return strand.recording() if strand is not None else nullcontext()
 
     def step_failed(self) -> None:
         """Note that the failure of a step of the caller is recorded."""
@@ -374,11 +364,13 @@ class CurrentPass:
             msg = f"a step's name may have at most {self.limits.step_name_bytes:,} bytes, got {size:,}: {name[:40]!r}…"
             raise LimitError(msg)
 
-    def _begin_work(self) -> None:
+    def begin_work(self) -> None:
+        """Note that one step more is at work."""
         self._at_work += 1
         self.idle.clear()
 
-    def _end_work(self) -> None:
+    def end_work(self) -> None:
+        """Note that one step fewer is at work; the pass may end."""
         self._at_work -= 1
         if not self._at_work:
             self.idle.set()
@@ -411,3 +403,18 @@ class CurrentPass:
     def _end_early(self) -> None:
         self.ended_early = self.ended_early or not self.ended
         self.end()
+
+
+class _AtWork:
+    """Each step goes through it, so it is a class: a generator takes three times as long."""
+
+    __slots__ = ("_current",)
+
+    def __init__(self, current: CurrentPass) -> None:
+        self._current = current
+
+    def __enter__(self) -> None:
+        self._current.begin_work()
+
+    def __exit__(self, *_: object) -> None:
+        self._current.end_work()

@@ -194,7 +194,7 @@ class Executor:
         outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
         running.succeeded = True
         delivery.ack()
-        self._metrics.passes.labels(function.id, outcome.status).inc()
+        self._metrics.pass_ended(function.id, outcome.status)
 
     async def _record(
         self, queue: str, task: Task, event: EventRecord, replay: Replay, outcome: OutcomeRecord, tools: PassTools
@@ -224,7 +224,7 @@ class Executor:
             return
         delivery.ack()
         _log.info("pass stopped: its run was ended", run=task.run, function=task.function)
-        self._metrics.passes.labels(function.id, "stopped").inc()
+        self._metrics.pass_ended(function.id, "stopped")
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
         memo = Memo(task.attempt - 1)

@@ -12,7 +12,7 @@ from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options,
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.params import DURATION
-from ironflow.cli.process import StopSignals, connector, first_of, names_of, opened
+from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, names_of, opened
 from ironflow.errors import DefinitionError, LimitError
 from ironflow.function import Function, check_queue
 from ironflow.settings import environment_app
@@ -89,6 +89,7 @@ async def worker(
         queues=_queues(queues), concurrency=concurrency, threads=threads, drain_seconds=drain_ms / 1000
     )
     names, connect = names_of(connection), connector(connection)
+    collect_rarely()
     async with opened(connect) as broker:
         signals = StopSignals()
         running = Worker(

@@ -12,13 +12,15 @@ class Metrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.passes = Counter(
+        self._by_labels: dict[tuple[str, str, str], Counter] = {}
+        self._seconds: dict[str, Histogram] = {}
+        self._passes = Counter(
             "ironflow_worker_passes",
             "Passes that ended, by how they ended.",
             ("function", "outcome"),
             registry=self.registry,
         )
-        self.steps = Counter(
+        self._steps = Counter(
             "ironflow_worker_steps",
             "Step bodies that ended, by how they ended.",
             ("function", "outcome"),
@@ -54,3 +56,23 @@ class Metrics(ProcessMetrics):
         )
         self.running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)
         self.slots = Gauge("ironflow_worker_slots", "Passes that may run at a time.", registry=self.registry)
+
+    def pass_ended(self, function: str, outcome: str) -> None:
+        """Count a pass, by how it ended."""
+        self._labelled("passes", self._passes, function, outcome).inc()
+
+    def step_ended(self, function: str, outcome: str, seconds: float) -> None:
+        """Count a step's body, by how it ended, and how long it took."""
+        self._labelled("steps", self._steps, function, outcome).inc()
+        histogram = self._seconds.get(function)
+        if histogram is None:
+            histogram = self._seconds[function] = self.step_seconds.labels(function)
+        histogram.observe(seconds)
+
+    def _labelled(self, name: str, counter: Counter, function: str, outcome: str) -> Counter:
+        # The library looks the labels up behind a lock, at several times the price of counting.
+        key = name, function, outcome
+        found = self._by_labels.get(key)
+        if found is None:
+            found = self._by_labels[key] = counter.labels(function, outcome)
+        return found

@@ -203,7 +203,8 @@ class Replay:
     async def _until_over(self, handler: asyncio.Task[Any]) -> None:
         """Wait until the pass is over, because the handler has ended or all that is left of it waits."""
         await self._current.over.wait()
-        await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
+        if not handler.done():
+            await asyncio.wait([handler], timeout=_UNWIND_SECONDS)
         if not handler.done():
             await _cancel(handler)
         if self._stopped:

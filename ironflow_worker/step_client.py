@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal, ParamSpec
 
@@ -425,25 +425,28 @@ class StepClient(Step):
         """
         try:
             with self._current.recording():
-                return await self._finished(self._tools.append(subject, record))
+                return await self._finished(subject, record)
         except (BrokerError, SerializationError) as error:
             if isinstance(error, MessageTooLarge) and isinstance(record, StepRecord) and record.status == "completed":
                 raise
             raise self._give_up(error) from error
 
-    async def _finished(self, append: Coroutine[Any, Any, Appended]) -> Appended:
+    async def _finished(self, subject: str, record: msgspec.Struct) -> Appended:
         """Wait for an append to its end, also where the step is cancelled: what is not known may still be stored."""
-        task = asyncio.create_task(append)
         try:
-            return await asyncio.shield(task)
+            return await self._tools.append(subject, record)
         except asyncio.CancelledError:
-            # Where the whole pass is given up, another one finds out what was stored.
+            # The cancellation has cut off the answer, not the record. To append it again has no second effect, and
+            # tells when it is stored. Where the whole pass is given up, another one finds out.
+            again = asyncio.create_task(self._tools.append(subject, record))
             over = asyncio.ensure_future(self._current.over.wait())
-            while not task.done() and not over.done():
+            while not again.done() and not over.done():
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([again, over], return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
-            task.cancel()
+            again.cancel()
+            if again.done() and not again.cancelled():
+                again.exception()  # asyncio complains about what nobody has seen
             raise
 
     def _give_up(self, error: Exception) -> PassEnded:

@@ -23,6 +23,7 @@ def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
             name=names.events,
             subjects=(f"{names.namespace}.events.>",),
             max_age_seconds=EVENTS_KEPT_DAYS * DAY,
+            atomic_batches=True,
             replicas=replicas,
         ),
         StreamSpec(

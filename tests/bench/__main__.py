@@ -6,14 +6,16 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import archive, cancels, examples, fan_out, ours, saga, series, waits, wakeups
+from tests.bench import archive, batches, cancels, examples, fan_out, idle, ours, saga, series, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "archive": (archive.main, "20,000 runs archived while Postgres stops and engines die; a list over 1,000,000 runs"),
+    "batches": (batches.main, "batches of 1 to 512 messages beside the same messages singly: time and CPU"),
     "cancels": (cancels.main, "500 runs cancelled at random moments: how each ends, and what begins afterwards"),
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
+    "idle": (idle.main, "an engine and a worker that have nothing to do, for a minute: CPU and memory"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
     "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
     "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),

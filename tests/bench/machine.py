@@ -62,6 +62,17 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / _TICK
 
 
+def switches(pid: int) -> int:
+    """Return how often the threads of a process have been given a core so far."""
+    files = (_PROC / str(pid) / "task").glob("*/status")
+    return sum(int(line.split()[1]) for file in files for line in _text(file).splitlines() if "_ctxt_switches" in line)
+
+
+def resident(pid: int) -> float:
+    """Return how many MiB of a process are in memory now."""
+    return _kib(_PROC / str(pid) / "status", "VmRSS") / 1024
+
+
 def disk_flushes(folder: Path) -> int | None:
     """Return how many flush requests the disk that holds a folder has completed; None where it does not tell."""
     device = folder.stat().st_dev

@@ -215,7 +215,7 @@ class Arena:
 
     async def log(self) -> StreamUnderTest:
         """Make a plain stream, as events are kept."""
-        return await self.make(self.spec())
+        return await self.make(self.spec(atomic_batches=True))
 
     async def journal(self) -> StreamUnderTest:
         """Make a stream that keeps the first message of each subject, as facts are recorded."""

@@ -311,6 +311,25 @@ async def test_publish_all_stores_all_but_those_that_are_refused(arena: Arena) -
     assert (await arena.broker.stream_state(journal.name)).messages == 300
 
 
+async def test_publish_all_stores_many_with_ids_on_one_subject_in_order(arena: Arena) -> None:
+    log = await arena.log()
+    messages = [log.message("same", f"{number}".encode(), message_id=f"id {number}") for number in range(300)]
+    assert await arena.broker.publish_all(messages) == [Stored(number) for number in range(1, 301)]
+    assert [message.payload for message in await log.contents()] == [message.payload for message in messages]
+    assert await arena.broker.publish(messages[7]) == Stored(8, duplicate=True)
+
+
+async def test_publish_all_stores_each_id_once(arena: Arena) -> None:
+    log = await arena.log()
+    known = await log.put("same", message_id="id 100")
+    messages = [log.message("same", message_id=f"id {number}") for number in range(300)]
+    answers = await arena.broker.publish_all([*messages, messages[200]])
+    assert answers[100] == Stored(known, duplicate=True)
+    assert answers[300] == Stored(sequence_of(answers[200]), duplicate=True)
+    assert sorted(map(sequence_of, answers[:300])) == list(range(1, 301))
+    assert (await arena.broker.stream_state(log.name)).messages == 300
+
+
 async def test_publish_all_to_several_streams_answers_in_order(arena: Arena) -> None:
     journal, bucket = await arena.journal(), await arena.bucket()
     await bucket.put("key")

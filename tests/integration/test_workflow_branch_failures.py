@@ -349,6 +349,34 @@ async def test_a_branch_that_is_cancelled_while_it_records_is_recorded_before_th
     assert recorded[0] == ["step.all/0/fail", "step.all/1/work"]
 
 
+@pytest.mark.parametrize("trouble", ["before", "after"])
+async def test_a_step_that_is_cancelled_while_it_records_is_recorded_when_it_ends(trouble: Stage) -> None:
+    recorded: list[list[str]] = []
+    is_recording = asyncio.Event()
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        step = asyncio.ensure_future(ctx.step.run("work", asyncio.sleep, 0))
+        if not recorded:
+            await is_recording.wait()
+            step.cancel()
+        await asyncio.wait([step])
+        recorded.append(await system.subjects("step"))
+        await ctx.step.sleep("nap", "1m")
+
+    async with running_system(f) as system:
+
+        def hold_up(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+            if stage == trouble and verb == "publish" and subject.endswith("step.work") and not is_recording.is_set():
+                is_recording.set()
+                return Unavailable("the answer was lost")
+            return None
+
+        system.server.interceptor = hold_up
+        assert (await system.run(f)).status == "completed"
+    assert recorded[0] == ["step.work"]
+
+
 # What is no failure of a branch
 
 

@@ -64,6 +64,22 @@ async def test_what_gathers_while_enough_is_under_way_goes_out_together() -> Non
     assert sorted(subject for call in broker.calls for subject in call) == sorted(subjects)
 
 
+async def test_callers_that_were_answered_together_go_out_together_again() -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+
+    async def caller(number: int) -> None:
+        await commit.publish(publication(f"first {number}"))
+        for _ in range(number % 10):  # rounds of the loop that it is busy for
+            await asyncio.sleep(0)
+        await commit.publish(publication(f"second {number}"))
+
+    await asyncio.gather(*(caller(number) for number in range(100)))
+    (answered_together,) = [call for call in broker.calls if len(call) == 84]
+    (sent_together,) = [call for call in broker.calls if len(call) > 1 and call[0].startswith("second")]
+    assert {name.replace("first", "second") for name in answered_together} <= set(sent_together)
+
+
 async def test_each_caller_learns_what_became_of_its_own_record() -> None:
     commit = commit_on(SlowBroker())
     subjects = [f"{'taken' if number % 3 else 'free'}{number}" for number in range(80)]

@@ -43,7 +43,7 @@ def split(publications: Sequence[Publication], smallest: int) -> tuple[list[Batc
     batches: list[Batch] = []
     singles: list[int] = []
     for places in groups.values():
-        # A batch with one subject twice may be refused as a whole; the later ones go out singly, later.
+        # A batch with one subject or id twice may be refused as a whole; the later ones go out singly, later.
         firsts, doubles = _by_subject(places, publications)
         singles += doubles
         for part in _parts(firsts, publications):
@@ -71,13 +71,14 @@ def _stream_of(subject: str) -> str:
 
 
 def _by_subject(places: list[int], publications: Sequence[Publication]) -> tuple[list[int], list[int]]:
-    seen: set[str] = set()
+    seen: set[tuple[str, str | None]] = set()
     firsts: list[int] = []
     doubles: list[int] = []
     for place in places:
-        subject = publications[place].subject
-        (doubles if subject in seen else firsts).append(place)
-        seen.add(subject)
+        # Those with ids of their own are all wanted, so their stream does not hold just one for each subject.
+        what = publications[place].subject, publications[place].message_id
+        (doubles if what in seen else firsts).append(place)
+        seen.add(what)
     return firsts, doubles
 
 

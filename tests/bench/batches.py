@@ -1,0 +1,115 @@
+"""What a batch costs beside the same messages sent singly: the curve that decides when a batch is made."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from tabulate import tabulate
+
+from ironflow.broker.embedded import EmbeddedServer
+from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
+from ironflow.broker.nats.batch_costs import BatchCosts
+from ironflow.broker.protocol import Publication, Stored, StreamSpec
+from tests.bench import machine
+
+SIZES = (1, 4, 8, 16, 24, 32, 48, 64, 128, 256, 512)
+MESSAGES = 2048
+"""In each cell of the table; a process's CPU time is known to 10 ms only."""
+FEWEST_GROUPS = 16
+PAYLOAD = os.urandom(100).hex().encode()
+SYNC_INTERVALS = ("always", "2m")
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """What groups of one size take, sent in one of the two ways.
+
+    Attributes:
+        ms: the median from the first message to the last acknowledgement.
+        server_cpu_ms: of the server, for each group.
+        client_cpu_ms: of this process, for each group.
+
+    """
+
+    ms: float
+    server_cpu_ms: float
+    client_cpu_ms: float
+
+
+class _Always(BatchCosts):
+    """Decides the same each time."""
+
+    def __init__(self, smallest: int) -> None:
+        super().__init__()
+        self._smallest = smallest
+
+    def next_smallest_batch(self) -> int:
+        return self._smallest
+
+
+async def main() -> int:
+    """Print a table for a server that syncs always, and for one as it comes."""
+    for sync_interval in SYNC_INTERVALS:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            EmbeddedServer(Path(folder) / "nats", sync_interval=sync_interval) as server,
+        ):
+            broker = await connect(ConnectionSettings(urls=(server.url,)))
+            try:
+                await broker.ensure_stream(
+                    StreamSpec(name="batch", subjects=("batch.>",), one_per_subject="keep_first", atomic_batches=True)
+                )
+                print(f"\nsync_interval: {sync_interval}\n\n{_table(await _measure(broker, server.pid))}", flush=True)
+            finally:
+                await broker.close()
+    return 0
+
+
+async def _measure(broker: NatsBroker, server: int) -> list[tuple[int, Cell, Cell]]:
+    """Return the cells for each size: singly, and as a batch."""
+    ways = (_Always(max(SIZES) + 1), _Always(1))
+    await _cell(broker, server, 64, ways[0])  # what is done at the first time only
+    return [
+        (size, await _cell(broker, server, size, ways[0]), await _cell(broker, server, size, ways[1])) for size in SIZES
+    ]
+
+
+async def _cell(broker: NatsBroker, server: int, size: int, way: BatchCosts) -> Cell:
+    broker._publisher._costs = way  # noqa: SLF001 - what is measured is the decision that it makes
+    groups = max(FEWEST_GROUPS, MESSAGES // size)
+    took: list[float] = []
+    server_before, client_before = machine.cpu_seconds(server), time.process_time()
+    for _ in range(groups):
+        publications = [Publication(subject=f"batch.x.{uuid.uuid4().hex}", payload=PAYLOAD) for _ in range(size)]
+        begun = time.perf_counter()
+        answers = await broker.publish_all(publications)
+        took.append((time.perf_counter() - begun) * 1000)
+        assert all(isinstance(answer, Stored) for answer in answers)
+    return Cell(
+        statistics.median(took),
+        (machine.cpu_seconds(server) - server_before) * 1000 / groups,
+        (time.process_time() - client_before) * 1000 / groups,
+    )
+
+
+def _table(rows: Sequence[tuple[int, Cell, Cell]]) -> str:
+    headers = ("messages", "singly ms", "batch ms", "server CPU ms", "batch", "client CPU ms", "batch")
+    cells = [
+        (
+            size,
+            singly.ms,
+            batch.ms,
+            singly.server_cpu_ms,
+            batch.server_cpu_ms,
+            singly.client_cpu_ms,
+            batch.client_cpu_ms,
+        )
+        for size, singly, batch in rows
+    ]
+    return tabulate(cells, headers=headers, tablefmt="github", floatfmt=".2f")
