@@ -63,7 +63,8 @@ class RunReader:
         """
         state = await self.state(request.id)
         if request.brief:
-            return brief_view(state, await self._output(state, await self._archived([state])), ANSWER_BYTES)
+            parts = (await self._archived([state])).get(state.id, NO_PARTS)
+            return brief_view(state, await self._output(state, parts), ANSWER_BYTES)
         status = state.status
         if status == "queued" and state.id in await self._census.running():
             status = "running"
