@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ironflow.records import TERMINAL, RunState
-from tests.chaos.programs import Expected, Order, expect
+from tests.chaos.programs import Expected, Order, child_run, expect
 from tests.chaos.timeline import Injected
 from tests.chaos.witness import Line
 
@@ -96,16 +96,36 @@ class History(msgspec.Struct, frozen=True, dict=True):
         return {each.run: each for each in self.submitted if each.order is not None}
 
     @cached_property
+    def programs(self) -> dict[str, Order]:
+        """What each run executes, child runs included."""
+        found: dict[str, Order] = {}
+        left = [(run, each.order) for run, each in self.orders.items() if each.order is not None]
+        while left:
+            run, order = left.pop()
+            found[run] = order
+            left += [(child_run(run, token), child) for token, child in expect(order).children.items()]
+        return found
+
+    @cached_property
     def expected(self) -> dict[str, Expected]:
         """What each run must come to."""
-        known = {run: expect(each.order) for run, each in self.orders.items() if each.order is not None}
         hopeless = [each.run for each in self.submitted if each.run and each.order is None]
-        return known | {run: Expected("failed", {}) for run in hopeless}
+        return {run: expect(order) for run, order in self.programs.items()} | {
+            run: Expected("failed", {}) for run in hopeless
+        }
 
     @cached_property
     def steps(self) -> dict[tuple[str, str], list[Recorded]]:
         """The results of each step, by run and token."""
         return self._by_token("step")
+
+    @cached_property
+    def steps_by_run(self) -> dict[str, dict[str, Recorded]]:
+        """The first result of each step, by run and then by token."""
+        found: dict[str, dict[str, Recorded]] = {}
+        for (run, token), facts in self.steps.items():
+            found.setdefault(run, {})[token] = facts[0]
+        return found
 
     @cached_property
     def waits(self) -> dict[tuple[str, str], list[Recorded]]:

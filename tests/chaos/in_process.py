@@ -20,7 +20,7 @@ from tests.chaos.collector import Collector
 from tests.chaos.history import History, Submitted
 from tests.chaos.programs import Order, answer_key, harness_waits
 from tests.chaos.witness import MemoryWitness
-from tests.chaos.workflow import ANSWER, FUNCTION, START, program_function
+from tests.chaos.workflow import ANSWER, FUNCTION, START, program_functions
 from tests.support.inprocess import System, running_system
 
 LONGEST_SECONDS = 60 * 60.0
@@ -63,8 +63,8 @@ async def simulate(
     """
     server = LocalServer()
     witness = MemoryWitness(lambda: server.clock.now_us() / 1000)
-    with _function(witness) as function:
-        async with running_system(function, server=server, engines=engines, workers=workers) as system:
+    with _functions(witness) as functions:
+        async with running_system(*functions, server=server, engines=engines, workers=workers) as system:
             loop = asyncio.get_running_loop()
             began = loop.time()
             server.interceptor = trouble(system)
@@ -138,9 +138,9 @@ async def _history(system: System, submitted: Sequence[Submitted], witness: Memo
 
 
 @contextmanager
-def _function(witness: MemoryWitness) -> Iterator[Function[Any, Any]]:
+def _functions(witness: MemoryWitness) -> Iterator[Sequence[Function[Any, Any]]]:
     forget_functions()
     try:
-        yield program_function(witness)
+        yield program_functions(witness)
     finally:
         forget_functions()

@@ -14,11 +14,13 @@ from ironflow.records import TERMINAL
 from tests.chaos.collector import Collector
 from tests.chaos.history import Submitted
 from tests.chaos.programs import (
+    Child,
     Map,
     Order,
     Parallel,
     Program,
     Publish,
+    Saga,
     Sleep,
     Wait,
     Work,
@@ -38,7 +40,7 @@ def ten_steps(chance: random.Random) -> Program:
         Sleep("settle", milliseconds=chance.randrange(200, 2_000)),
         Work("charge", milliseconds=chance.randrange(20, 400), failures=chance.randrange(2)),
         Wait("approval"),
-        Work("pack", milliseconds=chance.randrange(20, 200)),
+        Child("pack", (Work("box", milliseconds=chance.randrange(20, 200)), Work("label"))),
         Parallel(
             "checks",
             (
@@ -50,11 +52,17 @@ def ten_steps(chance: random.Random) -> Program:
             ),
         ),
         Map("items", 20, (Work("item", milliseconds=chance.randrange(5, 200)),)),
-        # A saga and a child run take their places here, as node kinds of their own.
         Publish("tell"),
         Sleep("cool-off", milliseconds=chance.randrange(200, 2_000)),
-        Work("finish"),
+        _saga(chance),
     )
+
+
+def _saga(chance: random.Random) -> Saga:
+    """Return three steps with undos; of five sagas one fails at its last step."""
+    steps = [Work(name, milliseconds=chance.randrange(2, 60)) for name in ("flight", "hotel")]
+    last = Work("car", milliseconds=chance.randrange(2, 60), fatal=chance.random() < 0.2)
+    return Saga("trip", (*steps, last), undo_failures=chance.randrange(2))
 
 
 def orders_of(count: int, seed: int) -> list[Order]:
