@@ -46,6 +46,7 @@ class Observed(msgspec.Struct, frozen=True):
     """What came of it.
 
     Attributes:
+        baseline: what came of the same load with nothing wrong, where the row asks for it.
         ended: whether all runs ended, and all was used up, in time.
         seconds_to_end: from the last fault's end.
         exits: the codes with which processes ended by themselves.
@@ -56,6 +57,7 @@ class Observed(msgspec.Struct, frozen=True):
     ended: bool
     seconds_to_end: float
     exits: tuple[int, ...]
+    baseline: History | None = None
 
 
 async def carry_out(experiment: Experiment, folder: Path) -> Observed:
@@ -98,4 +100,5 @@ async def _collect(cluster: ChaosCluster, collector: Collector, load: Load, inje
         timers=await collector.timers(),
         injected=injector.injected,
         metrics={REFUSED_RECORDS: await cluster.metric(REFUSED_RECORDS)},
+        refused=dict(load.refused),
     )

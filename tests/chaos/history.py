@@ -77,6 +77,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
         timers: the schedules that are still there; harmless if all that they could end has ended.
         injected: what went wrong.
         metrics: the sum over all workers that were alive in the end.
+        refused: how often the harness's publications were refused, by the type of the error.
 
     """
 
@@ -89,6 +90,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
     timers: Sequence[TimerLeft] = ()
     injected: Sequence[Injected] = ()
     metrics: Mapping[str, float] = {}
+    refused: Mapping[str, int] = {}
 
     @cached_property
     def orders(self) -> dict[str, Submitted]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from ironflow.client import Client
-from ironflow.errors import EngineUnavailableError, PublishError
+from ironflow.errors import IronflowError
 from ironflow.names import run_id
 from ironflow.records import TERMINAL
 from tests.chaos.collector import Collector
@@ -83,11 +84,13 @@ class Load:
 
     Attributes:
         submitted: what was acknowledged.
+        refused: how often each kind of error was raised instead.
 
     """
 
     def __init__(self, client: Client, orders: Sequence[Order], seconds: float) -> None:
         self.submitted: list[Submitted] = []
+        self.refused: Counter[str] = Counter()
         self._client = client
         self._orders = orders
         self._pause = seconds / max(1, len(orders))
@@ -112,7 +115,8 @@ class Load:
         while True:
             try:
                 published = await self._client.publish_record(event, data, id=event_id)
-            except (PublishError, EngineUnavailableError):
+            except IronflowError as error:
+                self.refused[type(error).__name__] += 1
                 await asyncio.sleep(TRY_AGAIN_SECONDS)
                 continue
             run = "" if order is None else run_id(FUNCTION, event_id)

@@ -297,9 +297,12 @@ def test_a_fault_touches_the_runs_that_were_at_work_there(fault: Injected, touch
 
 def test_a_second_task_for_a_pass_shows() -> None:
     again = line("delivered", 1_000, step="chaos.tasks.chaos.r.0", sequence=2)
-    assert (figures.dispatched_twice(GOOD), figures.dispatched_twice(with_more(lines=[again]))) == (0, 1)
+    assert (figures.stored_again(GOOD), figures.stored_again(with_more(lines=[again]))) == (0, 1)
+    assert figures.executed_again(with_more(lines=[again])) == 0
+    assert figures.executed_again(with_more(lines=[again, line("pass", 1_001)])) == 1
     redelivered = line("delivered", 1_000, step="chaos.tasks.chaos.r.0", sequence=1)
-    assert figures.dispatched_twice(with_more(lines=[redelivered])) == 0
+    assert figures.stored_again(with_more(lines=[redelivered])) == 0
+    assert figures.executed_again(with_more(lines=[redelivered, line("pass", 1_001)])) == 0
 
 
 def test_timers_are_as_late_as_their_ends_are_recorded() -> None:
