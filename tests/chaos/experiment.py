@@ -31,7 +31,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
         submit_seconds: over how long the orders are submitted.
         timeline: what goes wrong.
         settings: the processes.
-        end_within: seconds after the last fault in which all must have ended.
+        end_within: seconds after the last fault in which all must have ended; what is only late has ended by then, and
+            what is lost has not.
 
     """
 
@@ -39,7 +40,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     submit_seconds: float
     timeline: Timeline
     settings: ClusterSettings = ClusterSettings()
-    end_within: float = 60.0
+    end_within: float = 240.0
 
 
 class Observed(msgspec.Struct, frozen=True):
