@@ -148,10 +148,11 @@ def _timers(scale: Scale) -> Experiment:
 
 
 def _storage_full(scale: Scale) -> Experiment:
-    seconds = scale.time(30)
-    timeline = [Fault(seconds / 3, "storage_full", seconds=seconds / 3)]
+    # To fill it takes a while, too.
+    seconds = max(15.0, scale.time(30))
+    timeline = [Fault(seconds / 5, "storage_full", seconds=seconds / 3)]
     experiment = _w(msgspec.structs.replace(scale, share=scale.share / 2), seconds, timeline)
-    settings = msgspec.structs.replace(experiment.settings, stored_bytes=256 * MEGABYTE)
+    settings = msgspec.structs.replace(experiment.settings, stored_bytes=128 * MEGABYTE)
     return msgspec.structs.replace(experiment, settings=settings)
 
 
@@ -270,7 +271,7 @@ def _refused_and_repaired(seen: Observed) -> list[Figure]:
             "not as PublishError", sum(seen.history.refused.values()) - seen.history.refused.get("PublishError", 0), 0
         ),
         Figure("overdue when space was freed", len(overdue)),
-        Figure("fired after that, worst", round(max(overdue, default=0.0) / 1000, 1), 35, " s"),
+        Figure("fired after that, worst", round(max([0.0, *overdue]) / 1000, 1), 35, " s"),
         *_common(seen),
     ]
 
