@@ -158,7 +158,7 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        pause = pause_ms(losses, await self._broker.server_time_ms()) if losses.lost else 0
+        pause = pause_ms(task.run, losses, await self._broker.server_time_ms()) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
             return
