@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, overload
 
 import msgspec
 
-from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, StoredMessage
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Denied, Publication, Stored, StoredMessage
 from ironflow.clock import now_ms, parse_when, to_iso
 from ironflow.codec import decode_record, encode_record
 from ironflow.engine_api import EngineApi
@@ -254,7 +254,10 @@ class Client:
         )
         stored = await self._store_surely(publication, record)
         if stored.duplicate:
-            existing = await self._event_at(stored.sequence)
+            try:
+                existing = await self._event_at(stored.sequence)
+            except Denied:
+                existing = None  # who may publish events need not be allowed to read those of others
             if existing is not None:
                 record = decode_record(EventRecord, existing.payload)
         return Published(record, stored.sequence)
@@ -262,6 +265,8 @@ class Client:
     async def _event_at(self, sequence: int) -> StoredMessage | None:
         try:
             return await self.broker.at(self.names.events, sequence)
+        except Denied:
+            raise
         except BrokerError as error:
             msg = f"the event is stored, and cannot be read now: {error}"
             raise EngineUnavailableError(msg) from error

@@ -213,6 +213,16 @@ class Names(msgspec.Struct, frozen=True):
         """The subject of an event."""
         return f"{self.namespace}.events.{escape_event(name)}"
 
+    @property
+    def every_event(self) -> str:
+        """The filter of all events."""
+        return f"{self.namespace}.events.>"
+
+    @property
+    def every_reserved_event(self) -> str:
+        """The filter of the events that only Ironflow publishes."""
+        return f"{self.namespace}.events.ironflow.>"
+
     def task(self, queue: str, run: str, number: int) -> str:
         """The subject of the task for pass *number* of a run."""
         return f"{self.namespace}.tasks.{queue}.{run}.{number}"
@@ -250,6 +260,10 @@ class Names(msgspec.Struct, frozen=True):
 
     def _journal(self, queue: str, run: str) -> str:
         return f"{self.namespace}.journal.{queue}.{run}"
+
+    def journal_of_queue(self, queue: str) -> str:
+        """The filter of everything recorded of the runs of a queue."""
+        return f"{self.namespace}.journal.{queue}.>"
 
     def journal_of_run(self, queue: str, run: str, kind: str = "") -> str:
         """The filter of everything recorded of a run, or of one kind ("wait", "step", …) of it."""
@@ -379,9 +393,18 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.namespace}.worker.{escape_token(worker)}.{connection}"
 
     @property
-    def claims(self) -> str:
-        """The hint to all engines that a worker has taken tasks, or has done with them."""
-        return f"{self.namespace}.claims"
+    def every_worker_ping(self) -> str:
+        """The filter of what workers listen on for as long as a connection of theirs stands."""
+        return f"{self.namespace}.worker.*.*"
+
+    def claims(self, queue: str) -> str:
+        """The hint to all engines that a worker has taken tasks of a queue, or has done with them."""
+        return f"{self.namespace}.claims.{queue}"
+
+    @property
+    def every_claim(self) -> str:
+        """The filter of the hints about tasks of any queue."""
+        return self.claims("*")
 
     @property
     def ask_for_claims(self) -> str:

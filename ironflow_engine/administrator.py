@@ -8,6 +8,7 @@ import structlog
 
 from ironflow.broker.protocol import Broker, ConsumerState, NoSuchStream
 from ironflow.broker.topology import queue_consumer
+from ironflow.function import check_function_id, check_queue
 from ironflow.messages import (
     DeleteFunction,
     Done,
@@ -48,7 +49,15 @@ class Administrator:
         self._lease_seconds = lease_seconds
 
     async def register(self, request: RegisterFunctions) -> Registered:
-        """Make functions known. Their queues come first, so that no task is ever published to none."""
+        """Make functions known. Their queues come first, so that no task is ever published to none.
+
+        Raises:
+            DefinitionError: an id or a queue is not allowed; they become parts of subjects and names.
+
+        """
+        for function in request.functions:
+            check_function_id(function.id)
+            check_queue(function.queue)
         for queue in queues_of(request.functions):
             await self._broker.ensure_consumer(queue_consumer(self._names, queue, self._lease_seconds))
         for function in request.functions:

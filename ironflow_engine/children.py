@@ -63,8 +63,6 @@ def invoke(state: RunState, fact: WaitRecorded, timer: TimerRecord) -> Decision:
         timer: the end of its time to wait, where that is bounded.
 
     """
-    if not _goes_on(state):
-        return Decision(state)
     wait = fact.record
     event = EventRecord(
         id=invoke_event_id(state.id, fact.step),

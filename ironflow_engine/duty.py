@@ -51,7 +51,7 @@ class Duty:
                 holder = decode_record(DutyRecord, standing.payload).engine
             except SerializationError:
                 holder = ""  # of a newer engine; it keeps its time, as any other
-            age_ms = await self._broker.server_time_ms() - standing.time_ms
+            age_ms = await self._broker.server_time_ms(self._stream) - standing.time_ms
             if holder != self._engine and age_ms < self._seconds * 1000:
                 return False
         record = DutyRecord(engine=self._engine, token=self._make_token())

@@ -93,7 +93,7 @@ class Reconciler:
 
         """
         await self._read_model.catch_up()
-        now_ms = await self._broker.server_time_ms()
+        now_ms = await self._broker.server_time_ms(self._names.tasks)
         resting = self._read_model.overdue(now_ms - GRACE_MS, _MOST)
         overtime = self._read_model.overtime(now_ms - GRACE_MS, _MOST)
         found = [

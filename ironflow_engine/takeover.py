@@ -52,7 +52,7 @@ class Takeover:
 
     async def start(self) -> None:
         """Hear what workers take until :meth:`stop`; those that are at work already are asked."""
-        self._subscription = await self._broker.listen(self._names.claims, self._hear)
+        self._subscription = await self._broker.listen(self._names.every_claim, self._hear)
         self._broker.notify(self._names.ask_for_claims, b"")
 
     async def stop(self) -> None:
@@ -90,8 +90,8 @@ class Takeover:
         for worker in dead:
             leases = self._claims.forget(worker)
             _log.warning("a worker has died, others get its tasks", worker=worker, tasks=len(leases))
-            for lease in leases:
-                self._broker.hand_back(lease)
+            for queue, lease in leases:
+                self._broker.hand_back(lease, self._names.tasks, queue)
 
     async def _is_mine(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -119,7 +119,8 @@ class Takeover:
 
     async def _hear(self, request: Request) -> None:
         try:
-            self._claims.take_in(decode_record(Claims, request.payload))
+            # The subject is what a worker's permissions bind to its queues; what it says in the message is not.
+            self._claims.take_in(request.subject.rpartition(".")[2], decode_record(Claims, request.payload))
         except SerializationError:
             return  # a worker of another version; its tasks come back when their leases end
         self._changed.set()

@@ -156,7 +156,7 @@ class TimerIntake(Intake):
         due, early = self._split(timers)
         # One that was handed back comes when its time has come; if it seems far off, our bound is too loose.
         if any(delivery.delivered > 1 and remaining_ms > _LOOSE_MS for delivery, remaining_ms in early):
-            self._clock.observe(await self.broker.server_time_ms())
+            self._clock.observe(await self.broker.server_time_ms(self._names.timers))
             due, early = self._split(timers)
         return due, early
 

@@ -35,6 +35,9 @@ class RunningPass:
         seen_before: whether it was at work when the journal was looked at last.
         stopped: whether its run was ended from outside meanwhile.
         begun: which number of the workers this is that began it after others had; 0 where none had.
+        leases: the deliveries of its task that this worker has; more than one where the first lease had ended.
+        is_done: set once the worker has let go of it.
+        succeeded: whether its outcome is recorded then.
 
     """
 
@@ -45,6 +48,9 @@ class RunningPass:
         self.seen_before = False
         self.stopped = False
         self.begun = 0
+        self.leases: set[str] = set()
+        self.is_done = asyncio.Event()
+        self.succeeded = False
         self._replay: Replay | None = None
 
     def replays(self, replay: Replay) -> None:
@@ -73,6 +79,7 @@ class Cancellations:
         self._broker = broker
         self._names = names
         self._passes: set[RunningPass] = set()
+        self._by_number: dict[tuple[str, int], RunningPass] = {}
         self._at_work = asyncio.Event()
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._listens_since_ms: int | None = None
@@ -88,8 +95,13 @@ class Cancellations:
         """Listen until :meth:`stop`."""
         self._subscription = await self._broker.listen(self._names.every_cancel, self._hear)
         self._looking = asyncio.create_task(self._look_now_and_then(), name="cancellations")
+
+    async def note_time(self, queue: str) -> None:
+        """Note that hints are heard by now; by the clock of the server, which tells it beside the queue's state."""
+        if self._subscription is None or self._listens_since_ms is not None:
+            return
         try:
-            self._listens_since_ms = await self._broker.server_time_ms()
+            self._listens_since_ms = await self._broker.server_time_ms(self._names.tasks, queue)
         except BrokerError as error:
             _log.warning("the server's time is not known, so journals are read more often", reason=str(error))
 
@@ -104,12 +116,19 @@ class Cancellations:
     @contextlib.contextmanager
     def watch(self, running: RunningPass) -> Generator[None]:
         """Have a pass stopped, if its run is ended from outside while the block runs."""
+        self._by_number[running.run, running.number] = running
         self._passes.add(running)
         self._at_work.set()
         try:
             yield
         finally:
             self._passes.discard(running)
+            del self._by_number[running.run, running.number]
+            running.is_done.set()
+
+    def at_work(self, run: str, number: int) -> RunningPass | None:
+        """Return that pass, if this worker executes it."""
+        return self._by_number.get((run, number))
 
     def surely_none(self, run: str, started_ms: int) -> bool:
         """Tell whether this worker would have heard it if the run, which started then, had been ended.

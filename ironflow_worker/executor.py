@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import structlog
@@ -110,11 +110,16 @@ class Executor:
             unknown = unknown_function(task.function, queue, delivery.delivered)
             await self._dead_letters.refuse(queue, delivery, unknown, task.event)
             return
+        running = self._cancellations.at_work(task.run, task.number)
+        if running is not None:
+            await self._join(queue, running, delivery)
+            return
         running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
+        running.leases.add(delivery.lease)
         try:
             with (
                 self._leases.hold(delivery.lease),
-                self._presence.holds(delivery),
+                self._presence.holds(queue, delivery),
                 self._metrics.running.track_inprogress(),
                 self._cancellations.watch(running),
             ):
@@ -135,6 +140,21 @@ class Executor:
         except BaseException:
             await self._hand_back(queue, task, delivery, running, 0.0)
             raise
+
+    async def _join(self, queue: str, running: RunningPass, delivery: Delivery) -> None:
+        """Keep a task that came again while this worker executes it, since its lease had ended.
+
+        A second pass beside the first one would do every body twice.
+        """
+        with self._leases.hold(delivery.lease), self._presence.holds(queue, delivery):
+            running.leases.add(delivery.lease)
+            try:
+                await running.is_done.wait()
+            finally:
+                if running.succeeded:
+                    delivery.ack()
+                else:
+                    delivery.nak()
 
     async def _hand_back(
         self, queue: str, task: Task, delivery: Delivery, running: RunningPass, delay_seconds: float
@@ -158,7 +178,8 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        pause = pause_ms(task.run, losses, await self._broker.server_time_ms()) if losses.lost else 0
+        now_ms = await self._broker.server_time_ms(self._names.tasks, queue) if losses.lost else 0
+        pause = pause_ms(task.run, losses, now_ms) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
             return
@@ -167,10 +188,11 @@ class Executor:
             raise SerializationError(msg)
         if delivery.delivered > 1:
             running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
-        tools = self._tools(queue, task, delivery.lease)
+        tools = self._tools(queue, task, running.leases)
         replay = Replay(function, task, event, memo, tools)
         running.replays(replay)
         outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
+        running.succeeded = True
         delivery.ack()
         self._metrics.passes.labels(function.id, outcome.status).inc()
 
@@ -227,7 +249,7 @@ class Executor:
         age_ms = self._now_ms() - task.started_at
         return abs(age_ms) < min(self._leases.seconds, ENGINE_ACK_WAIT_SECONDS) * 1000 / 2
 
-    def _tools(self, queue: str, task: Task, lease: str) -> PassTools:
+    def _tools(self, queue: str, task: Task, leases: Collection[str]) -> PassTools:
         return PassTools(
             run=task.run,
             function=task.function,
@@ -239,7 +261,7 @@ class Executor:
             journal=self._journal,
             bodies=self._bodies,
             metrics=self._metrics,
-            still_holds=lambda: self._leases.still_holds(lease),
+            still_holds=lambda: any(map(self._leases.still_holds, leases)),
             chance=self._chance,
             now_ms=self._now_ms,
             log=_log.bind(run=task.run, function=task.function),

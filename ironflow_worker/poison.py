@@ -14,13 +14,14 @@ from ironflow_worker.memo import Losses
 
 MOST_LOSSES = 10
 """So many workers a pass may cost before its run fails."""
-MOST_DELIVERIES = 10
-"""So often a task is handed out that no worker can make anything of, before its run fails."""
+MOST_DELIVERIES = 20
+"""So often a task is handed out that no worker can make anything of, before its run fails: over eight minutes or so,
+in which a deployment that is under way should bring a worker that can."""
 
 _FIRST_PAUSE_MS = 500
 _LONGEST_PAUSE_MS = 30_000
 _FIRST_DELAY_SECONDS = 5.0
-_LONGEST_DELAY_SECONDS = 60.0
+_LONGEST_DELAY_SECONDS = 30.0
 
 
 def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
@@ -49,7 +50,7 @@ def delay_seconds(delivered: int) -> float:
         delivered: how often it was handed out so far.
 
     """
-    return min(_FIRST_DELAY_SECONDS * 2.0 ** min(delivered - 1, 10), _LONGEST_DELAY_SECONDS)
+    return min(_FIRST_DELAY_SECONDS * 1.5 ** min(delivered - 1, 10), _LONGEST_DELAY_SECONDS)
 
 
 def worker_lost(losses: Losses) -> ErrorRecord:

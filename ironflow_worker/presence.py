@@ -42,9 +42,9 @@ class Presence:
         self._broker = broker
         self._names = names
         self._worker = worker
-        self._held: dict[int, Claim] = {}
-        self._begun: list[Claim] = []
-        self._ended: list[int] = []
+        self._held: dict[int, tuple[str, Claim]] = {}
+        self._begun: list[tuple[str, Claim]] = []
+        self._ended: list[tuple[str, int]] = []
         self._sending: asyncio.Handle | None = None
         self._subscriptions: list[Subscription] = []
 
@@ -63,9 +63,9 @@ class Presence:
             self._sending.cancel()
 
     @contextlib.contextmanager
-    def holds(self, delivery: Delivery) -> Generator[None]:
-        """Have engines know that this worker has a task while the block runs."""
-        claim = self._held[delivery.sequence] = Claim(task=delivery.sequence, lease=delivery.lease)
+    def holds(self, queue: str, delivery: Delivery) -> Generator[None]:
+        """Have engines know that this worker has a task of a queue while the block runs."""
+        claim = self._held[delivery.sequence] = (queue, Claim(task=delivery.sequence, lease=delivery.lease))
         self._begun.append(claim)
         self._send_soon(0.0)
         try:
@@ -73,7 +73,7 @@ class Presence:
         finally:
             if self._held.get(delivery.sequence) is claim:  # it may have come to us a second time
                 del self._held[delivery.sequence]
-            self._ended.append(delivery.sequence)
+            self._ended.append((queue, delivery.sequence))
             self._send_soon(_ENDED_SECONDS)
 
     async def _tell_all(self, _request: Request) -> None:
@@ -92,9 +92,13 @@ class Presence:
     def _send(self) -> None:
         self._sending = None
         # What has ended by now need not be told at all.
-        begun = tuple(claim for claim in self._begun if self._held.get(claim.task) is claim)
-        if begun or self._ended:
-            news = Claims(worker=self._worker, begun=begun, ended=tuple(self._ended))
-            self._broker.notify(self._names.claims, encode_record(news))
+        begun = [(queue, claim) for queue, claim in self._begun if self._held.get(claim.task) == (queue, claim)]
+        for queue in dict.fromkeys(queue for queue, _ in (*begun, *self._ended)):
+            news = Claims(
+                worker=self._worker,
+                begun=tuple(claim for of, claim in begun if of == queue),
+                ended=tuple(task for of, task in self._ended if of == queue),
+            )
+            self._broker.notify(self._names.claims(queue), encode_record(news))
         self._begun.clear()
         self._ended.clear()

@@ -26,12 +26,15 @@ class QueueRunner:
         slots: how many tasks are executed at a time.
         execute: executes one task; hands it back itself where that fails.
 
+    Attributes:
+        queue: as above.
+
     """
 
     def __init__(self, broker: Broker, stream: str, queue: str, slots: int, execute: Execute) -> None:
         self._broker = broker
         self._stream = stream
-        self._queue = queue
+        self.queue = queue
         self._slots = slots
         self._execute = execute
         self._passes: dict[asyncio.Task[None], Delivery] = {}
@@ -40,7 +43,7 @@ class QueueRunner:
 
     async def run(self) -> None:
         """Take and execute tasks until cancelled; leaving hands back what was not begun."""
-        async with self._broker.pull(self._stream, self._queue) as puller:
+        async with self._broker.pull(self._stream, self.queue) as puller:
             self._puller = puller
             if not self._draining:
                 puller.request(self._slots)
@@ -72,7 +75,7 @@ class QueueRunner:
         if self._draining:
             delivery.nak()
             return
-        task = asyncio.create_task(self._execute(self._queue, delivery))
+        task = asyncio.create_task(self._execute(self.queue, delivery))
         self._passes[task] = delivery
         task.add_done_callback(self._end)
 
@@ -80,7 +83,7 @@ class QueueRunner:
         del self._passes[task]
         if not task.cancelled() and task.exception() is not None:
             # The executor hands tasks back by itself; what comes out of it nevertheless is a mistake of ours.
-            _log.error("executing a task failed", queue=self._queue, exc_info=task.exception())
+            _log.error("executing a task failed", queue=self.queue, exc_info=task.exception())
         if self._puller is not None and not self._draining:
             self._puller.request(1)
 

@@ -390,6 +390,9 @@ class StepClient(Step):
 
     async def _as_recorded(self, call: Call) -> Standing:
         """Return a step's result in a pass that undoes; where it has none, see to it that it never gets one."""
+        if call.kind == "sleep" and self._recorded(call) is None:
+            # A sleep does nothing that could come too late, and a retry of the run goes on with it.
+            await self._current.wait()
         try:
             never = fence(call.name, call.kind, call.scope, self._tools.token)
             standing = self._recorded(call) or await record_result(never, call.key, self._tools, self._append)

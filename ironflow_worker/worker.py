@@ -194,6 +194,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_REGISTRATION_SECONDS):
                 await self.registered.wait()
+        await self._cancellations.note_time(runner.queue)
         await runner.run()
 
     async def _register(self) -> None:

@@ -297,8 +297,16 @@ class Broker(Protocol):
         """
         ...
 
-    async def server_time_ms(self) -> int:
-        """Return what the server's clock says now, rounded down."""
+    async def server_time_ms(self, stream: str, consumer: str = "") -> int:
+        """Return what the server's clock says now, rounded down.
+
+        The server tells it beside the state of a stream, or of a consumer of that stream, where permissions allow
+        no more.
+
+        Raises:
+            NoSuchStream: there is none.
+
+        """
         ...
 
     # Consuming
@@ -311,8 +319,11 @@ class Broker(Protocol):
         """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
         ...
 
-    def hand_back(self, lease: str) -> None:
-        """Have a delivery delivered again at once, whoever has it. Sent, not awaited."""
+    def hand_back(self, lease: str, stream: str, consumer: str) -> None:
+        """Have a delivery of a consumer delivered again at once, whoever has it. Sent, not awaited.
+
+        Nothing is sent where *lease* names no delivery of that consumer: it may have come from somebody else.
+        """
         ...
 
     # Provisioning

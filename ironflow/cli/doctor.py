@@ -45,7 +45,13 @@ async def doctor(connection: ConnectionOptions, monitor_url: str | None, *, as_j
 
     settings = connection_settings(connection.nats_url, connection.creds, connection.context)
     async with open_client(connection) as client:
-        examination = Examination(client.broker, client.names, nats_urls=settings.urls, monitor_url=monitor_url)
+        examination = Examination(
+            client.broker,
+            client.names,
+            nats_urls=settings.urls,
+            monitor_url=monitor_url,
+            api_prefix=settings.api_prefix,
+        )
         findings = await examination.findings()
     if as_json:
         print_json(findings)

@@ -21,13 +21,16 @@ class Entry(NamedTuple):
 COMMANDS = {
     "dev": Entry("ironflow.cli.dev:dev", "Run NATS, an engine and workers for the functions of APP."),
     "publish": Entry("ironflow.cli.publish:publish", "Publish an event and print its id."),
-    "runs": Entry("ironflow.cli.runs:runs", "List, show, follow and cancel runs."),
+    "runs": Entry("ironflow.cli.runs:runs", "List, show, follow, cancel and retry runs."),
     "functions": Entry("ironflow.cli.functions:functions", "List and delete registered functions."),
     "workers": Entry("ironflow.cli.workers:workers", "List the workers that answer."),
     "queues": Entry("ironflow.cli.queues:queues", "List queues and how full they are."),
     "events": Entry("ironflow.cli.events:events", "List published events."),
     "doctor": Entry(
         "ironflow.cli.doctor:doctor", "Check server, streams, engine, workers and runs, and say what to do."
+    ),
+    "nats-accounts": Entry(
+        "ironflow.cli.nats_accounts:nats_accounts", "Print accounts with least privilege for a NATS server."
     ),
     "schemas": Entry("ironflow.cli.schemas:schemas", "The wire contract as JSON Schema and AsyncAPI."),
     "completion": Entry(

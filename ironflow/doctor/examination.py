@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from ironflow.broker.nats.inspector import Inspector
+from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream, Unavailable
 from ironflow.broker.topology import engine_consumers, queue_consumer, streams
 from ironflow.clock import now_ms, parse_when
@@ -43,16 +44,23 @@ class Examination:
         names: the namespace.
         nats_urls: the servers that it may have connected to.
         monitor_url: the server's monitoring endpoint, where somebody named one.
+        api_prefix: what stands in place of "$JS.API" where JetStream is in another account.
 
     """
 
     def __init__(
-        self, broker: Broker, names: Names, *, nats_urls: Iterable[str] = (), monitor_url: str | None = None
+        self,
+        broker: Broker,
+        names: Names,
+        *,
+        nats_urls: Iterable[str] = (),
+        monitor_url: str | None = None,
+        api_prefix: str = API_PREFIX,
     ) -> None:
         self._broker = broker
         self._names = names
         self._engine = EngineApi(broker, names, timeout_seconds=2.0)
-        self._inspector = Inspector(broker)
+        self._inspector = Inspector(broker, api_prefix)
         self._nats_urls = tuple(nats_urls)
         self._monitor_url = monitor_url
 
@@ -87,7 +95,7 @@ class Examination:
     async def _clock(self) -> Finding:
         before = now_ms()
         try:
-            there = await self._broker.server_time_ms()
+            there = await self._broker.server_time_ms(self._names.tasks)
         except BrokerError as error:
             text = f"the server's time is not known: {error}"
             return Finding(check="clock", level="unknown", text=text, advice="start an engine: it makes streams")
@@ -138,7 +146,7 @@ class Examination:
             text = "not known, since no engine answers that could list the active runs"
             return Finding(check="stuck runs", level="unknown", text=text, advice="start an engine")
         runs = {run.id: run for page in listed for run in page}
-        now = await self._broker.server_time_ms()
+        now = await self._broker.server_time_ms(self._names.tasks)
         old = [run for run in runs.values() if parse_when(run.started_at) < now - stuck.STUCK_SECONDS * 1000]
         stands = await _in_turns(old, lambda run: self._stands_still(run, now))
         return stuck.check_runs(
@@ -167,7 +175,7 @@ class Examination:
             stored = (await self._broker.stream_state(self._names.timers)).messages
         except NoSuchStream:
             return stuck.check_timers([])
-        now = await self._broker.server_time_ms()
+        now = await self._broker.server_time_ms(self._names.tasks)
         filters = self._timer_filters(stored, now)
         found = await _in_turns(filters, lambda each: self._inspector.subjects(self._names.timers, each))
         return stuck.check_timers(stuck.overdue_runs([subject for page in found for subject in page], now))

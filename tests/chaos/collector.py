@@ -85,7 +85,7 @@ class Collector:
         return [TimerLeft(each.run, each.step, each.attempt, each.due_ms) for each in timers]
 
     async def _overdue_timers(self) -> int:
-        now_ms = await self._broker.server_time_ms()
+        now_ms = await self._broker.server_time_ms(self._names.tasks)
         fired = await self._timers(f"{self._names.namespace}.fired.>")
         waiting = await self._timers(f"{self._names.namespace}.timers.>")
         return len(fired) + sum(each.due_ms < now_ms for each in waiting)

@@ -264,9 +264,9 @@ class FaultyBroker:
         self._may_fail()
         return await self._inner.consumer_state(stream, consumer)
 
-    async def server_time_ms(self) -> int:
+    async def server_time_ms(self, stream: str, consumer: str = "") -> int:
         self._may_fail()
-        return await self._inner.server_time_ms()
+        return await self._inner.server_time_ms(stream, consumer)
 
     # Consuming
 
@@ -278,9 +278,9 @@ class FaultyBroker:
         async with self._inner.pull(stream, consumer) as puller:
             yield _FaultyPuller(puller, self)
 
-    def hand_back(self, lease: str) -> None:
+    def hand_back(self, lease: str, stream: str, consumer: str) -> None:
         if not self.lost():
-            self._inner.hand_back(lease)
+            self._inner.hand_back(lease, stream, consumer)
 
     def renew(self, lease: str) -> None:
         if not self.lost():

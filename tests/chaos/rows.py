@@ -21,8 +21,8 @@ from tests.chaos.report import Figure
 from tests.chaos.timeline import Fault, FaultKind, every, mixed
 
 MEGABYTE = 1024 * 1024
-POISON_SECONDS = 480.0
-"""What no worker can make anything of is tried ten times, with up to a minute in between, before it is given up."""
+POISON_SECONDS = 600.0
+"""What no worker can make anything of is tried twenty times, with half a minute in between, before it is given up."""
 SOON_SECONDS = 5.0
 """For so long after a restart the pickup of tasks shows what the restart costs."""
 _NETWORKS: tuple[ModeName, ...] = tuple(mode for mode in get_args(ModeName) if mode not in ("pass", "slow"))

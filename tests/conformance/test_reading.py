@@ -176,15 +176,27 @@ async def test_an_emptied_stream_goes_on_where_it_was(arena: Arena) -> None:
 async def test_stored_times_are_the_servers(arena: Arena) -> None:
     log = await arena.log()
     await asyncio.sleep(0.0015)
-    before = await arena.broker.server_time_ms()
+    before = await arena.broker.server_time_ms(log.name)
     await log.put("a")
     [read] = await log.contents()
     last = await arena.broker.last(log.name, log.subject("a"))
     at = await arena.broker.at(log.name, 1)
-    after = await arena.broker.server_time_ms()
+    after = await arena.broker.server_time_ms(log.name)
     # All are rounded down, so they keep their order.
     assert before <= read.time_ms <= after
     assert last == at == read
+
+
+async def test_the_time_is_told_beside_a_consumer_too(arena: Arena) -> None:
+    log = await arena.log()
+    consumer = await log.consumer()
+    before = await arena.broker.server_time_ms(log.name)
+    beside = await arena.broker.server_time_ms(log.name, consumer)
+    assert before <= beside <= await arena.broker.server_time_ms(log.name)
+    with pytest.raises(NoSuchStream):
+        await arena.broker.server_time_ms(log.name, "nobody")
+    with pytest.raises(NoSuchStream):
+        await arena.broker.server_time_ms("NOWHERE")
 
 
 async def test_what_does_not_exist_says_so(arena: Arena) -> None:

@@ -7,20 +7,20 @@ import asyncio
 import pytest
 
 from ironflow.broker.protocol import Ambiguous, Request, Schedule, Stored, Unavailable
-from tests.conformance.bench import Arena, receive, receive_nothing, subjects_of
+from tests.conformance.bench import Arena, StreamUnderTest, receive, receive_nothing, subjects_of
 from tests.support import eventually
 
 
-async def is_back(arena: Arena) -> None:
+async def is_back(log: StreamUnderTest) -> None:
     """Wait until the connection has the new server."""
-    await arena.broker.server_time_ms()
+    await log.broker.stream_state(log.name)
 
 
 async def test_the_server_id_changes_with_every_restart(arena: Arena) -> None:
-    await arena.log()
+    log = await arena.log()
     before = arena.broker.server.id
     await arena.server.restart()
-    await is_back(arena)
+    await is_back(log)
     assert before != arena.broker.server.id
     assert before
     assert arena.broker.server.id
@@ -131,7 +131,7 @@ async def test_a_message_handed_back_with_a_delay_comes_again_after_a_crash(aren
     async with arena.broker.pull(queue.name, worker) as puller:
         puller.request(1)
         (await receive(puller, 1))[0].nak(0.5)
-        await arena.broker.server_time_ms()
+        await arena.broker.server_time_ms(queue.name)
         await arena.server.restart()
         puller.request(1)
         assert subjects_of(await receive(puller, 1)) == ["a"]
@@ -140,7 +140,7 @@ async def test_a_message_handed_back_with_a_delay_comes_again_after_a_crash(aren
 async def test_a_timer_outlives_a_restart(arena: Arena) -> None:
     timers = await arena.timers()
     engine = await timers.consumer("engine", "fired.>")
-    at_ms = await arena.broker.server_time_ms() + 700
+    at_ms = await arena.broker.server_time_ms(timers.name) + 700
     await arena.broker.publish(timers.message("timers.t", schedule=Schedule(at_ms, timers.subject("fired.t"))))
     await arena.server.restart()
     async with arena.broker.pull(timers.name, engine) as puller:
@@ -150,7 +150,7 @@ async def test_a_timer_outlives_a_restart(arena: Arena) -> None:
 
 
 async def test_listeners_hear_on_after_a_restart(arena: Arena) -> None:
-    await arena.log()
+    log = await arena.log()
     caller = await arena.server.connect()
 
     async def answer(request: Request) -> None:
@@ -158,7 +158,7 @@ async def test_listeners_hear_on_after_a_restart(arena: Arena) -> None:
 
     await arena.broker.listen(arena.subject("question"), answer)
     await arena.server.restart()
-    await is_back(arena)
+    await is_back(log)
 
     async def it_is_answered() -> None:
         try:

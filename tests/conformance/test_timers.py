@@ -18,7 +18,7 @@ async def set_timer(
     timers: StreamUnderTest, name: str, delay_ms: int, payload: bytes = b"", target: str | None = None
 ) -> int:
     """Set a timer for the server's time now plus a delay, and return when it is due."""
-    at_ms = await timers.broker.server_time_ms() + delay_ms
+    at_ms = await timers.broker.server_time_ms(timers.name) + delay_ms
     schedule = Schedule(at_ms, timers.subject(f"fired.{target or name}"))
     await timers.broker.publish(timers.message(f"timers.{name}", payload, schedule=schedule))
     return at_ms
@@ -32,7 +32,7 @@ async def test_a_timer_fires_at_its_target_with_its_payload_and_not_early(arena:
         puller.request(2)
         at_ms = await set_timer(timers, "run.sleep", 200, payload)
         [fired] = await receive(puller, 1)
-        assert await arena.broker.server_time_ms() >= at_ms
+        assert await arena.broker.server_time_ms(timers.name) >= at_ms
         assert subjects_of([fired]) == ["fired.run.sleep"]
         assert fired.payload == payload
         assert at_ms <= fired.time_ms <= at_ms + LATE_MS
@@ -43,7 +43,7 @@ async def test_a_timer_fires_at_its_target_with_its_payload_and_not_early(arena:
 async def test_many_timers_fire_once_each_and_none_early(arena: Arena) -> None:
     timers = await arena.timers()
     engine = await timers.consumer("engine", "fired.>")
-    start = await arena.broker.server_time_ms()
+    start = await arena.broker.server_time_ms(timers.name)
     due = {f"{number}": start + 100 + 7 * (number * 37 % 60) for number in range(60)}
     answers = await arena.broker.publish_all(
         [
@@ -81,7 +81,7 @@ async def test_an_overdue_timer_fires_at_once(arena: Arena) -> None:
         puller.request(1)
         await set_timer(timers, "t", -60_000)
         [fired] = await receive(puller, 1)
-    assert fired.time_ms <= await arena.broker.server_time_ms() + 1
+    assert fired.time_ms <= await arena.broker.server_time_ms(timers.name) + 1
 
 
 @pytest.mark.parametrize(("first_ms", "second_ms"), [(200, 600), (3_000, 300)])
@@ -176,7 +176,7 @@ async def test_a_stream_without_schedules_refuses_a_timer(arena: Arena) -> None:
 
 async def test_a_timer_fires_into_its_own_stream_only(arena: Arena) -> None:
     timers, queue = await arena.timers(), await arena.queue()
-    at_ms = await arena.broker.server_time_ms() + 1_000
+    at_ms = await arena.broker.server_time_ms(timers.name) + 1_000
     for target in (queue.subject("t"), timers.subject("fired.*"), timers.subject("timers.t")):
         with pytest.raises(BrokerError):
             await arena.broker.publish(timers.message("timers.t", schedule=Schedule(at_ms, target)))

@@ -197,6 +197,8 @@ def ends_with(use: Callable[[Step], Awaitable[Any]], *, in_a_branch: bool) -> Fu
 async def test_what_is_no_name_is_refused_in_every_place(
     name: Any, error: str, use: Callable[[Step, Any], Awaitable[Any]], *, in_a_branch: bool
 ) -> None:
+    if name is None and use is USES["publish"]:
+        pytest.skip("without a name of its own it has one by its event")
     f = ends_with(lambda step: use(step, name), in_a_branch=in_a_branch)
     async with running_system(f) as system:
         run = await system.client.start(f)

@@ -28,7 +28,7 @@ async def broker(nats_server: EmbeddedServer) -> AsyncIterator[NatsBroker]:
 async def test_what_was_provisioned_does_not_differ_from_what_shall_be(broker: NatsBroker, namespace: str) -> None:
     names, inspector = Names(namespace), Inspector(broker)
     consumers = (*engine_consumers(names), queue_consumer(names, "orders"))
-    assert [await inspector.stream_differences(spec) for spec in streams(names)] == [None] * 7
+    assert [await inspector.stream_differences(spec) for spec in streams(names)] == [None] * 8
     for spec in streams(names):
         await broker.ensure_stream(spec)
     assert [await inspector.stream_differences(spec) for spec in streams(names)] == [{}] * 7

@@ -314,3 +314,24 @@ async def test_a_worker_without_work_sets_no_timers(monkeypatch: pytest.MonkeyPa
         await system.end_of(published)
         assert loop.time() > 100 * 86_400
         assert timers < 100
+
+
+async def test_a_task_that_comes_again_to_the_worker_that_has_it_makes_no_second_pass() -> None:
+    begun: list[float] = []
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        async def work() -> str:
+            begun.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(45)
+            return "done"
+
+        return await ctx.step.run("work", work)
+
+    async with running_system(f) as system:
+        # Nobody keeps a lease, and so the task is handed out again and again while it is executed.
+        system.server.interceptor = lambda _, verb, __: Unavailable() if verb == "renew" else None
+        assert await system.output(f) == "done"
+        assert len(begun) == 1
+        state = await system.broker.consumer_state(system.names.tasks, "default")
+        assert (state.pending, state.ack_pending) == (0, 0)

@@ -271,10 +271,6 @@ def test_child_runs_keep_their_laws_whatever_happens(choices: list[int]) -> None
 
 
 MISTAKES = {
-    "a run that has ended starts children": (
-        "    if not _goes_on(state):\n        return Decision(state)\n    wait = fact.record",
-        "    wait = fact.record",
-    ),
     "a run does not know that it has children": ("else replace(state, has_children=True)", "else state"),
     "a child is not started again where that may have been lost": (
         "    commands: list[Command] = [\n",

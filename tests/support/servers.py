@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import secrets
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 
 from ironflow.broker.embedded import EmbeddedServer, find_server
@@ -31,24 +32,33 @@ def nats_server_in(folder: Path) -> Generator[EmbeddedServer]:
 
 
 @contextlib.contextmanager
-def configured_server(folder: Path, **configuration: object) -> Generator[str]:
-    """Run a nats-server with a configuration of its own; its URL."""
+def configured_server(
+    folder: Path, more: str = "", environment: Mapping[str, str] | None = None, **configuration: object
+) -> Generator[str]:
+    """Run a nats-server with a configuration of its own, and *more* text behind it; its URL."""
     file = folder / "server.conf"
-    file.write_text(
-        json.dumps({"host": "127.0.0.1", "port": -1, "ports_file_dir": str(folder)} | configuration), encoding="utf-8"
+    settings = {"host": "127.0.0.1", "port": -1, "ports_file_dir": str(folder)} | configuration
+    lines = [f"{key}: {json.dumps(value)}" for key, value in settings.items()]
+    file.write_text("\n".join([*lines, more]), encoding="utf-8")
+    process = subprocess.Popen(
+        [find_server(), "-c", file, "-l", folder / "server.log"], env={**os.environ, **(environment or {})}
     )
-    process = subprocess.Popen([find_server(), "-c", file], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 5
-        while True:
-            with contextlib.suppress(OSError, ValueError, StopIteration):
-                yield json.loads(next(folder.glob("*.ports")).read_text())["nats"][0]
-                return
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        yield _url_of(process, folder)
     finally:
         process.kill()
         process.wait()
+
+
+def _url_of(process: subprocess.Popen[bytes], folder: Path) -> str:
+    """Wait until a server listens; return where."""
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            return str(json.loads(next(folder.glob("*.ports")).read_text())["nats"][0])
+        assert process.poll() is None, (folder / "server.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextlib.asynccontextmanager

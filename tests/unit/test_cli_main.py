@@ -90,7 +90,7 @@ def test_completion_prints_a_script_for_the_shell(shell: Shell, name: str) -> No
 
 def test_words_are_completed(shell: Shell) -> None:
     env = {"_IRONFLOW_COMPLETE": "bash_complete", "COMP_WORDS": "ironflow runs ", "COMP_CWORD": "2"}
-    assert shell(env=env).stdout.split() == ["plain,cancel", "plain,get", "plain,list", "plain,watch"]
+    assert shell(env=env).stdout.split() == ["plain,cancel", "plain,get", "plain,list", "plain,retry", "plain,watch"]
 
 
 def test_completion_knows_three_shells(shell: Shell) -> None:

@@ -99,7 +99,7 @@ def test_an_old_run_that_has_just_changed_is_not_stuck() -> None:
 def test_a_timer_that_did_not_fire_is_found() -> None:
     async def examine_overdue() -> None:
         house = await Installation.make()
-        now = await house.broker.server_time_ms()
+        now = await house.broker.server_time_ms(NAMES.tasks)
         house.subjects[NAMES.timers] = [
             NAMES.timer(now - 120_000, "late", 0, "w"),
             NAMES.timer(now + 1, "resting", 0, "w"),
@@ -177,7 +177,7 @@ class Installation:
 
     async def queued_run(self, run: str) -> Any:
         """Store the state of a run that waits for a worker, and return what is shown of it."""
-        started = await self.broker.server_time_ms()
+        started = await self.broker.server_time_ms(NAMES.tasks)
         state = RunState(
             id=run,
             function="pay",

@@ -12,7 +12,7 @@ import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
-from ironflow.broker.topology import streams
+from ironflow.broker.topology import queue_consumer, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
@@ -77,7 +77,8 @@ class Bench:
 
     async def start(self) -> None:
         await self.cancellations.start()
-        self.listens_since_ms = await self.broker.server_time_ms()
+        await self.cancellations.note_time("q")
+        self.listens_since_ms = await self.broker.server_time_ms(NAMES.tasks)
 
     async def handle(self, ctx: Context) -> int:
         self.passes += 1
@@ -107,6 +108,7 @@ async def bench() -> AsyncGenerator[Bench]:
     broker = server.connect()
     for stream in streams(NAMES):
         await broker.ensure_stream(stream)
+    await broker.ensure_consumer(queue_consumer(NAMES, "q"))
     bench = Bench(server, broker)
     await bench.start()
     yield bench
@@ -162,12 +164,12 @@ async def test_a_task_of_a_newer_kind_waits_for_a_worker_that_can_read_it(bench:
 
 async def test_a_journal_that_cannot_be_read_waits_for_a_worker_that_can(bench: Bench) -> None:
     bench.server.store(Publication(subject="test.journal.q.r.step.work", payload=b"{"))
-    assert await bench.answers(bench.task(delivered=2)) == ["nak 10"]
+    assert await bench.answers(bench.task(delivered=2)) == ["nak 7.5"]
     assert bench.passes == 0
 
 
 @pytest.mark.parametrize(
-    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 20"]), (9, ["nak 60"]), (10, ["ack"]), (11, ["ack"])]
+    ("delivered", "answers"), [(1, ["nak 5"]), (3, ["nak 11.25"]), (19, ["nak 30"]), (20, ["ack"]), (21, ["ack"])]
 )
 async def test_a_run_that_no_worker_can_make_anything_of_fails_in_the_end(
     bench: Bench, delivered: int, answers: list[str]

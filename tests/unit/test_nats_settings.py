@@ -38,6 +38,8 @@ def test_every_variable_has_its_setting() -> None:
             "NATS_CA": "6",
             "NATS_CERT": "7",
             "NATS_KEY": "8",
+            "NATS_INBOX_PREFIX": "_INBOX_me.",
+            "NATS_JS_API_PREFIX": "shop.js",
         }
     ) == ConnectionSettings(
         urls=("nats://a:4222", "tls://b:4222"),
@@ -49,7 +51,16 @@ def test_every_variable_has_its_setting() -> None:
         tls_ca="6",
         tls_cert="7",
         tls_key="8",
+        inbox_prefix="_INBOX_me",
+        api_prefix="shop.js",
     )
+
+
+@pytest.mark.parametrize("variable", ["NATS_INBOX_PREFIX", "NATS_JS_API_PREFIX"])
+@pytest.mark.parametrize("prefix", [".", "a b", "a.*", ">", "a..b", "a\r\nPUB x 0"])
+def test_a_prefix_is_what_a_subject_can_start_with(variable: str, prefix: str) -> None:
+    with pytest.raises(DefinitionError, match="is not what a subject can start with"):
+        from_environment({variable: prefix})
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , "])

@@ -170,9 +170,17 @@ class LocalBroker:
         """Return how far a consumer is."""
         return await self._call("consumer_state", stream, lambda: self._consumer(stream, consumer).state())
 
-    async def server_time_ms(self) -> int:
+    async def server_time_ms(self, stream: str, consumer: str = "") -> int:
         """Return what the server's clock says now."""
-        return await self._call("server_time_ms", "", self._server.clock.now_ms)
+
+        def now_ms() -> int:
+            if consumer:
+                self._consumer(stream, consumer)
+            else:
+                self._server.stream(stream)
+            return self._server.clock.now_ms()
+
+        return await self._call("server_time_ms", stream, now_ms)
 
     # Consuming
 
@@ -204,9 +212,10 @@ class LocalBroker:
         """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
         self._send("renew", lease, lambda: self._settle(lease, Consumer.renew))
 
-    def hand_back(self, lease: str) -> None:
-        """Have a delivery delivered again at once, whoever has it. Sent, not awaited."""
-        self.nak(lease, 0.0)
+    def hand_back(self, lease: str, stream: str, consumer: str) -> None:
+        """Have a delivery of a consumer delivered again at once, whoever has it. Sent, not awaited."""
+        if lease.rpartition("/")[0] == f"{stream}/{consumer}":
+            self.nak(lease, 0.0)
 
     def enlist(self, puller: LocalPuller) -> None:
         """Send that a puller has credits."""

@@ -10,13 +10,14 @@ from weakref import WeakSet
 import structlog
 
 from ironflow.broker.nats.api import Api
-from ironflow.broker.nats.delivery import NAK, PROGRESS
+from ironflow.broker.nats.delivery import NAK, PROGRESS, names_delivery
 from ironflow.broker.nats.listening import Listening
 from ironflow.broker.nats.provisioner import Provisioner
 from ironflow.broker.nats.publisher import Publisher
 from ironflow.broker.nats.puller import NatsPuller
 from ironflow.broker.nats.reader import Reader
 from ironflow.broker.nats.requester import Requester
+from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import (
     Ambiguous,
@@ -55,6 +56,7 @@ class NatsBroker:
         wire: an open connection.
         answer_seconds: how long to wait for one answer of the server.
         patience_seconds: how long to keep trying where the server cannot answer for now.
+        api_prefix: what stands in place of "$JS.API" where JetStream is in another account.
 
     """
 
@@ -64,17 +66,21 @@ class NatsBroker:
         *,
         answer_seconds: float = ANSWER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        api_prefix: str = API_PREFIX,
     ) -> None:
         self._wire = wire
         self._inbox = wire.new_inbox()
         self._pullers = 0
         self._listenings: WeakSet[Listening] = WeakSet()
         self._refused: set[tuple[str, str]] = set()
+        self._deaf = False
         self._closing = False
         self._connections = 1
         self._patience_seconds = patience_seconds
         self._requester = Requester(wire, f"{self._inbox}.r")
-        self.api = Api(self._requester, answer_seconds=answer_seconds, patience_seconds=patience_seconds)
+        self.api = Api(
+            self._requester, answer_seconds=answer_seconds, patience_seconds=patience_seconds, prefix=api_prefix
+        )
         self._publisher = Publisher(
             self._requester,
             lambda: wire.max_payload,
@@ -103,6 +109,11 @@ class NatsBroker:
     def connections(self) -> int:
         """How often it has connected."""
         return self._connections
+
+    async def hears_answers(self) -> bool:
+        """Tell whether the account's permissions allow to listen where answers come."""
+        await self._wire.barrier(LISTEN_SECONDS)
+        return not self._deaf
 
     async def close(self) -> None:
         """Send what is buffered, then disconnect. Harmless the second time."""
@@ -152,24 +163,26 @@ class NatsBroker:
         """Return how far a consumer is."""
         return await self._reader.consumer_state(stream, consumer)
 
-    async def server_time_ms(self) -> int:
+    async def server_time_ms(self, stream: str, consumer: str = "") -> int:
         """Return what the server's clock says now."""
-        return await self._reader.server_time_ms()
+        return await self._reader.server_time_ms(stream, consumer)
 
     # Consuming
 
     def pull(self, stream: str, consumer: str) -> AbstractAsyncContextManager[Puller]:
         """Open a consumer's deliveries."""
         self._pullers += 1
-        return NatsPuller(self._wire, f"{self._inbox}.p{self._pullers}", stream, consumer)
+        subject = self.api.subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
+        return NatsPuller(self._wire, f"{self._inbox}.p{self._pullers}", stream, consumer, subject)
 
     def renew(self, lease: str) -> None:
         """Extend a delivery's lease by the consumer's ack wait."""
         self._wire.send(lease, PROGRESS)
 
-    def hand_back(self, lease: str) -> None:
-        """Have a delivery delivered again at once, whoever has it."""
-        self._wire.send(lease, NAK)
+    def hand_back(self, lease: str, stream: str, consumer: str) -> None:
+        """Have a delivery of a consumer delivered again at once, whoever has it."""
+        if names_delivery(lease, stream, consumer):
+            self._wire.send(lease, NAK)
 
     # Provisioning
 
@@ -222,6 +235,7 @@ class NatsBroker:
     def _denied(self, operation: str, subject: str) -> None:
         if operation == "publish" and self._requester.denied(subject):
             return
+        self._deaf = self._deaf or (operation == "subscription" and subject.startswith(self._inbox.lower()))
         # Nobody awaits an acknowledgement or a hint, so the log is where it shows; once, since it goes on.
         if (operation, subject) not in self._refused and len(self._refused) < MOST_REFUSALS_LOGGED:
             self._refused.add((operation, subject))

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from ironflow.broker.nats.requester import Requester
+from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Ambiguous, BrokerError, NoSuchStream, StorageFull, Unavailable
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -54,20 +55,28 @@ class Api:
         requester: carries requests and answers.
         answer_seconds: how long to wait for one answer.
         patience_seconds: how long to keep asking while there is none.
+        prefix: what all of its subjects start with.
 
     """
 
-    def __init__(self, requester: Requester, *, answer_seconds: float, patience_seconds: float) -> None:
+    def __init__(
+        self, requester: Requester, *, answer_seconds: float, patience_seconds: float, prefix: str = API_PREFIX
+    ) -> None:
         self._requester = requester
+        self._prefix = prefix
         self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
+
+    def subject(self, verb: str) -> str:
+        """Return the subject of a request."""
+        return f"{self._prefix}.{verb}"
 
     async def call(self, verb: str, request: object, answer: type[T]) -> T:
         """Send a request and return its decoded answer.
 
         Args:
-            verb: the subject after ``$JS.API.``.
+            verb: the subject after the prefix.
             request: what to send as JSON; None for nothing.
             answer: what to decode; fields that it does not name are ignored.
 
@@ -102,7 +111,7 @@ class Api:
             Ambiguous: it was sent and no answer came.
 
         """
-        reply = await self._requester.ask(f"$JS.API.{verb}", payload, timeout_seconds)
+        reply = await self._requester.ask(self.subject(verb), payload, timeout_seconds)
         if (error := msgspec.json.decode(reply.payload, type=_Response).error) is None:
             return msgspec.json.decode(reply.payload, type=answer)
         if error.err_code in NO_SUCH:

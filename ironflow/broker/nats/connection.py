@@ -79,7 +79,13 @@ async def connect(
         await attempt.run(wire, options)
         wire.on_down.append(lambda: log.warning("lost the connection to NATS; reconnecting"))
         wire.on_up.append(lambda: log.info("connected to NATS again", server=wire.server_info.get("server_name")))
-        broker = NatsBroker(wire, answer_seconds=answer_seconds, patience_seconds=patience_seconds)
+        broker = NatsBroker(
+            wire,
+            answer_seconds=answer_seconds,
+            patience_seconds=patience_seconds,
+            api_prefix=settings.api_prefix,
+        )
+        await check_inbox(broker, settings)
         await check_jetstream(broker, wire, settings)
     except BaseException:
         await wire.shut()
@@ -259,6 +265,21 @@ def check_server(info: dict[str, Any]) -> None:
         log.warning(
             "an old nats-server; newer ones have fixes for scheduled messages", version=version, advised=advised
         )
+
+
+async def check_inbox(broker: NatsBroker, settings: ConnectionSettings) -> None:
+    """Refuse an account that may not hear the answers to what it asks, which would all be waited for in vain.
+
+    Raises:
+        EngineUnavailableError: it may not.
+
+    """
+    if not await broker.hears_answers():
+        message = (
+            f"cannot use NATS at {settings.shown_urls}: this account may not receive answers on "
+            f"{settings.inbox_prefix}.>. Name its own prefix with NATS_INBOX_PREFIX"
+        )
+        raise EngineUnavailableError(message)
 
 
 class _AccountInfo(msgspec.Struct):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ironflow.broker.nats.wire import Wire
 
 ACK = b"+ACK"
@@ -11,6 +13,15 @@ PROGRESS = b"+WPI"
 _TOKENS_WITHOUT_DOMAIN = 9
 _COUNTS_WITHOUT_DOMAIN = 4
 _COUNTS_WITH_DOMAIN = 6
+
+
+_LEASE = re.compile(r"\$JS\.ACK(?:\.[^.\s]+\.[^.\s]+)?\.([^.\s]+)\.([^.\s]+)(?:\.\d+){5}(?:\.[^.\s]+)?")
+
+
+def names_delivery(lease: str, stream: str, consumer: str) -> bool:
+    """Tell whether a lease is the subject that takes the acknowledgements of a delivery of that consumer."""
+    found = _LEASE.fullmatch(lease)
+    return found is not None and found.groups() == (stream, consumer)
 
 
 class NatsDelivery:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ironflow.broker.nats.provisioner import consumer_config, differences, merge, stream_config
+from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -67,11 +68,13 @@ class Inspector:
 
     Args:
         broker: a connection to NATS.
+        api_prefix: what stands in place of "$JS.API" where JetStream is in another account.
 
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, api_prefix: str = API_PREFIX) -> None:
         self._broker = broker
+        self._api_prefix = api_prefix
 
     async def storage(self) -> Storage:
         """Return what the account has stored and may store."""
@@ -106,7 +109,8 @@ class Inspector:
                 return subjects
 
     async def _ask(self, verb: str, request: bytes, answer: type[A]) -> A:
-        return msgspec.json.decode(await self._broker.request(f"$JS.API.{verb}", request, TIMEOUT_SECONDS), type=answer)
+        subject = f"{self._api_prefix}.{verb}"
+        return msgspec.json.decode(await self._broker.request(subject, request, TIMEOUT_SECONDS), type=answer)
 
 
 def _is_missing(answer: _Answer) -> bool:

@@ -22,7 +22,7 @@ import structlog
 
 from ironflow.broker.nats.delivery import NatsDelivery
 from ironflow.broker.nats.wire import Wire
-from ironflow.broker.protocol import Delivery, Unavailable
+from ironflow.broker.protocol import Delivery, Denied, Unavailable
 
 EXPIRES_SECONDS = 30.0
 HEARTBEAT_SECONDS = 3.0
@@ -88,14 +88,15 @@ class NatsPuller:
         inbox: a subject prefix of its own for what the server sends.
         stream: the stream's name.
         consumer: the consumer's name.
+        subject: where pulls go.
 
     """
 
-    def __init__(self, wire: Wire, inbox: str, stream: str, consumer: str) -> None:
+    def __init__(self, wire: Wire, inbox: str, stream: str, consumer: str, subject: str) -> None:
         self._wire = wire
         self._inbox = inbox
         self._label = f"{stream}.{consumer}"
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._subject = subject
         self._loop = asyncio.get_running_loop()
         self._buffer: deque[NatsDelivery] = deque()
         self._arrived = asyncio.Event()
@@ -112,6 +113,8 @@ class NatsPuller:
         self._heard = 0.0
         self._pause = 0.0
         self._complained = False
+        self._served = False
+        self._refused = False
 
     async def __aenter__(self) -> Self:
         """Open; nothing is delivered before it is asked for."""
@@ -155,9 +158,13 @@ class NatsPuller:
 
         Raises:
             Unavailable: the puller was closed.
+            Denied: the account's permissions do not allow it, and have not since the beginning.
 
         """
         while not self._buffer:
+            if self._refused:
+                message = f"the account's permissions do not allow it ({self._subject})"
+                raise Denied(message)
             if self._closed:
                 message = f"the deliveries of {self._label} were closed"
                 raise Unavailable(message)
@@ -262,6 +269,11 @@ class NatsPuller:
     def _denied(self, operation: str, subject: str) -> None:
         if operation == "publish" and subject == self._subject.lower():
             self._abandon_pulls()
+            # What was allowed before may be again, once whoever changes the permissions is done with it.
+            if not self._served:
+                self._refused = True
+                self._arrived.set()
+                return
             self._failed("the account's permissions do not allow it")
             self._schedule()
 
@@ -272,6 +284,7 @@ class NatsPuller:
             log.warning("cannot pull; keeps trying", consumer=self._label, reason=reason)
 
     def _recovered(self) -> None:
+        self._served = True
         self._pause = 0.0
         self._complained = False
 

@@ -15,7 +15,6 @@ from ironflow.broker.protocol import (
     Ambiguous,
     BrokerError,
     ConsumerState,
-    NoSuchStream,
     StoredMessage,
     StreamState,
     Unavailable,
@@ -49,7 +48,10 @@ class _StreamNumbers(msgspec.Struct):
 
 class _StreamAnswer(msgspec.Struct):
     state: _StreamNumbers
-    ts: str = ""
+
+
+class _Clock(msgspec.Struct):
+    ts: str
 
 
 class _Position(msgspec.Struct):
@@ -62,10 +64,6 @@ class _ConsumerAnswer(msgspec.Struct):
     num_ack_pending: int = 0
     num_redelivered: int = 0
     num_waiting: int = 0
-
-
-class _StreamNames(msgspec.Struct):
-    streams: list[str] | None = None
 
 
 class _Page(msgspec.Struct):
@@ -89,7 +87,6 @@ class Reader:
         self._api = api
         self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
-        self._clock_stream = ""
 
     async def last(self, stream: str, subject: str) -> StoredMessage | None:
         """Return the newest message of a subject, as the stream's leader has it."""
@@ -124,23 +121,13 @@ class Reader:
             waiting_pulls=answer.num_waiting,
         )
 
-    async def server_time_ms(self) -> int:
-        """Return what the server's clock says now. The server tells it beside the state of a stream only."""
-        if self._clock_stream:
-            try:
-                return to_ms((await self._stream_info(self._clock_stream)).ts)
-            except NoSuchStream:
-                self._clock_stream = ""
-        names = (await self._api.call("STREAM.NAMES", None, _StreamNames)).streams
-        if not names:
-            message = "there is no stream yet, and NATS tells the time beside a stream's state only"
-            raise NoSuchStream(message)
-        return to_ms((await self._stream_info(names[0])).ts)
+    async def server_time_ms(self, stream: str, consumer: str) -> int:
+        """Return what the server's clock says now. The server tells it beside the state of things only."""
+        verb = f"CONSUMER.INFO.{stream}.{consumer}" if consumer else f"STREAM.INFO.{stream}"
+        return to_ms((await self._api.call(verb, None, _Clock)).ts)
 
     async def _stream_info(self, stream: str) -> _StreamAnswer:
-        answer = await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)
-        self._clock_stream = stream
-        return answer
+        return await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)
 
     async def _get(self, stream: str, which: dict[str, str | int]) -> StoredMessage | None:
         try:
@@ -159,7 +146,7 @@ class Reader:
             "batch": PAGE_MESSAGES,
             "max_bytes": PAGE_BYTES,
         }
-        subject, payload = f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request)
+        subject, payload = self._api.subject(f"DIRECT.GET.{stream}"), msgspec.json.encode(request)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_seconds
         pause = FIRST_PAUSE_SECONDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
+API_PREFIX = "$JS.API"
+INBOX_PREFIX = "_INBOX"
 CONNECT_TIMEOUT_SECONDS = 3.5
 """Leaves a command time to say so within the five seconds that it may take."""
 
 _SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
+_PREFIX = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _SECRET = frozenset({"user", "password", "token", "user_jwt", "user_seed"})
 
 _ENVIRONMENT = {
@@ -32,6 +36,8 @@ _ENVIRONMENT = {
     "NATS_CA": "tls_ca",
     "NATS_CERT": "tls_cert",
     "NATS_KEY": "tls_key",
+    "NATS_INBOX_PREFIX": "inbox_prefix",
+    "NATS_JS_API_PREFIX": "api_prefix",
 }
 
 _CONTEXT = {
@@ -46,6 +52,7 @@ _CONTEXT = {
     "cert": "tls_cert",
     "key": "tls_key",
     "inbox_prefix": "inbox_prefix",
+    "jetstream_api_prefix": "api_prefix",
 }
 
 
@@ -66,6 +73,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         tls_key: path of the client certificate's key, PEM.
         tls_first: shake hands before the server says anything, as the server must be set up to expect.
         inbox_prefix: what reply subjects start with; a least-privilege account may listen only there.
+        api_prefix: what stands in place of "$JS.API" where JetStream is in another account.
         name: what the server's monitoring shows for this connection.
         connect_timeout_seconds: how long the first connection may take, over all servers.
 
@@ -83,7 +91,8 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_first: bool = False
-    inbox_prefix: str = "_INBOX"
+    inbox_prefix: str = INBOX_PREFIX
+    api_prefix: str = API_PREFIX
     name: str = "ironflow"
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
 
@@ -136,14 +145,17 @@ def from_environment(environment: Mapping[str, str]) -> ConnectionSettings:
     """Return the settings that environment variables describe.
 
     Read are ``NATS_URL`` (several servers with commas between), ``NATS_CREDS``, ``NATS_NKEY``, ``NATS_USER``,
-    ``NATS_PASSWORD``, ``NATS_TOKEN``, ``NATS_CA``, ``NATS_CERT`` and ``NATS_KEY``. Empty ones count as not set.
+    ``NATS_PASSWORD``, ``NATS_TOKEN``, ``NATS_CA``, ``NATS_CERT``, ``NATS_KEY``, ``NATS_INBOX_PREFIX`` and
+    ``NATS_JS_API_PREFIX``. Empty ones count as not set.
 
     Raises:
-        DefinitionError: ``NATS_URL`` holds what is no URL of a server.
+        DefinitionError: ``NATS_URL`` holds what is no URL of a server, or a prefix is no subject.
 
     """
     found = {field: environment[name] for name, field in _ENVIRONMENT.items() if environment.get(name)}
-    return msgspec.structs.replace(ConnectionSettings(urls=split_urls(environment.get("NATS_URL", ""))), **found)
+    return _checked(
+        msgspec.structs.replace(ConnectionSettings(urls=split_urls(environment.get("NATS_URL", ""))), **found)
+    )
 
 
 def context_file(name: str, environment: Mapping[str, str] | None = None) -> Path:
@@ -167,14 +179,25 @@ def from_context(file: Path) -> ConnectionSettings:
     except (OSError, msgspec.DecodeError) as error:
         message = f"cannot read the NATS context {file}: {error}"
         raise DefinitionError(message) from None
-    for unsupported in ("socks_proxy", "jetstream_domain", "jetstream_api_prefix"):
+    for unsupported in ("socks_proxy", "jetstream_domain"):
         if content.get(unsupported):
             message = f"the NATS context {file.stem!r} sets {unsupported}, which Ironflow does not support"
             raise DefinitionError(message)
     texts = {key: value for key, value in content.items() if isinstance(value, str) and value}
     found = {field: _resolve(key, texts[key]) for key, field in _CONTEXT.items() if key in texts}
     settings = ConnectionSettings(urls=split_urls(texts.get("url", "")), tls_first=bool(content.get("tls_first")))
-    return msgspec.structs.replace(settings, **found)
+    return _checked(msgspec.structs.replace(settings, **found))
+
+
+def _checked(settings: ConnectionSettings) -> ConnectionSettings:
+    """Return settings whose prefixes subjects can start with, without a dot at their ends."""
+    prefixes: dict[str, str] = {}
+    for field in ("inbox_prefix", "api_prefix"):
+        prefix = prefixes[field] = getattr(settings, field).removesuffix(".")
+        if not _PREFIX.fullmatch(prefix):
+            message = f"{field} {prefix!r} is not what a subject can start with; write it like _INBOX_worker"
+            raise DefinitionError(message)
+    return msgspec.structs.replace(settings, **prefixes)
 
 
 def _resolve(key: str, value: str) -> str:

@@ -1,0 +1,124 @@
+"""Requests that no client of ours would make: the engine refuses them, and nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ironflow.broker.nats import NatsBroker, connect
+from ironflow.messages import Claim, Claims
+from ironflow.names import Names, bucket_stream
+from tests.support import eventually, fresh_namespace, holds_for
+from tests.support.processes import functions_are_known
+from tests.support.secured import Secured
+
+INJECTED = "x\r\nPUB $KV.{bucket}.injected 2\r\n{{}}\r\nPUB x"
+HOSTILE = (
+    "*",
+    ">",
+    "",
+    ".",
+    "..",
+    "a.b",
+    "a b",
+    "a\tb",
+    "a\nb",
+    "\x00",
+    "é",
+    "\ud800",
+    "../../etc",
+    "x" * 70_000,
+    INJECTED,
+)
+"""Texts that mean something to NATS, to a shell or to a file system."""
+
+FUNCTION: dict[str, Any] = {"id": "f", "queue": "orders", "triggers": [], "retry": {}, "timeout_ms": None}
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "runs.get": ("id", {}),
+    "runs.steps": ("id", {}),
+    "runs.part": ("id", {"part": "event"}),
+    "runs.cancel": ("id", {}),
+    "runs.retry": ("id", {}),
+    "runs.list": ("function", {}),
+    "runs.of_event": ("name", {"id": "i", "sequence": 1}),
+    "events.list": ("name", {}),
+    "functions.delete": ("id", {}),
+}
+
+
+async def ask(broker: NatsBroker, names: Names, verb: str, request: dict[str, Any]) -> Any:
+    payload = msgspec.json.encode(request)
+    return msgspec.json.decode(await broker.request(names.api(verb), payload, 10.0))
+
+
+def encodable(text: str) -> bool:
+    return text.isascii() or text.isprintable()
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names(fresh_namespace())
+
+
+async def test_hostile_ids_in_requests_reach_nothing(names: Names, tmp_path: Path) -> None:
+    with Secured(names, tmp_path).running() as secured:
+        engine = secured.engine()
+        secured.worker("orders", "flows.py")
+        async with secured.client("operator") as operator:
+            await functions_are_known(operator, "ten-steps")
+        admin, worker = await connect(secured.settings("admin")), await connect(secured.settings("worker-orders"))
+        for text in filter(encodable, HOSTILE):
+            hostile = text.format(bucket=names.runs_bucket)
+            for verb, (field, rest) in REQUESTS.items():
+                reply = await ask(admin, names, verb, {field: hostile} | rest)
+                assert reply["failure"] or not any((reply["result"] or {}).get(key) for key in ("runs", "changed"))
+            if hostile != "orders":
+                record = FUNCTION | {"queue": hostile}
+                assert (await ask(worker, names, "functions.register", {"functions": [record]}))["failure"], hostile
+        known = (await ask(admin, names, "functions.list", {}))["result"]["functions"]
+        assert {function["queue"] for function in known} == {"orders"}
+        assert FUNCTION["id"] not in {function["id"] for function in known}
+        assert (await admin.stream_state(bucket_stream(names.runs_bucket))).last_sequence == 0
+        assert "lost the connection" not in engine.log.read_text()
+        assert "Traceback" not in engine.log.read_text()
+        await asyncio.gather(admin.close(), worker.close())
+
+
+async def test_an_engine_hands_back_nothing_but_tasks_of_the_queue_that_were_claimed(
+    names: Names, tmp_path: Path
+) -> None:
+    """Who claims the task of another queue, or what is no task, under a name that nobody answers to, gets nothing."""
+    with Secured(names, tmp_path).running() as secured:
+        secured.engine()
+        secured.worker("orders", "flows.py")
+        async with secured.client("operator") as operator:
+            await functions_are_known(operator, "ten-steps")
+        worker, admin = await connect(secured.settings("worker-orders")), await connect(secured.settings("admin"))
+        touched: list[str] = []
+
+        async def note(request: Any) -> None:
+            touched.append(request.subject)
+
+        for subject in ("victim.>", f"$KV.{names.runs_bucket}.>", f"$JS.ACK.{names.tasks}.>"):
+            await admin.listen(subject, note)
+        mine = f"$JS.ACK.{names.tasks}.orders.1.2.3.4.5"
+        leases: tuple[str, ...] = (
+            f"$JS.ACK.{names.tasks}.reports.1.2.3.4.5",
+            "victim.subject",
+            f"$KV.{names.runs_bucket}.x",
+            mine,
+        )
+        leases += (f"{mine}\r\nPUB victim.x 0\r\n",)
+        claims = tuple(Claim(task=number, lease=lease) for number, lease in enumerate(leases))
+        worker.notify(names.claims("orders"), msgspec.json.encode(Claims(worker="ghost", begun=claims)))
+
+        def only_mine() -> None:
+            assert touched == [mine]
+
+        await eventually(only_mine, within=10.0)
+        await holds_for(only_mine, 0.3)
+        await asyncio.gather(worker.close(), admin.close())
