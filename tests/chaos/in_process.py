@@ -12,6 +12,7 @@ import msgspec
 from ironflow import Function
 from ironflow.broker.local import Interceptor, LocalServer
 from ironflow.broker.protocol import BrokerError
+from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.errors import IronflowError
 from ironflow.function import forget_functions
 from ironflow.names import run_id
@@ -46,6 +47,7 @@ async def simulate(
     *,
     engines: int = 1,
     workers: int = 1,
+    lease: float = TASK_LEASE_SECONDS,
     meanwhile: Callable[[System, Sequence[Submitted]], Awaitable[None]] | None = None,
 ) -> Simulated:
     """Execute orders in trouble, and return what is stored and witnessed once all have ended.
@@ -55,6 +57,7 @@ async def simulate(
         trouble: makes what sits between the processes and the server.
         engines: how many there are at first.
         workers: how many there are at first.
+        lease: seconds that a worker keeps a task without renewing it.
         meanwhile: what else to do once all is submitted and answered.
 
     Raises:
@@ -64,7 +67,9 @@ async def simulate(
     server = LocalServer()
     witness = MemoryWitness(lambda: server.clock.now_us() / 1000)
     with _functions(witness) as functions:
-        async with running_system(*functions, server=server, engines=engines, workers=workers) as system:
+        async with running_system(
+            *functions, server=server, engines=engines, workers=workers, lease_seconds=lease
+        ) as system:
             loop = asyncio.get_running_loop()
             began = loop.time()
             server.interceptor = trouble(system)

@@ -15,7 +15,7 @@ from tests.chaos.load import orders_of
 from tests.chaos.timeline import Fault
 
 SECONDS = 13.0
-RUNS = 40
+RUNS = 30
 
 TIMELINE = (
     Fault(1.0, "kill_worker", 0, seconds=0.2),

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.client import Client
 from ironflow.codec import decode_record
 from ironflow.function import Function
@@ -43,6 +44,7 @@ class System:
         seed: makes chance the same each time.
         limits: what workers refuse.
         sweep_seconds: how often engines look for what got lost; an hour where weeks shall take no time.
+        lease_seconds: how long a worker keeps a task without renewing it.
 
     Attributes:
         server: the broker's server; restart it as you like.
@@ -58,8 +60,9 @@ class System:
         seed: int = 0,
         limits: Limits = DEFAULT_LIMITS,
         sweep_seconds: float = SWEEP_SECONDS,
+        lease_seconds: float = TASK_LEASE_SECONDS,
     ) -> None:
-        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds)
+        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds, lease_seconds=lease_seconds)
         self.names = Names("test")
         self.server = server or LocalServer()
         self.functions = functions
@@ -204,11 +207,16 @@ async def running_system(
     server: LocalServer | None = None,
     limits: Limits = DEFAULT_LIMITS,
     sweep_seconds: float = SWEEP_SECONDS,
+    lease_seconds: float = TASK_LEASE_SECONDS,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: COMPLAINTS.append(repr(context)))
     system = System(
-        {function.id: function for function in functions}, server=server, limits=limits, sweep_seconds=sweep_seconds
+        {function.id: function for function in functions},
+        server=server,
+        limits=limits,
+        sweep_seconds=sweep_seconds,
+        lease_seconds=lease_seconds,
     )
     try:
         for _ in range(engines):
