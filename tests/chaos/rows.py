@@ -158,7 +158,7 @@ def _storage_full(scale: Scale) -> Experiment:
 
 def _poison(scale: Scale) -> Experiment:
     seconds = scale.time(60)
-    faults = every(seconds / 10, seconds, lambda _, at: Fault(at, "poison"))
+    faults = every(seconds / scale.of(10), seconds, lambda _, at: Fault(at, "poison"))
     experiment = _experiment(scale, seconds, faults, _short_orders(scale, deadly_share=0.01))
     return msgspec.structs.replace(experiment, end_within=POISON_SECONDS)
 
