@@ -41,7 +41,8 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
     step = mark(fact.step)
     known = state.event_waits.get(step)
     if known in (TIMED_OUT, CLOSED):
-        return Decision(state)
+        # It may have been registered by an engine that was held up.
+        return Decision(state, too_late(fact))
     after = state if known is not None else _with(state, step, OPEN)
     entry = WaitEntry(
         run=fact.run, queue=fact.queue, step=fact.step, wait=fact.record, sequence=fact.sequence, time_ms=fact.time_ms

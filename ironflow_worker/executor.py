@@ -179,7 +179,8 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        pause = pause_ms(losses, await self._broker.server_time_ms(self._names.tasks, queue)) if losses.lost else 0
+        now_ms = await self._broker.server_time_ms(self._names.tasks, queue) if losses.lost else 0
+        pause = pause_ms(task.run, losses, now_ms) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
             return

@@ -7,6 +7,8 @@ themselves; the others count as lost.
 
 from __future__ import annotations
 
+import zlib
+
 from ironflow.records import ErrorRecord
 from ironflow_worker.memo import Losses
 
@@ -22,10 +24,14 @@ _FIRST_DELAY_SECONDS = 5.0
 _LONGEST_DELAY_SECONDS = 30.0
 
 
-def pause_ms(losses: Losses, now_ms: int) -> int:
+def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
     """Return how long a pass is to be left alone, so that a worker can do something else between two that it costs.
 
+    It differs by run, up to twofold: a pass that was lost together with a harmful one, and would come back together
+    with it, would be lost each time again.
+
     Args:
+        run: whose pass it is.
         losses: what it has cost.
         now_ms: what the server's clock says.
 
@@ -33,7 +39,8 @@ def pause_ms(losses: Losses, now_ms: int) -> int:
     if losses.lost < 2:  # noqa: PLR2004 - one may have died of anything
         return 0
     wait_ms = min(_FIRST_PAUSE_MS << (losses.lost - 2), _LONGEST_PAUSE_MS)
-    return max(0, losses.newest_ms + wait_ms - now_ms)
+    spread = zlib.crc32(run.encode()) / 2**32
+    return max(0, losses.newest_ms + round(wait_ms * (1 + spread)) - now_ms)
 
 
 def delay_seconds(delivered: int) -> float:

@@ -87,7 +87,8 @@ def _run(number: int, scale: Scale, folder: Path, replay: Path | None) -> RowRes
     experiment = row.plan(scale)
     if replay is not None:
         experiment = msgspec.structs.replace(experiment, timeline=timelines.load(replay))
-    seen = asyncio.run(carry_out(experiment, folder))
+    baseline = row.baseline and asyncio.run(carry_out(row.baseline(scale), folder / "nothing-wrong")).history
+    seen = msgspec.structs.replace(asyncio.run(carry_out(experiment, folder)), baseline=baseline)
     return RowResult(
         number,
         row.fault,

@@ -6,6 +6,6 @@ import os
 from pathlib import Path
 
 from tests.chaos.witness import FileWitness
-from tests.chaos.workflow import program_function
+from tests.chaos.workflow import program_functions
 
-program = program_function(FileWitness(Path(os.environ["CHAOS_FOLDER"])))
+program, child_program = program_functions(FileWitness(Path(os.environ["CHAOS_FOLDER"])))

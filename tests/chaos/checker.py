@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from ironflow.names import COMPENSATE_PREFIX, step_token
 from tests.chaos.history import History, Recorded
-from tests.chaos.programs import ExpectedStep, output_of
+from tests.chaos.programs import ExpectedStep, child_run, output_of
 
 CLOCK_SLACK_MS = 5.0
 """Server and processes read one clock, through different calls, and the server's times are rounded down."""
@@ -44,29 +45,63 @@ def every_run_ends_once_as_the_model_says(history: History) -> Iterator[Violatio
     claim = "every run ends once, as the model says"
     for run, expected in history.expected.items():
         ends, state = history.ends.get(run, []), history.states.get(run)
-        if len(ends) != 1:
+        # A run that was refused at its start has no queue, and so no place in the journal.
+        refused = state is not None and not state.queue
+        if len(ends) != (0 if refused else 1):
             yield Violation(claim, run, f"{len(ends)} outcomes end it; its state is {state and state.status}")
-        elif ends[0].record["status"] != expected.status:
+        elif ends and ends[0].record["status"] != expected.status:
             error = ends[0].record.get("error")
             yield Violation(claim, run, f"{ends[0].record['status']} instead of {expected.status}: {error}")
         if state is None or state.status != expected.status:
             yield Violation(claim, run, f"its state is {state and state.status} instead of {expected.status}")
+        elif state.compensation != expected.compensation:
+            yield Violation(claim, run, f"its undos are {state.compensation} instead of {expected.compensation}")
     for run in history.states.keys() - history.expected.keys():
         yield Violation(claim, run, "no acknowledged event has started it")
 
 
 def every_output_is_made_of_the_recorded_results(history: History) -> Iterator[Violation]:
     for run, ends in history.ends.items():
-        submitted = history.orders.get(run)
-        if submitted is None or submitted.order is None or ends[0].record["status"] != "completed":
+        if run not in history.programs or ends[0].record["status"] != "completed":
             continue
-        recorded = {
-            token: facts[0].record.get("output") for (owner, token), facts in history.steps.items() if owner == run
-        }
-        output = output_of(submitted.order.program, recorded)
+        recorded = {token: fact.record.get("output") for token, fact in history.steps_by_run.get(run, {}).items()}
+        output = output_of(history.programs[run].program, recorded)
         if ends[0].record.get("output") != output:
             detail = f"{ends[0].record.get('output')} instead of {output}"
             yield Violation("every output is made of the recorded results", run, detail)
+
+
+def every_parent_has_what_its_child_came_to(history: History) -> Iterator[Violation]:
+    for run, expected in history.expected.items():
+        for token in expected.children:
+            ends, facts = history.ends.get(child_run(run, token), []), history.steps.get((run, token), [])
+            for end, fact in zip(ends, facts, strict=False):
+                if end.record.get("output") != fact.record.get("output") or end.sequence > fact.sequence:
+                    detail = f"{fact.record.get('output')} at {fact.sequence}, its child {end.record.get('output')}"
+                    yield Violation("every parent has what its child came to", f"{run} {token}", detail)
+
+
+def undos_run_in_reverse_order(history: History) -> Iterator[Violation]:
+    for run, steps in history.steps_by_run.items():
+        undos = sorted((each for each in steps.values() if each.record["kind"] == "compensate"), key=_place)
+        undone = [steps[_undone(each)] for each in undos if _undone(each) in steps]
+        if len(undone) != len(undos) or undone != sorted(undone, key=_place, reverse=True):
+            detail = f"undone were {[each.rest[0] for each in undone]}, by {len(undos)} undos"
+            yield Violation("undos run in the reverse order of what they undo", run, detail)
+
+
+def _is_given_up(fact: Recorded) -> bool:
+    """Tell whether a step got no result any more, since its run was ended from outside and what it did is undone."""
+    error: Any = fact.record.get("error")
+    return error is not None and error["type"] == "RunEnded"
+
+
+def _place(fact: Recorded) -> int:
+    return fact.sequence
+
+
+def _undone(undo: Recorded) -> str:
+    return step_token(tuple(undo.record.get("scope", ())), undo.record["name"].removeprefix(COMPENSATE_PREFIX))
 
 
 def every_step_has_one_result_as_the_model_says(history: History) -> Iterator[Violation]:
@@ -154,7 +189,7 @@ def no_timer_is_early(history: History) -> Iterator[Violation]:
             continue
         for end in history.steps.get((run, token), []):
             early = waits[0].time_ms + step.at_least_ms - end.time_ms
-            if early > 0:
+            if early > 0 and not _is_given_up(end):
                 yield Violation(claim, f"{run} {token}", f"{early} ms early")
     due = {(fact.run, *fact.rest): fact for fact in history.journal if fact.kind == "due"}
     for (run, token), tries in history.tries.items():
@@ -189,6 +224,8 @@ CHECKS: tuple[Check, ...] = (
     no_acknowledged_event_is_lost,
     every_run_ends_once_as_the_model_says,
     every_output_is_made_of_the_recorded_results,
+    every_parent_has_what_its_child_came_to,
+    undos_run_in_reverse_order,
     every_step_has_one_result_as_the_model_says,
     every_result_comes_from_a_body_that_ran,
     every_pass_sees_the_recorded_results,

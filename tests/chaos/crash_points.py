@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -14,16 +15,21 @@ import msgspec
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError
 from ironflow.errors import EngineUnavailableError, RunNotFoundError
+from ironflow.names import COMPENSATE_PREFIX, step_token
 from tests.chaos.checker import Violation, check
 from tests.chaos.history import History, Submitted
 from tests.chaos.in_process import LONGEST_SECONDS, LOOK_SECONDS, simulate
-from tests.chaos.programs import Map, Order, Parallel, Program, Publish, Sleep, Wait, Work
+from tests.chaos.programs import Child, Map, Order, Parallel, Program, Publish, Saga, Sleep, Wait, Work
 from tests.support.inprocess import System, is_of_duties
 
 Victim = Literal["worker", "engine", "one of two engines"]
 VICTIMS: tuple[Victim, ...] = ("worker", "engine", "one of two engines")
 STAGES: tuple[Stage, ...] = ("before", "after")
+LEASE_SECONDS = 1.0
+"""That of the other rows. A worker that dies before it has announced a task leaves it to its lease."""
 CANCEL = "cancel"
+CANCEL_AND_UNDO = "cancel with compensation"
+CANCELS = (CANCEL, CANCEL_AND_UNDO)
 
 FLOWS: dict[str, Program] = {
     "linear": (Work("a"), Work("b", failures=1), Work("c")),
@@ -37,7 +43,10 @@ FLOWS: dict[str, Program] = {
     ),
     "map": (Map("items", 3, (Work("item"),)), Work("after")),
     CANCEL: (Work("a"), Sleep("nap", 60_000), Work("b")),
-    # A saga and a child run take their places here.
+    CANCEL_AND_UNDO: (Saga("trip", (Work("a"), Work("b"))), Sleep("nap", 60_000), Work("c")),
+    "saga": (Saga("trip", (Work("a"), Work("b"), Work("c", fatal=True)), undo_failures=1),),
+    "child": (Work("a"), Child("small", (Work("b"), Sleep("nap", 1_000))), Work("c")),
+    "child that fails": (Child("small", (Work("b", fatal=True),), caught=True), Work("c")),
 }
 
 
@@ -103,18 +112,18 @@ async def crash(flow: str, at: CrashAt) -> CrashedRun:
 
     engines = 2 if at.victim == "one of two engines" else 1
     order = Order(1, FLOWS[flow], answer_after=3.0)
-    meanwhile = _cancel if flow == CANCEL else None
-    simulated = await simulate([order], trouble, engines=engines, meanwhile=meanwhile)
-    violations = _check_cancelled(simulated.history) if flow == CANCEL else check(simulated.history)
+    meanwhile = partial(_cancel, compensate=flow == CANCEL_AND_UNDO) if flow in CANCELS else None
+    simulated = await simulate([order], trouble, engines=engines, lease=LEASE_SECONDS, meanwhile=meanwhile)
+    violations = _check_cancelled(simulated.history) if flow in CANCELS else check(simulated.history)
     return CrashedRun(crashes[0].writes, simulated.seconds, tuple(violations))
 
 
-async def _cancel(system: System, submitted: Sequence[Submitted]) -> None:
+async def _cancel(system: System, submitted: Sequence[Submitted], *, compensate: bool) -> None:
     """Cancel the run, however long it takes until an engine knows it and answers."""
     async with asyncio.timeout(LONGEST_SECONDS):
         while True:
             try:
-                await system.client.run(submitted[0].run).cancel("enough")
+                await system.client.run(submitted[0].run).cancel("enough", compensate=compensate)
             except (RunNotFoundError, EngineUnavailableError):
                 await asyncio.sleep(LOOK_SECONDS)
             else:
@@ -130,12 +139,25 @@ def _check_cancelled(history: History) -> Iterator[Violation]:
         if history.states[run].status != ends[0].record["status"]:
             yield Violation("a cancelled run ends once", run, f"its state is {history.states[run].status}")
         assert submitted.order is not None
+        yield from _check_undone(history, run)
     for violation in check(history):
         if violation.claim not in (
             "every run ends once, as the model says",
             "every step has one result, as the model says",
         ):
             yield violation
+
+
+def _check_undone(history: History, run: str) -> Iterator[Violation]:
+    """Yield the steps with an undo that a cancel with compensation has left."""
+    order, steps = history.orders[run].order, history.steps_by_run.get(run, {})
+    if order is None or order.program != FLOWS[CANCEL_AND_UNDO] or history.states[run].status == "completed":
+        return
+    for token, step in steps.items():
+        undo = step_token((), COMPENSATE_PREFIX + step.record["name"])
+        done = step.record["kind"] == "run" and step.record.get("status", "completed") == "completed"
+        if done and undo not in steps:
+            yield Violation("what a cancelled run did is undone", f"{run} {token}", "it is not")
 
 
 CrashFigure: TypeAlias = tuple[CrashAt, CrashedRun]

@@ -31,7 +31,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
         submit_seconds: over how long the orders are submitted.
         timeline: what goes wrong.
         settings: the processes.
-        end_within: seconds after the last fault in which all must have ended.
+        end_within: seconds after the last fault in which all must have ended; what is only late has ended by then, and
+            what is lost has not.
 
     """
 
@@ -39,13 +40,14 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     submit_seconds: float
     timeline: Timeline
     settings: ClusterSettings = ClusterSettings()
-    end_within: float = 60.0
+    end_within: float = 240.0
 
 
 class Observed(msgspec.Struct, frozen=True):
     """What came of it.
 
     Attributes:
+        baseline: what came of the same load with nothing wrong, where the row asks for it.
         ended: whether all runs ended, and all was used up, in time.
         seconds_to_end: from the last fault's end.
         exits: the codes with which processes ended by themselves.
@@ -56,6 +58,7 @@ class Observed(msgspec.Struct, frozen=True):
     ended: bool
     seconds_to_end: float
     exits: tuple[int, ...]
+    baseline: History | None = None
 
 
 async def carry_out(experiment: Experiment, folder: Path) -> Observed:
@@ -98,4 +101,5 @@ async def _collect(cluster: ChaosCluster, collector: Collector, load: Load, inje
         timers=await collector.timers(),
         injected=injector.injected,
         metrics={REFUSED_RECORDS: await cluster.metric(REFUSED_RECORDS)},
+        refused=dict(load.refused),
     )

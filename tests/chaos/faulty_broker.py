@@ -320,14 +320,24 @@ class FaultyBroker:
     def note_delivery(self, delivery: Delivery) -> None:
         """Note that a task was handed to this process."""
         if ".tasks." in delivery.subject:
-            self._note("delivered", delivery.subject, run=delivery.subject.split(".")[3], sequence=delivery.sequence)
+            self._witness.write(
+                Line(
+                    "delivered",
+                    self._witness.now_ms(),
+                    os.getpid(),
+                    delivery.subject.split(".")[3],
+                    delivery.subject,
+                    sequence=delivery.sequence,
+                    stored_ms=delivery.time_ms,
+                )
+            )
 
     def _may_fail(self) -> None:
         if self._chance.random() < self._switch.now().unread:
             raise Unavailable("no answer came, as the harness wants it")
 
-    def _note(self, kind: LineKind, subject: str, *, run: str = "", sequence: int = 0, own: bool = False) -> None:
-        self._witness.write(Line(kind, self._witness.now_ms(), os.getpid(), run, subject, sequence=sequence, own=own))
+    def _note(self, kind: LineKind, subject: str, *, own: bool = False) -> None:
+        self._witness.write(Line(kind, self._witness.now_ms(), os.getpid(), "", subject, own=own))
 
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from tests.chaos.history import History
 from tests.chaos.timeline import Injected
 
+NEARLY_ALL = 0.95
+
 
 def median(values: Sequence[float]) -> float:
     """Return the median; 0 of nothing."""
@@ -65,13 +67,75 @@ def late_bodies(history: History) -> int:
     )
 
 
-def dispatched_twice(history: History) -> int:
-    """Return how many tasks were stored again for a pass that had one."""
-    sequences: dict[str, set[int]] = {}
+def stored_again(history: History) -> int:
+    """Return how many tasks were stored again for a pass that had one: that pass had ended, and its task was gone."""
+    return sum(len(each) - 1 for each in _sequences(history).values())
+
+
+def executed_again(history: History) -> int:
+    """Return how many tasks that were stored again had their pass executed again, too."""
+    first = {subject: min(sequences) for subject, sequences in _sequences(history).items()}
+    again: set[tuple[int, str]] = set()
+    found = 0
     for line in history.lines:
         if line.kind == "delivered":
-            sequences.setdefault(line.step, set()).add(line.sequence)
-    return sum(len(each) - 1 for each in sequences.values())
+            if line.sequence > first[line.step]:
+                again.add((line.pid, line.run))
+            else:
+                again.discard((line.pid, line.run))
+        elif line.kind == "pass" and (line.pid, line.run) in again:
+            again.discard((line.pid, line.run))
+            found += 1
+    return found
+
+
+def pickups_after(history: History, kind: str, seconds: float) -> list[float]:
+    """Return how many milliseconds each task lay that was stored within so many seconds of a fault's end."""
+    ends = [injected.ended_ms for injected in history.injected if injected.fault.kind == kind]
+    lay: dict[int, float] = {}
+    for line in history.lines:
+        if line.kind == "delivered" and any(0 <= line.stored_ms - end <= seconds * 1000 for end in ends):
+            lay.setdefault(line.sequence, line.wall_ms - line.stored_ms)
+    return list(lay.values())
+
+
+def overdue_after(history: History, kind: str) -> list[float]:
+    """Return how many milliseconds after a fault's end each sleep ended that was over while it lasted."""
+    found: list[float] = []
+    for injected in history.injected:
+        if injected.fault.kind == kind:
+            found += [
+                end - injected.ended_ms
+                for due, end in _sleeps(history)
+                if injected.began_ms <= due <= injected.ended_ms
+            ]
+    return found
+
+
+def per_second(history: History) -> float:
+    """Return how many runs a second completed, until nearly all had: those that die with a neighbour come later."""
+    ends = sorted(
+        each[0].time_ms
+        for run, each in history.ends.items()
+        if run in history.orders and each[0].record["status"] == "completed"
+    )[: round(NEARLY_ALL * len(history.orders))]
+    began = min((each.acknowledged_ms for each in history.orders.values()), default=0.0)
+    return len(ends) / max(0.001, (max(ends, default=began) - began) / 1000)
+
+
+def failed_without_reason(history: History) -> int:
+    """Return how many runs that had to fail have not, or do not say why."""
+    states = [history.states.get(run) for run, each in history.expected.items() if each.status == "failed"]
+    return sum(state is None or state.status != "failed" or state.error is None for state in states)
+
+
+def _sequences(history: History) -> dict[str, set[int]]:
+    """Return the places at which the task of each pass was stored."""
+    found: dict[str, set[int]] = {}
+    for line in history.lines:
+        if line.kind == "delivered":
+            found.setdefault(line.step, set()).add(line.sequence)
+    return found
 
 
 def count_lines(history: History, kind: str) -> int:
@@ -97,8 +161,13 @@ def first_steps_after(history: History, kind: str) -> list[float]:
 
 def timer_delays(history: History) -> list[float]:
     """Return by how many milliseconds each sleep was too long."""
+    return [end - due for due, end in _sleeps(history)]
+
+
+def _sleeps(history: History) -> list[tuple[float, float]]:
+    """Return when each sleep, and each wait without an answer, was due, and when it ended."""
     return [
-        end.time_ms - waits[0].time_ms - step.at_least_ms
+        (waits[0].time_ms + step.at_least_ms, end.time_ms)
         for (run, token), waits in history.waits.items()
         if run in history.expected
         and (step := history.expected[run].steps.get(token)) is not None

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ironflow.records import TERMINAL, RunState
-from tests.chaos.programs import Expected, Order, expect
+from tests.chaos.programs import Expected, Order, child_run, expect
 from tests.chaos.timeline import Injected
 from tests.chaos.witness import Line
 
@@ -77,6 +77,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
         timers: the schedules that are still there; harmless if all that they could end has ended.
         injected: what went wrong.
         metrics: the sum over all workers that were alive in the end.
+        refused: how often the harness's publications were refused, by the type of the error.
 
     """
 
@@ -89,6 +90,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
     timers: Sequence[TimerLeft] = ()
     injected: Sequence[Injected] = ()
     metrics: Mapping[str, float] = {}
+    refused: Mapping[str, int] = {}
 
     @cached_property
     def orders(self) -> dict[str, Submitted]:
@@ -96,16 +98,36 @@ class History(msgspec.Struct, frozen=True, dict=True):
         return {each.run: each for each in self.submitted if each.order is not None}
 
     @cached_property
+    def programs(self) -> dict[str, Order]:
+        """What each run executes, child runs included."""
+        found: dict[str, Order] = {}
+        left = [(run, each.order) for run, each in self.orders.items() if each.order is not None]
+        while left:
+            run, order = left.pop()
+            found[run] = order
+            left += [(child_run(run, token), child) for token, child in expect(order).children.items()]
+        return found
+
+    @cached_property
     def expected(self) -> dict[str, Expected]:
         """What each run must come to."""
-        known = {run: expect(each.order) for run, each in self.orders.items() if each.order is not None}
         hopeless = [each.run for each in self.submitted if each.run and each.order is None]
-        return known | {run: Expected("failed", {}) for run in hopeless}
+        return {run: expect(order) for run, order in self.programs.items()} | {
+            run: Expected("failed", {}) for run in hopeless
+        }
 
     @cached_property
     def steps(self) -> dict[tuple[str, str], list[Recorded]]:
         """The results of each step, by run and token."""
         return self._by_token("step")
+
+    @cached_property
+    def steps_by_run(self) -> dict[str, dict[str, Recorded]]:
+        """The first result of each step, by run and then by token."""
+        found: dict[str, dict[str, Recorded]] = {}
+        for (run, token), facts in self.steps.items():
+            found.setdefault(run, {})[token] = facts[0]
+        return found
 
     @cached_property
     def waits(self) -> dict[tuple[str, str], list[Recorded]]:

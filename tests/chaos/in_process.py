@@ -12,6 +12,7 @@ import msgspec
 from ironflow import Function
 from ironflow.broker.local import Interceptor, LocalServer
 from ironflow.broker.protocol import BrokerError
+from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.errors import IronflowError
 from ironflow.function import forget_functions
 from ironflow.names import run_id
@@ -20,7 +21,7 @@ from tests.chaos.collector import Collector
 from tests.chaos.history import History, Submitted
 from tests.chaos.programs import Order, answer_key, harness_waits
 from tests.chaos.witness import MemoryWitness
-from tests.chaos.workflow import ANSWER, FUNCTION, START, program_function
+from tests.chaos.workflow import ANSWER, FUNCTION, START, program_functions
 from tests.support.inprocess import System, running_system
 
 LONGEST_SECONDS = 60 * 60.0
@@ -46,6 +47,7 @@ async def simulate(
     *,
     engines: int = 1,
     workers: int = 1,
+    lease: float = TASK_LEASE_SECONDS,
     meanwhile: Callable[[System, Sequence[Submitted]], Awaitable[None]] | None = None,
 ) -> Simulated:
     """Execute orders in trouble, and return what is stored and witnessed once all have ended.
@@ -55,6 +57,7 @@ async def simulate(
         trouble: makes what sits between the processes and the server.
         engines: how many there are at first.
         workers: how many there are at first.
+        lease: seconds that a worker keeps a task without renewing it.
         meanwhile: what else to do once all is submitted and answered.
 
     Raises:
@@ -63,8 +66,10 @@ async def simulate(
     """
     server = LocalServer()
     witness = MemoryWitness(lambda: server.clock.now_us() / 1000)
-    with _function(witness) as function:
-        async with running_system(function, server=server, engines=engines, workers=workers) as system:
+    with _functions(witness) as functions:
+        async with running_system(
+            *functions, server=server, engines=engines, workers=workers, lease_seconds=lease
+        ) as system:
             loop = asyncio.get_running_loop()
             began = loop.time()
             server.interceptor = trouble(system)
@@ -138,9 +143,9 @@ async def _history(system: System, submitted: Sequence[Submitted], witness: Memo
 
 
 @contextmanager
-def _function(witness: MemoryWitness) -> Iterator[Function[Any, Any]]:
+def _functions(witness: MemoryWitness) -> Iterator[Sequence[Function[Any, Any]]]:
     forget_functions()
     try:
-        yield program_function(witness)
+        yield program_functions(witness)
     finally:
         forget_functions()

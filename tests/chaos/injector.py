@@ -55,6 +55,8 @@ class Injector:
             pids = (child.pid,) if child is not None else ()
             wall_ms = time.time() * 1000
             async with self._effect(fault, child):
+                if fault.kind == "storage_full":
+                    wall_ms = time.time() * 1000  # it took a while until it was
                 await asyncio.sleep(fault.seconds)
             self.injected.append(Injected(fault, wall_ms, time.time() * 1000, pids))
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from ironflow.client import Client
-from ironflow.errors import EngineUnavailableError, PublishError
+from ironflow.errors import IronflowError
 from ironflow.names import run_id
 from ironflow.records import TERMINAL
 from tests.chaos.collector import Collector
 from tests.chaos.history import Submitted
 from tests.chaos.programs import (
+    Child,
     Map,
     Order,
     Parallel,
     Program,
     Publish,
+    Saga,
     Sleep,
     Wait,
     Work,
@@ -38,7 +41,7 @@ def ten_steps(chance: random.Random) -> Program:
         Sleep("settle", milliseconds=chance.randrange(200, 2_000)),
         Work("charge", milliseconds=chance.randrange(20, 400), failures=chance.randrange(2)),
         Wait("approval"),
-        Work("pack", milliseconds=chance.randrange(20, 200)),
+        Child("pack", (Work("box", milliseconds=chance.randrange(20, 200)), Work("label"))),
         Parallel(
             "checks",
             (
@@ -50,11 +53,17 @@ def ten_steps(chance: random.Random) -> Program:
             ),
         ),
         Map("items", 20, (Work("item", milliseconds=chance.randrange(5, 200)),)),
-        # A saga and a child run take their places here, as node kinds of their own.
         Publish("tell"),
         Sleep("cool-off", milliseconds=chance.randrange(200, 2_000)),
-        Work("finish"),
+        _saga(chance),
     )
+
+
+def _saga(chance: random.Random) -> Saga:
+    """Return three steps with undos; of five sagas one fails at its last step."""
+    steps = [Work(name, milliseconds=chance.randrange(2, 60)) for name in ("flight", "hotel")]
+    last = Work("car", milliseconds=chance.randrange(2, 60), fatal=chance.random() < 0.2)
+    return Saga("trip", (*steps, last), undo_failures=chance.randrange(2))
 
 
 def orders_of(count: int, seed: int) -> list[Order]:
@@ -75,11 +84,13 @@ class Load:
 
     Attributes:
         submitted: what was acknowledged.
+        refused: how often each kind of error was raised instead.
 
     """
 
     def __init__(self, client: Client, orders: Sequence[Order], seconds: float) -> None:
         self.submitted: list[Submitted] = []
+        self.refused: Counter[str] = Counter()
         self._client = client
         self._orders = orders
         self._pause = seconds / max(1, len(orders))
@@ -104,7 +115,8 @@ class Load:
         while True:
             try:
                 published = await self._client.publish_record(event, data, id=event_id)
-            except (PublishError, EngineUnavailableError):
+            except IronflowError as error:
+                self.refused[type(error).__name__] += 1
                 await asyncio.sleep(TRY_AGAIN_SECONDS)
                 continue
             run = "" if order is None else run_id(FUNCTION, event_id)

@@ -6,10 +6,10 @@ import time
 
 from ironflow.broker.protocol import Publication
 from ironflow.client import Client
-from ironflow.names import digest, run_id
+from ironflow.names import run_id
 from ironflow.records import FunctionRecord
 from tests.chaos.history import Submitted
-from tests.chaos.workflow import QUEUE, START
+from tests.chaos.workflow import FUNCTION, QUEUE, START
 
 NOBODYS_FUNCTION = "nobodys"
 NOBODYS_EVENT = "chaos.nobodys"
@@ -23,12 +23,29 @@ async def poison(client: Client, number: int) -> list[Submitted]:
         What must come to a failed run.
 
     """
-    names, broker = client.names, client.broker
-    await broker.publish(Publication(subject=names.event(START), payload=UNREADABLE))
-    task = names.task(QUEUE, digest(f"poison {number}".encode()), 0)
-    await broker.publish(Publication(subject=task, payload=UNREADABLE))
+    return [
+        await _unreadable_event(client),
+        await _unreadable_task(client, f"unreadable-{number}"),
+        await _nobodys(client, f"nobodys-{number}"),
+    ]
+
+
+async def _unreadable_event(client: Client) -> Submitted:
+    subject = client.names.event(START)
+    stored = await client.broker.publish(Publication(subject=subject, payload=UNREADABLE))
+    return Submitted("", stored.sequence, time.time() * 1000, run=run_id("", f"unreadable:{stored.sequence}"))
+
+
+async def _unreadable_task(client: Client, event_id: str) -> Submitted:
+    """Take the place of the task that a run is going to have."""
+    run = run_id(FUNCTION, event_id)
+    await client.broker.publish(Publication(subject=client.names.task(QUEUE, run, 0), payload=UNREADABLE))
+    published = await client.publish_record(START, id=event_id)
+    return Submitted(event_id, published.sequence, time.time() * 1000, run=run)
+
+
+async def _nobodys(client: Client, event_id: str) -> Submitted:
     function = FunctionRecord(id=NOBODYS_FUNCTION, queue=QUEUE, triggers=(NOBODYS_EVENT,))
     await client.engine.register((function,))
-    event_id = f"poison-{number}"
     published = await client.publish_record(NOBODYS_EVENT, id=event_id)
-    return [Submitted(event_id, published.sequence, time.time() * 1000, run=run_id(NOBODYS_FUNCTION, event_id))]
+    return Submitted(event_id, published.sequence, time.time() * 1000, run=run_id(NOBODYS_FUNCTION, event_id))

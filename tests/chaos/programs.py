@@ -13,11 +13,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ironflow.names import Scope, step_token
-from ironflow.records import RunStatus, StepKind
+from ironflow.names import COMPENSATE_PREFIX, Scope, invoke_event_id, run_id, step_token
+from ironflow.records import CompensationStatus, RunStatus, StepKind
 
 SLEPT = "slept"
 PUBLISHED = "published"
+FAILED = "failed"
+CHILD_FUNCTION = "child-program"
+"""The id of the function that executes the programs of children."""
 
 
 class _Node(msgspec.Struct, frozen=True, tag=True):
@@ -82,7 +85,33 @@ class Map(_Node, frozen=True, tag="map"):
     body: tuple[Node, ...] = ()
 
 
-Node: TypeAlias = Work | Sleep | Publish | Wait | Parallel | Map
+class Saga(_Node, frozen=True, tag="saga"):
+    """Steps one after the other, each with an undo; only at the top, where the order of undos is certain.
+
+    Attributes:
+        steps: what is done; the last may be fatal.
+        undo_failures: how often each undo fails before it succeeds.
+
+    """
+
+    steps: tuple[Work, ...] = ()
+    undo_failures: int = 0
+
+
+class Child(_Node, frozen=True, tag="child"):
+    """``step.invoke`` of a run that executes a program of its own, in which nothing waits for an event.
+
+    Attributes:
+        program: what it executes.
+        caught: the handler goes on after its failure.
+
+    """
+
+    program: tuple[Node, ...] = ()
+    caught: bool = False
+
+
+Node: TypeAlias = Work | Sleep | Publish | Wait | Parallel | Map | Saga | Child
 Program: TypeAlias = tuple[Node, ...]
 
 
@@ -103,6 +132,16 @@ class Order(msgspec.Struct, frozen=True):
 def answer_key(order: int, wait: str) -> str:
     """Return what the event must hold that answers a wait."""
     return f"{order}/{wait}"
+
+
+def child_run(parent: str, token: str) -> str:
+    """Return the run that a step of a run invokes."""
+    return run_id(CHILD_FUNCTION, invoke_event_id(parent, token))
+
+
+def undo_of(step: Work, saga: Saga) -> Work:
+    """Return what undoes a step of a saga."""
+    return Work(COMPENSATE_PREFIX + step.name, milliseconds=step.milliseconds, failures=saga.undo_failures)
 
 
 def harness_waits(nodes: Sequence[Node]) -> Iterator[str]:
@@ -139,10 +178,18 @@ class ExpectedStep(msgspec.Struct, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What a run must come to."""
+    """What a run must come to.
+
+    Attributes:
+        children: what the runs execute that its steps invoke, by token.
+        compensation: how its undos go, where it has any to run.
+
+    """
 
     status: RunStatus
     steps: dict[str, ExpectedStep]
+    children: dict[str, Order] = {}
+    compensation: CompensationStatus | None = None
 
 
 class _Ended(Exception):  # noqa: N818 - how a program ends early, rather than an error
@@ -156,59 +203,100 @@ def value_of(order: int, token: str) -> int:
 
 def expect(order: Order) -> Expected:
     """Return what a run of an order must come to."""
-    steps: dict[str, ExpectedStep] = {}
-    try:
-        _expect_all(order.program, (), frozenset(), order.number, steps)
-    except _Ended:
-        return Expected("failed", steps)
-    return Expected("completed", steps)
+    return _Model(order.number).run(order.program)
 
 
-def _expect_all(
-    nodes: Sequence[Node], scope: Scope, after: frozenset[str], order: int, steps: dict[str, ExpectedStep]
-) -> frozenset[str]:
-    for node in nodes:
-        after = _expect(node, scope, after, order, steps)
-    return after
+class _Model:
+    """Goes through a program as if nothing could ever go wrong.
 
+    Args:
+        order: the number of the order.
 
-def _expect(
-    node: Node, scope: Scope, after: frozenset[str], order: int, steps: dict[str, ExpectedStep]
-) -> frozenset[str]:
-    token = step_token(scope, node.name)
-    match node:
-        case Work():
-            failing = node.fatal or node.ends_process
-            steps[token] = ExpectedStep(
-                token,
-                "run",
-                after,
-                value=None if failing else value_of(order, token),
-                failures=node.failures,
-                fails=failing,
-                optional=node.ends_process,
+    """
+
+    def __init__(self, order: int) -> None:
+        self._order = order
+        self._steps: dict[str, ExpectedStep] = {}
+        self._children: dict[str, Order] = {}
+        self._undos: list[Work] = []
+
+    def run(self, program: Program) -> Expected:
+        """Return what a run of a program must come to."""
+        try:
+            self._all(program, (), frozenset())
+        except _Ended:
+            self._undo_all()
+            return Expected("failed", self._steps, self._children, "completed" if self._undos else None)
+        return Expected("completed", self._steps, self._children)
+
+    def _all(self, nodes: Sequence[Node], scope: Scope, after: frozenset[str]) -> frozenset[str]:
+        """Expect nodes one after the other; return the steps that whatever comes then must come after."""
+        for node in nodes:
+            after = self._one(node, scope, after)
+        return after
+
+    def _one(self, node: Node, scope: Scope, after: frozenset[str]) -> frozenset[str]:
+        token = step_token(scope, node.name)
+        match node:
+            case Work():
+                self._work(node, token, after)
+            case Sleep():
+                self._steps[token] = ExpectedStep(token, "sleep", after, at_least_ms=node.milliseconds)
+            case Publish():
+                self._steps[token] = ExpectedStep(token, "publish", after)
+            case Wait():
+                least = None if node.answered else node.timeout_milliseconds
+                self._steps[token] = ExpectedStep(token, "wait_for_event", after, at_least_ms=least)
+            case Parallel():
+                return self._together(list(node.branches), (*scope, node.name), after)
+            case Map():
+                return self._together([node.body] * node.items, (*scope, node.name), after)
+            case Saga():
+                return self._saga(node, scope, after)
+            case Child():
+                self._child(node, token, after)
+        return frozenset({token})
+
+    def _work(self, node: Work, token: str, after: frozenset[str]) -> None:
+        failing = node.fatal or node.ends_process
+        self._steps[token] = ExpectedStep(
+            token,
+            "run",
+            after,
+            value=None if failing else value_of(self._order, token),
+            failures=node.failures,
+            fails=failing,
+            optional=node.ends_process,
+        )
+        if failing and not node.caught:
+            raise _Ended
+
+    def _together(self, branches: Sequence[Program], scope: Scope, after: frozenset[str]) -> frozenset[str]:
+        ends = [self._all(branch, (*scope, index), after) for index, branch in enumerate(branches)]
+        return frozenset().union(*ends) if ends else after
+
+    def _saga(self, node: Saga, scope: Scope, after: frozenset[str]) -> frozenset[str]:
+        for step in node.steps:
+            after = self._one(step, scope, after)
+            self._undos.append(undo_of(step, node))
+        return after
+
+    def _child(self, node: Child, token: str, after: frozenset[str]) -> None:
+        self._children[token] = Order(self._order, node.program)
+        fails = _fails(node)
+        self._steps[token] = ExpectedStep(token, "invoke", after, fails=fails)
+        if fails and not node.caught:
+            raise _Ended
+
+    def _undo_all(self) -> None:
+        """Expect the undos of all that was done, the newest first, each after the one before."""
+        after = frozenset(list(self._steps)[-1:])
+        for undo in reversed(self._undos):
+            token = step_token((), undo.name)
+            self._steps[token] = ExpectedStep(
+                token, "compensate", after, value=value_of(self._order, token), failures=undo.failures
             )
-            if failing and not node.caught:
-                raise _Ended
-        case Sleep():
-            steps[token] = ExpectedStep(token, "sleep", after, at_least_ms=node.milliseconds)
-        case Publish():
-            steps[token] = ExpectedStep(token, "publish", after)
-        case Wait():
-            least = None if node.answered else node.timeout_milliseconds
-            steps[token] = ExpectedStep(token, "wait_for_event", after, at_least_ms=least)
-        case Parallel():
-            ends = [
-                _expect_all(branch, (*scope, node.name, index), after, order, steps)
-                for index, branch in enumerate(node.branches)
-            ]
-            return frozenset().union(*ends) if ends else after
-        case Map():
-            ends = [
-                _expect_all(node.body, (*scope, node.name, index), after, order, steps) for index in range(node.items)
-            ]
-            return frozenset().union(*ends) if ends else after
-    return frozenset({token})
+            after = frozenset({token})
 
 
 def output_of(nodes: Sequence[Node], recorded: Mapping[str, Any], scope: Scope = ()) -> list[Any]:
@@ -217,19 +305,21 @@ def output_of(nodes: Sequence[Node], recorded: Mapping[str, Any], scope: Scope =
 
 
 def _output(node: Node, recorded: Mapping[str, Any], scope: Scope) -> Any:
-    token = step_token(scope, node.name)
+    inner = (*scope, node.name)
     match node:
-        case Work():
-            return "failed" if node.fatal else recorded.get(token)
-        case Sleep():
-            return SLEPT
-        case Publish():
-            return PUBLISHED
+        case Sleep() | Publish():
+            return SLEPT if isinstance(node, Sleep) else PUBLISHED
         case Wait():
             return node.answered
         case Parallel():
-            return [
-                output_of(branch, recorded, (*scope, node.name, index)) for index, branch in enumerate(node.branches)
-            ]
+            return [output_of(branch, recorded, (*inner, index)) for index, branch in enumerate(node.branches)]
         case Map():
-            return [output_of(node.body, recorded, (*scope, node.name, index)) for index in range(node.items)]
+            return [output_of(node.body, recorded, (*inner, index)) for index in range(node.items)]
+        case Saga():
+            return output_of(node.steps, recorded, scope)
+        case Work() | Child():
+            return FAILED if _fails(node) else recorded.get(step_token(scope, node.name))
+
+
+def _fails(node: Work | Child) -> bool:
+    return node.fatal if isinstance(node, Work) else expect(Order(0, node.program)).status == "failed"

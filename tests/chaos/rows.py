@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeAlias, get_args
 
 import msgspec
@@ -22,6 +21,10 @@ from tests.chaos.report import Figure
 from tests.chaos.timeline import Fault, FaultKind, every, mixed
 
 MEGABYTE = 1024 * 1024
+POISON_SECONDS = 600.0
+"""What no worker can make anything of is tried twenty times, with half a minute in between, before it is given up."""
+SOON_SECONDS = 5.0
+"""For so long after a restart the pickup of tasks shows what the restart costs."""
 _NETWORKS: tuple[ModeName, ...] = tuple(mode for mode in get_args(ModeName) if mode not in ("pass", "slow"))
 
 
@@ -60,12 +63,14 @@ class Row(msgspec.Struct, frozen=True):
         fault: what goes wrong.
         plan: makes the experiment.
         measure: returns the figures beside the violations.
+        baseline: makes the same experiment with nothing wrong, where the figures need it.
 
     """
 
     fault: str
     plan: Callable[[Scale], Experiment]
     measure: Measure
+    baseline: Callable[[Scale], Experiment] | None = None
 
 
 def _experiment(scale: Scale, seconds: float, timeline: Sequence[Fault], orders: Sequence[Order]) -> Experiment:
@@ -143,21 +148,32 @@ def _timers(scale: Scale) -> Experiment:
 
 
 def _storage_full(scale: Scale) -> Experiment:
-    seconds = scale.time(30)
-    timeline = [Fault(seconds / 3, "storage_full", seconds=seconds / 3)]
+    # To fill it takes a while, too.
+    seconds = max(15.0, scale.time(30))
+    timeline = [Fault(seconds / 5, "storage_full", seconds=seconds / 3)]
     experiment = _w(msgspec.structs.replace(scale, share=scale.share / 2), seconds, timeline)
-    settings = msgspec.structs.replace(experiment.settings, stored_bytes=256 * MEGABYTE)
+    settings = msgspec.structs.replace(experiment.settings, stored_bytes=128 * MEGABYTE)
     return msgspec.structs.replace(experiment, settings=settings)
 
 
 def _poison(scale: Scale) -> Experiment:
+    seconds = scale.time(60)
+    faults = every(seconds / scale.of(10), seconds, lambda _, at: Fault(at, "poison"))
+    experiment = _experiment(scale, seconds, faults, _short_orders(scale, deadly_share=0.01))
+    return msgspec.structs.replace(experiment, end_within=POISON_SECONDS)
+
+
+def _without_poison(scale: Scale) -> Experiment:
+    return _experiment(scale, scale.time(60), (), _short_orders(scale, deadly_share=0.0))
+
+
+def _short_orders(scale: Scale, deadly_share: float) -> list[Order]:
     count = scale.of(2000)
-    orders = [
-        Order(number, (Work("before"), Work("poison", ends_process=True) if number % 100 == 50 else Work("work")))
+    deadly = set(random.Random(scale.seed).sample(range(count), round(count * deadly_share)))
+    return [
+        Order(number, (Work("before"), Work("deadly", ends_process=True) if number in deadly else Work("work")))
         for number in range(count)
     ]
-    seconds = scale.time(60)
-    return _experiment(scale, seconds, every(seconds / 10, seconds, lambda _, at: Fault(at, "poison")), orders)
 
 
 def _random_programs(scale: Scale) -> Experiment:
@@ -181,13 +197,15 @@ def _everything(scale: Scale) -> Experiment:
 # What is measured in each row
 
 
-def _common(seen: Observed, *, exits: int | None = 0) -> list[Figure]:
+def _common(seen: Observed, *, exits: int | None = 0, end_within: float = 60.0) -> list[Figure]:
     history = seen.history
     return [
         Figure("runs", len(history.orders)),
         Figure("runs that did not end", len(history.orders.keys() - history.ends.keys()), 0),
         Figure("runs that it touched", len(figures.touched(history))),
-        Figure("all ended after healing", round(seen.seconds_to_end, 1) if seen.ended else float("inf"), 60, " s"),
+        Figure(
+            "all ended after healing", round(seen.seconds_to_end, 1) if seen.ended else float("inf"), end_within, " s"
+        ),
         # One that starts while the server is down says so, and is started again.
         Figure("processes that ended by themselves", len(seen.exits) - _unreachable(seen), exits),
         Figure("processes that found no server at their start", _unreachable(seen)),
@@ -225,13 +243,45 @@ def _own_writes(seen: Observed) -> list[Figure]:
 
 
 def _dispatches(seen: Observed) -> list[Figure]:
-    return [Figure("tasks dispatched twice", figures.dispatched_twice(seen.history), 0), *_common(seen)]
+    return [
+        Figure("tasks whose pass was executed again", figures.executed_again(seen.history), 0),
+        Figure("tasks stored again, and not executed", figures.stored_again(seen.history)),
+        *_common(seen),
+    ]
+
+
+def _given_up(seen: Observed) -> list[Figure]:
+    with_poison = figures.per_second(seen.history)
+    without = with_poison if seen.baseline is None else figures.per_second(seen.baseline)
+    return [
+        Figure("poisoned", sum(each.status == "failed" for each in seen.history.expected.values())),
+        Figure("not given up, or without a reason", figures.failed_without_reason(seen.history), 0),
+        Figure("healthy runs a second", round(with_poison, 1)),
+        Figure("without poison", round(without, 1)),
+        Figure("less than without", round(100 * (1 - with_poison / without)), 20, " %"),
+        *_common(seen, exits=None, end_within=POISON_SECONDS),
+    ]
+
+
+def _refused_and_repaired(seen: Observed) -> list[Figure]:
+    overdue = figures.overdue_after(seen.history, "storage_full")
+    return [
+        Figure("publications refused", sum(seen.history.refused.values())),
+        Figure(
+            "not as PublishError", sum(seen.history.refused.values()) - seen.history.refused.get("PublishError", 0), 0
+        ),
+        Figure("overdue when space was freed", len(overdue)),
+        Figure("fired after that, worst", round(max([0.0, *overdue]) / 1000, 1), 35, " s"),
+        *_common(seen),
+    ]
 
 
 def _after_server(seen: Observed) -> list[Figure]:
     after = figures.first_steps_after(seen.history, "kill_server")
+    lay = figures.pickups_after(seen.history, "kill_server", SOON_SECONDS)
     return [
         Figure("first step after the port opens, worst", round(max(after, default=0.0) / 1000, 3), 1.5, " s"),
+        Figure("pickup of a task after it, p99", round(figures.percentile(lay, 0.99) / 1000, 3), 1.0, " s"),
         *_common(seen),
     ]
 
@@ -259,8 +309,8 @@ ROWS: dict[int, Row] = {
     6: Row("SIGKILL of the server", _kill_server, _after_server),
     7: Row("black hole and half-open for three leases", _partitions, _common),
     8: Row("timers, with kills of everything", _timers, _lateness),
-    9: Row("storage filled, then freed", _storage_full, _common),
-    10: Row("poison: unreadable, unknown, and ending its process", _poison, partial(_common, exits=None)),
+    9: Row("storage filled, then freed", _storage_full, _refused_and_repaired),
+    10: Row("poison: unreadable, unknown, and ending its process", _poison, _given_up, _without_poison),
     12: Row("random programs under everything mixed", _random_programs, _common),
     13: Row("all task and timer messages purged", _purge, _common),
     14: Row("everything mixed", _everything, _common),

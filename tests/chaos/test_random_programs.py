@@ -82,7 +82,7 @@ def test_a_seed_always_makes_the_same_programs() -> None:
 def test_programs_have_steps_of_all_kinds() -> None:
     expected = [expect(random_program(1, number)) for number in range(200)]
     kinds = {step.kind for each in expected for step in each.steps.values()}
-    assert kinds == {"run", "sleep", "publish", "wait_for_event"}
+    assert kinds == {"run", "sleep", "publish", "wait_for_event", "invoke", "compensate"}
     assert 0 < sum(each.status == "failed" for each in expected) < 40
 
 

@@ -33,6 +33,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
         nonce: of an end: what makes this result differ from any other of this step.
         seen: of a pass: the nonces that its handler was given, by step.
         sequence: of a delivery: that of the task.
+        stored_ms: of a delivery: when the server stored the task.
         own: of a refusal: whether what stands there was written by the same process.
 
     """
@@ -47,6 +48,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     nonce: str = ""
     seen: dict[str, str] = {}
     sequence: int = 0
+    stored_ms: float = 0.0
     own: bool = False
 
 

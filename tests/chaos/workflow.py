@@ -10,20 +10,25 @@ from typing import Any
 import msgspec
 
 import ironflow
-from ironflow import Context, Function, NonRetryableError, Retry, Step, StepError
+from ironflow import Context, Function, InvokeError, NonRetryableError, Retry, Step, StepError
 from ironflow.names import Scope, digest, step_token
 from tests.chaos.programs import (
+    CHILD_FUNCTION,
+    FAILED,
     PUBLISHED,
     SLEPT,
+    Child,
     Map,
     Node,
     Order,
     Parallel,
     Publish,
+    Saga,
     Sleep,
     Wait,
     Work,
     answer_key,
+    undo_of,
     value_of,
 )
 from tests.chaos.witness import LOADED_AT, Line, LineKind, Witness, fresh_nonce
@@ -81,6 +86,13 @@ class _Pass:
                 return PUBLISHED
             case Wait():
                 return await self._wait(node, step)
+            case Child():
+                return await self._child(node, step)
+            case Parallel() | Map() | Saga():
+                return await self._several(node, step, scope)
+
+    async def _several(self, node: Parallel | Map | Saga, step: Step, scope: Scope) -> list[Any]:
+        match node:
             case Parallel():
                 return await step.parallel(
                     node.name,
@@ -88,10 +100,26 @@ class _Pass:
                 )
             case Map():
 
-                async def each(item: int, own: Step, index: int) -> list[Any]:
+                async def each(_: int, own: Step, index: int) -> list[Any]:
                     return await self._all(node.body, own, (*scope, node.name, index))
 
                 return await step.map(node.name, range(node.items), each)
+            case Saga():
+                return [await self._with_undo(each, node, step, scope) for each in node.steps]
+
+    async def _with_undo(self, node: Work, saga: Saga, step: Step, scope: Scope) -> Any:
+        result = await self._work(node, step, scope)
+        undo = undo_of(node, saga)
+        step.compensate(node.name, self._body, step_token(scope, undo.name), undo)
+        return result
+
+    async def _child(self, node: Child, step: Step) -> Any:
+        try:
+            return await step.invoke(CHILD_FUNCTION, Order(self._order.number, node.program), name=node.name)
+        except InvokeError:
+            if not node.caught:
+                raise
+            return FAILED
 
     def _branch(self, nodes: Sequence[Node], scope: Scope) -> Any:
         async def branch(own: Step) -> list[Any]:
@@ -117,7 +145,7 @@ class _Pass:
         except StepError:
             if not node.caught:
                 raise
-            return "failed"
+            return FAILED
         self._note("saw", seen={token: result.nonce})
         return msgspec.to_builtins(result)
 
@@ -159,11 +187,13 @@ class _Pass:
         self._witness.write(line)
 
 
-def program_function(witness: Witness) -> Function[Any, Any]:
-    """Return the durable function that executes programs."""
+def program_functions(witness: Witness) -> tuple[Function[Any, Any], Function[Any, Any]]:
+    """Return the durable functions that execute the programs of orders, and of the children of these."""
 
-    @ironflow.function(id=FUNCTION, queue=QUEUE, triggers=[START], retry=RETRY)
     async def program(ctx: Context[Any]) -> list[Any]:
         return await _Pass(ctx, witness).execute()
 
-    return program
+    return (
+        ironflow.function(id=FUNCTION, queue=QUEUE, triggers=[START], retry=RETRY)(program),
+        ironflow.function(id=CHILD_FUNCTION, queue=QUEUE, retry=RETRY)(program),
+    )

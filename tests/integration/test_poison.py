@@ -88,6 +88,27 @@ async def test_between_two_workers_that_it_costs_there_is_ever_more_time_for_oth
         assert all(later >= earlier - 0.5 for earlier, later in pairwise(pauses[2:]))
 
 
+async def test_a_run_that_dies_with_its_neighbour_parts_from_it_and_completes() -> None:
+    deadly, begun = Deadly(), list[int]()
+
+    @ironflow.function(id="neighbour")
+    async def neighbour(ctx: Context) -> str:
+        return await ctx.step.run("work", work)
+
+    async def work() -> str:
+        begun.append(1)
+        await asyncio.sleep(1)
+        return "done"
+
+    async with running_system(deadly.function, neighbour) as system:
+        deadly.system = system
+        # The worker gets both at once, each time, unless their pauses differ.
+        run = await system.client.start(neighbour, id="1")
+        await system.client.start(deadly.function, id="1")
+        assert await run.result("3h") == "done"
+        assert 1 < len(begun) < MOST
+
+
 async def test_a_run_that_costs_some_workers_and_then_none_completes() -> None:
     deadly = Deadly(times=5)
     async with running_system(deadly.function) as system:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.client import Client
 from ironflow.codec import decode_record
 from ironflow.function import Function
@@ -44,6 +45,7 @@ class System:
         seed: makes chance the same each time.
         limits: what workers refuse.
         sweep_seconds: how often engines look for what got lost; an hour where weeks shall take no time.
+        lease_seconds: how long a worker keeps a task without renewing it.
         retention: for how many seconds runs stay after their end; 0 for ever.
         archive: what outlives the streams.
 
@@ -61,10 +63,13 @@ class System:
         seed: int = 0,
         limits: Limits = DEFAULT_LIMITS,
         sweep_seconds: float = SWEEP_SECONDS,
+        lease_seconds: float = TASK_LEASE_SECONDS,
         retention: float = 0,
         archive: Archive | None = None,
     ) -> None:
-        self._engine_settings = EngineSettings(sweep_seconds=sweep_seconds, retention_ms=round(retention * 1000))
+        self._engine_settings = EngineSettings(
+            sweep_seconds=sweep_seconds, lease_seconds=lease_seconds, retention_ms=round(retention * 1000)
+        )
         self._archive = archive
         self.names = Names("test")
         self.server = server or LocalServer()
@@ -210,6 +215,7 @@ async def running_system(
     server: LocalServer | None = None,
     limits: Limits = DEFAULT_LIMITS,
     sweep_seconds: float = SWEEP_SECONDS,
+    lease_seconds: float = TASK_LEASE_SECONDS,
     retention: float = 0,
     archive: Archive | None = None,
 ) -> AsyncGenerator[System]:
@@ -220,6 +226,7 @@ async def running_system(
         server=server,
         limits=limits,
         sweep_seconds=sweep_seconds,
+        lease_seconds=lease_seconds,
         retention=retention,
         archive=archive,
     )
