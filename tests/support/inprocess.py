@@ -207,7 +207,7 @@ class System:
 
 
 @contextlib.asynccontextmanager
-async def running_system(
+async def running_system(  # noqa: PLR0913 - each is a setting that a test may want
     *functions: Function[Any, Any],
     engines: int = 1,
     workers: int = 1,
