@@ -72,7 +72,7 @@ class RunHandle(Generic[Out]):
             EngineUnavailableError: no engine answers.
 
         """
-        return await self._engine.run(self.id)
+        return await self._once_known(lambda: self._engine.run(self.id))
 
     async def steps(self) -> list[StepView]:
         """Return the run's steps in the order in which they were recorded, open ones last.
@@ -82,7 +82,7 @@ class RunHandle(Generic[Out]):
             EngineUnavailableError: no engine answers.
 
         """
-        return await self._engine.steps(self.id)
+        return await self._once_known(lambda: self._engine.steps(self.id))
 
     async def result(self, timeout: Duration | None = None) -> Out:
         """Wait until the run ends and return its output, decoded into the function's return annotation.

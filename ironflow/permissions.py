@@ -63,7 +63,8 @@ def engine(names: Names) -> Role:
     buckets = (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
     streams = (names.events, names.tasks, names.journal, names.timers, *map(bucket_stream, buckets))
     consumed = (names.events, names.journal, names.timers)
-    emptied = (names.tasks, names.timers, bucket_stream(names.waits_bucket))
+    # The journal and the run states are emptied of runs whose retention is over.
+    emptied = (names.tasks, names.timers, names.journal, *map(bucket_stream, (names.waits_bucket, names.runs_bucket)))
     stored = ("events.>", "tasks.>", "journal.>", "timers.>")
     return Role(
         name="engine",
@@ -90,7 +91,7 @@ def engine(names: Names) -> Role:
             names.worker_census,
             names.every_worker_ping,
         ),
-        hears=(names.every_claim,),
+        hears=(names.every_claim, names.every_cancel),
         answers=(names.api(">"),),
     )
 

@@ -638,7 +638,6 @@ ESCAPING = [
     "a text that cannot be made",
     "a cause that is its own cause",
     "a group with an exit in it",
-    "500 groups in each other",
     "a base exception",
     "KeyboardInterrupt",
     "SystemExit",

@@ -24,13 +24,13 @@ async def test_on_real_processes_each_run_ends_once_and_begins_nothing_long_afte
     nats_server: EmbeddedServer, namespace: str, tmp_path: Path
 ) -> None:
     with cluster(nats_server.url, namespace, tmp_path) as processes:
-        found = await measure(processes, runs=60, starts_a_second=20, first_lives=10)
+        found = await measure(processes, runs=40, starts_a_second=20, first_lives=10)
     assert found.violations() == []
     assert len(found.missed()) <= len(MOMENTS) // 2
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 async def test_in_virtual_time_each_run_ends_once_and_begins_nothing_after_its_cancel(seed: int) -> None:
     sightings: list[Sighting] = []
     systems: list[System] = []

@@ -31,7 +31,7 @@ async def test_what_was_provisioned_does_not_differ_from_what_shall_be(broker: N
     assert [await inspector.stream_differences(spec) for spec in streams(names)] == [None] * 8
     for spec in streams(names):
         await broker.ensure_stream(spec)
-    assert [await inspector.stream_differences(spec) for spec in streams(names)] == [{}] * 7
+    assert [await inspector.stream_differences(spec) for spec in streams(names)] == [{}] * 8
     assert [await inspector.consumer_differences(spec) for spec in consumers] == [None] * 4
     for consumer in consumers:
         await broker.ensure_consumer(consumer)

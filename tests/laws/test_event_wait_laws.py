@@ -306,10 +306,6 @@ MISTAKES = {
         "return Decision(after)",
     ),
     "a wait that was closed is registered again": ("if known in (TIMED_OUT, CLOSED):", "if known == TIMED_OUT:"),
-    "a wait that was closed times out": (
-        "if ended_by not in (OPEN, TIMED_OUT):",
-        "if ended_by not in (OPEN, TIMED_OUT, CLOSED):",
-    ),
     "a run whose end is known takes an event": (
         "has_ending(state) or epochs.is_past(state, entry.step):",
         "epochs.is_past(state, entry.step):",
