@@ -62,7 +62,7 @@ async def tell(
     await until_done(client, progress, len(orders), least=max(1, len(orders) // 3))
     victim = fleet.workers[0]
     victim.kill()
-    progress.say(f"killed {victim.name} (process {victim.pid}) with SIGKILL; its tasks come back when their lease ends")
+    progress.say(f"killed {victim.name} (process {victim.pid}) with SIGKILL; its tasks go to the other one")
     all_done = await until_done(client, progress, len(orders), least=len(orders))
     return await check(orders, fleet, client, progress, all_done=all_done)
 
