@@ -65,6 +65,8 @@ def engine(names: Names) -> Role:
     consumed = (names.events, names.journal, names.timers)
     # The journal and the run states are emptied of runs whose retention is over.
     emptied = (names.tasks, names.timers, names.journal, *map(bucket_stream, (names.waits_bucket, names.runs_bucket)))
+    # What may be in hand when a run ends is deleted one by one.
+    picked = (names.tasks, names.timers)
     stored = ("events.>", "tasks.>", "journal.>", "timers.>")
     return Role(
         name="engine",
@@ -76,6 +78,7 @@ def engine(names: Names) -> Role:
                 for verb in ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO", "STREAM.MSG.GET", "DIRECT.GET")
             ),
             *(f"{JETSTREAM}STREAM.PURGE.{stream}" for stream in emptied),
+            *(f"{JETSTREAM}STREAM.MSG.DELETE.{stream}" for stream in picked),
             *(f"{JETSTREAM}CONSUMER.CREATE.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             *(f"{JETSTREAM}CONSUMER.MSG.NEXT.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             *(f"{JETSTREAM}CONSUMER.INFO.{stream}.{ENGINE_CONSUMER}" for stream in consumed),

@@ -82,7 +82,10 @@ class Dispatcher:
         The run may have been retried by now; what it has since then is left alone.
         """
         try:
-            await self._broker.purge(self._names.tasks, self._names.task(stop.queue, stop.run, stop.number))
+            # It may be in a worker's hands, so it must not be purged.
+            task = await self._broker.last(self._names.tasks, self._names.task(stop.queue, stop.run, stop.number))
+            if task is not None:
+                await self._broker.delete(self._names.tasks, task.sequence)
             if stop.timers:
                 await self._broker.purge(self._names.timers, self._names.timers_of_epoch(stop.run, stop.epoch))
         except BrokerError as error:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError
+from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import Names
@@ -72,6 +72,7 @@ class Reconciler:
         self._read_model = read_model
         self._duty = duty
         self._looked_at_ms = 0
+        self._ack_floors: dict[str, int] = {}
 
     async def run(self) -> None:
         """Sweep now and then, until cancelled."""
@@ -92,6 +93,7 @@ class Reconciler:
             BrokerError: it is not known what should have happened.
 
         """
+        self._ack_floors.clear()
         await self._read_model.catch_up()
         now_ms = await self._broker.server_time_ms(self._names.tasks)
         resting = self._read_model.overdue(now_ms - GRACE_MS, _MOST)
@@ -140,8 +142,7 @@ class Reconciler:
         return journal.facts(now_ms - GRACE_MS)
 
     async def _of_live(self, state: RunState) -> list[Fact]:
-        task = self._names.task(state.queue, state.id, state.number)
-        if await self._broker.last(self._names.tasks, task) is not None:
+        if await self._has_task(state):
             return []
         outcome = await self._broker.last(
             self._names.journal, self._names.journal_outcome(state.queue, state.id, state.number)
@@ -160,6 +161,28 @@ class Reconciler:
         if state.number:
             return [StateReviewed(run=state.id, queue=state.queue, number=state.number)]
         return await self._start_of(state)
+
+    async def _has_task(self, state: RunState) -> bool:
+        """Tell whether a worker has the task of a run, or will get it; one that nobody ever gets is deleted."""
+        task = self._names.task(state.queue, state.id, state.number)
+        message = await self._broker.last(self._names.tasks, task)
+        if message is None:
+            return False
+        if message.sequence > await self._ack_floor(state.queue):
+            return True
+        # The consumer has done with it, and yet it is there: nats-server does that to what was in hand when
+        # somebody purged a task beside it.
+        await self._broker.delete(self._names.tasks, message.sequence)
+        return False
+
+    async def _ack_floor(self, queue: str) -> int:
+        """Return up to where the workers of a queue are done with all tasks; 0 where there never was a worker."""
+        if queue not in self._ack_floors:
+            try:
+                self._ack_floors[queue] = (await self._broker.consumer_state(self._names.tasks, queue)).ack_floor
+            except NoSuchStream:
+                self._ack_floors[queue] = 0
+        return self._ack_floors[queue]
 
     async def _start_of(self, state: RunState) -> list[Fact]:
         """Return the start of a run whose first task is missing, which carries the event."""

@@ -171,14 +171,20 @@ class Retention:
         # the run again, whose records are newer.
         names = self._names
         if tasks and state.queue:
-            await self._broker.purge(names.tasks, names.tasks_of_run(state.queue, state.id))
+            await self._delete_all(names.tasks, names.tasks_of_run(state.queue, state.id))
         if timers:
             await self._broker.purge(names.timers, names.timers_of_run(state.id))
-            await self._broker.purge(names.timers, names.fired(state.id, ">"))
+            await self._delete_all(names.timers, names.fired(state.id, ">"))
         if end:
             await self._broker.purge(names.journal, names.journal_of_run(state.queue, state.id), end)
         await self._broker.purge(self._states, names.run_key(state.id), revision)
         self._store.forget(state.id)
+
+    async def _delete_all(self, stream: str, subject_filter: str) -> None:
+        """Delete messages that someone may have in hand."""
+        async for page in self._broker.read(stream, subject_filter):
+            for message in page:
+                await self._broker.delete(stream, message.sequence)
 
     async def _tell(self, gone: dict[str, int]) -> None:
         """Write the list of what is gone, and delete the oldest lists."""

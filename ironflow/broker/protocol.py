@@ -267,7 +267,18 @@ class Broker(Protocol):
         ...
 
     async def purge(self, stream: str, subject_filter: str, up_to: int = 0) -> int:
-        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
+        """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were.
+
+        None of them may be in hand, see :meth:`delete`.
+        """
+        ...
+
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Delete one message; return whether it was there.
+
+        Unlike :meth:`purge` it may be one that a consumer has handed out. A filtered purge of such a message has
+        nats-server (2.15) take others that are in hand for acknowledged, and then never deliver them again.
+        """
         ...
 
     # Reading

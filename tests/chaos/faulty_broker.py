@@ -243,6 +243,10 @@ class FaultyBroker:
         self._may_fail()
         return await self._inner.purge(stream, subject_filter, up_to)
 
+    async def delete(self, stream: str, sequence: int) -> bool:
+        self._may_fail()
+        return await self._inner.delete(stream, sequence)
+
     # Reading
 
     async def last(self, stream: str, subject: str) -> StoredMessage | None:

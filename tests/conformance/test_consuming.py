@@ -164,6 +164,28 @@ async def test_an_acknowledged_message_leaves_a_work_queue_and_stays_in_a_log(ar
     assert (await arena.broker.stream_state(log.name)).messages == 1
 
 
+async def test_deleting_what_is_in_hand_leaves_the_rest_to_those_who_have_it(arena: Arena) -> None:
+    queue = await arena.queue()
+    worker = await queue.consumer(ack_wait_seconds=LEASE_SECONDS)
+    await queue.put_many(["lost", "returned", "deleted", "done"])
+    async with arena.broker.pull(queue.name, worker) as puller:
+        puller.request(4)
+        _lost, returned, deleted, done = await receive(puller, 4)
+        assert await arena.broker.delete(queue.name, deleted.sequence)
+        done.ack()
+        returned.nak()
+        puller.request(2)
+        for subject in ("returned", "lost"):  # the one at once, the other when its lease has ended
+            [delivery] = await receive(puller, 1)
+            assert subjects_of([delivery]) == [subject]
+            delivery.ack()
+
+    async def the_queue_is_empty() -> None:
+        assert (await arena.broker.stream_state(queue.name)).messages == 0
+
+    await eventually(the_queue_is_empty)
+
+
 async def test_a_message_that_is_not_acknowledged_comes_again_after_the_lease(arena: Arena) -> None:
     queue = await arena.queue()
     worker = await queue.consumer(ack_wait_seconds=LEASE_SECONDS)

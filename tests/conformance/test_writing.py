@@ -352,6 +352,16 @@ async def test_purge_removes_what_a_filter_names_and_counts_it(arena: Arena) -> 
     assert (await arena.broker.stream_state(journal.name)).messages == 0
 
 
+async def test_one_message_is_deleted_and_its_subject_is_free_again(arena: Arena) -> None:
+    journal = await arena.journal()
+    await journal.put_many(["a", "b"])
+    assert await arena.broker.delete(journal.name, 1) is True
+    assert await arena.broker.delete(journal.name, 1) is False
+    assert await arena.broker.delete(journal.name, 99) is False
+    assert await journal.put("a") == 3
+    assert await arena.broker.at(journal.name, 2) is not None
+
+
 async def test_a_purged_keep_first_subject_is_free_again(arena: Arena) -> None:
     journal = await arena.journal()
     await journal.put("a", b"old")

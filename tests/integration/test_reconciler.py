@@ -89,6 +89,27 @@ async def test_a_pass_that_is_retried_as_a_whole_needs_no_timer_either() -> None
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS
 
 
+async def test_a_task_that_its_consumer_has_forgotten_is_published_again() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> Any:
+        return ctx.event.data
+
+    async with running_system(f, workers=0) as system:
+        worker = await system.add_worker()
+        await worker.stop()
+        run = await system.client.start(f, "x")
+        await asyncio.sleep(1)
+        tasks = system.names.tasks
+        async with system.broker.pull(tasks, f.queue) as puller:
+            puller.request(1)
+            [taken] = await puller.batch(1)
+            # It stays in the stream, as with nats-server when a task beside it is purged.
+            system.server.stream(tasks).consumer(f.queue).forget(taken.sequence)
+        await system.add_worker()
+        assert await seconds_of(run) <= WITHIN_SECONDS
+        assert await run.result() == "x"
+
+
 @pytest.mark.parametrize("waits_first", [False, True])
 async def test_a_task_that_is_lost_is_published_again(*, waits_first: bool) -> None:
     @ironflow.function(id="f")

@@ -129,6 +129,10 @@ class LocalBroker:
         """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         return await self._call("purge", stream, lambda: self._server.stream(stream).purge(subject_filter, up_to))
 
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Delete one message; return whether it was there."""
+        return await self._call("delete", stream, lambda: self._server.stream(stream).delete(sequence))
+
     def _store(self, publication: Publication) -> Stored | BrokerError:
         server = self._server
         try:

@@ -101,6 +101,13 @@ class Stream:
             self.remove(sequence)
         return len(sequences)
 
+    def delete(self, sequence: int) -> bool:
+        """Remove a message; return whether it was there."""
+        self._expire()
+        was_there = sequence in self._messages
+        self.remove(sequence)
+        return was_there
+
     def remove(self, sequence: int) -> None:
         """Remove a message; harmless where it is gone."""
         message = self._messages.pop(sequence, None)

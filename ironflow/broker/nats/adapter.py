@@ -141,6 +141,10 @@ class NatsBroker:
         """Delete the messages of a filter, of sequences up to *up_to* where given; return how many there were."""
         return await self._provisioner.purge(stream, subject_filter, up_to)
 
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Delete one message; return whether it was there."""
+        return await self._provisioner.delete(stream, sequence)
+
     # Reading
 
     async def last(self, stream: str, subject: str) -> StoredMessage | None:

@@ -11,6 +11,8 @@ from ironflow.broker.protocol import BrokerError, ConsumerSpec, NoSuchStream, St
 
 STREAM_EXISTS = 10058
 ATTEMPTS = 3
+_NO_SUCH_MESSAGE = frozenset({10037, 10057})
+"""No message found, and what deleting one fails with where it is gone."""
 MAX_WAITING_PULLS = 4096
 """Pulls that wait at one consumer, of all clients; the server's 512 end at a few hundred workers."""
 
@@ -152,6 +154,18 @@ class Provisioner:
         if up_to:
             request["seq"] = up_to + 1  # the server means the first that stays
         return (await self._api.call(f"STREAM.PURGE.{stream}", request, _Purged)).purged
+
+    async def delete(self, stream: str, sequence: int) -> bool:
+        """Delete one message; return whether it was there."""
+        # Erasing means to overwrite it on disk too, which costs a rewrite of its block.
+        request = {"seq": sequence, "no_erase": True}
+        try:
+            await self._api.call(f"STREAM.MSG.DELETE.{stream}", request, _Answer)
+        except ApiError as error:
+            if error.err_code in _NO_SUCH_MESSAGE:
+                return False
+            raise
+        return True
 
     async def _update(self, stream: str, wanted: dict[str, Any]) -> None:
         existing = (await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)).config
