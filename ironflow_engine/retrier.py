@@ -9,7 +9,7 @@ import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError
 from ironflow.codec import decode_record
-from ironflow.errors import DefinitionError, SerializationError
+from ironflow.errors import DefinitionError
 from ironflow.journal import Journal
 from ironflow.messages import Retried, RetryRun
 from ironflow.names import Names
@@ -17,6 +17,7 @@ from ironflow.records import EventRecord, InputRecord, OutcomeRecord, RetryRecor
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.retry_reader import RetryReader
 from ironflow_engine.run_reader import RunReader
+from ironflow_engine.triggering_event import event_in_stream
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -114,7 +115,7 @@ class Retrier:
         subject = self._names.journal_input(state.queue, state.id)
         if await self._broker.last(self._names.journal, subject) is not None:
             return
-        event = await self._event_of_outcome(state) or await self._event_of_stream(state)
+        event = await self._event_of_outcome(state) or await event_in_stream(self._broker, self._names, state)
         if event is None:
             msg = (
                 f"run {state.id} cannot be retried: its event {state.event_name!r} is in no stream any more. "
@@ -127,16 +128,6 @@ class Retrier:
         subject = self._names.journal_outcome(state.queue, state.id, state.number)
         message = await self._broker.last(self._names.journal, subject)
         return None if message is None else decode_record(OutcomeRecord, message.payload).event
-
-    async def _event_of_stream(self, state: RunState) -> EventRecord | None:
-        message = await self._broker.at(self._names.events, state.event_sequence)
-        if message is None:
-            return None
-        try:
-            event = decode_record(EventRecord, message.payload)
-        except SerializationError:
-            return None
-        return event if event.id == state.event_id else None
 
 
 def _reason(state: RunState) -> str:

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, MessageTooLarge
 from ironflow.codec import decode_record
-from ironflow.errors import SerializationError
 from ironflow.journal import Appended, Journal
 from ironflow.names import Names
 from ironflow.records import Ending, ErrorRecord, EventRecord, InputRecord, OutcomeRecord, RunState, StepRecord
@@ -17,6 +16,7 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.event_waits import has_ending
 from ironflow_engine.facts import OutcomeRecorded
 from ironflow_engine.run_store import RunStore
+from ironflow_engine.triggering_event import event_in_stream
 
 _TRIES = 100
 """How many passes of a run may end under our hands. Each costs a worker more than it costs us."""
@@ -163,16 +163,7 @@ class Terminator:
     async def _unrecorded_event(self, state: RunState) -> EventRecord | None:
         """Return the triggering event where the journal has none and EVENTS still knows it."""
         recorded = await self._broker.last(self._names.journal, self._names.journal_input(state.queue, state.id))
-        if recorded is not None:
-            return None
-        message = await self._broker.at(self._names.events, state.event_sequence)
-        if message is None:
-            return None
-        try:
-            event = decode_record(EventRecord, message.payload)
-        except SerializationError:
-            return None
-        return event if event.id == state.event_id else None
+        return None if recorded is not None else await event_in_stream(self._broker, self._names, state)
 
 
 def _may_have_undo(record: StepRecord) -> bool:
