@@ -173,7 +173,8 @@ class ChildKeeper:
     async def _end_children(self, command: EndChildren) -> None:
         links: list[tuple[ParentLink, WaitRecord]] = []
         prefix = self._names.journal_waits(command.queue, command.run).removesuffix(">")
-        async for page in self._broker.read(self._names.journal, self._names.journal_waits(command.queue, command.run)):
+        waits = self._names.journal_waits(command.queue, command.run)
+        async for page in self._broker.read(self._names.journal, waits, one_each=True):
             for message in page:
                 wait = _read(WaitRecord, message)
                 if wait is not None and wait.kind == "invoke":

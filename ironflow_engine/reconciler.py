@@ -137,7 +137,7 @@ class Reconciler:
     async def _of_resting(self, state: RunState, now_ms: int) -> list[Fact]:
         journal = RunJournal(state)
         subject_filter = self._names.journal_of_run(state.queue, state.id)
-        async for page in self._broker.read(self._names.journal, subject_filter):
+        async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
             journal.read(page)
         return journal.facts(now_ms - GRACE_MS)
 

@@ -127,7 +127,7 @@ class Retention:
         last = 0
         if state.queue:  # one that never had a function has no journal
             subject_filter = self._names.journal_of_run(state.queue, state.id)
-            async for page in self._broker.read(self._names.journal, subject_filter):
+            async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
                 last = page[-1].sequence
         return last
 

@@ -135,7 +135,8 @@ class RunReader:
         if state.purged:
             history.read(await self._history.steps(state.id))
         else:
-            async for page in self._broker.read(self._names.journal, self._names.journal_of_run(state.queue, state.id)):
+            subject_filter = self._names.journal_of_run(state.queue, state.id)
+            async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
                 history.read(page)
         ended = state.status in TERMINAL
         steps: list[StepView] = []

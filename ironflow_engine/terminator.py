@@ -113,7 +113,8 @@ class Terminator:
 
     async def _has_steps(self, state: RunState) -> bool:
         """Tell whether any step of a run has a result; only such steps have undos."""
-        async for page in self._broker.read(self._names.journal, self._names.journal_steps(state.queue, state.id)):
+        steps = self._names.journal_steps(state.queue, state.id)
+        async for page in self._broker.read(self._names.journal, steps, one_each=True):
             if any(_may_have_undo(decode_record(StepRecord, message.payload)) for message in page):
                 return True
         return False

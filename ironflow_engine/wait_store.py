@@ -109,7 +109,8 @@ class WaitStore:
 
         """
         waits: dict[tuple[str, str], WaitRecord] = {}
-        async for page in self._broker.read(self._names.journal, self._names.journal_waits(queue, run)):
+        subject_filter = self._names.journal_waits(queue, run)
+        async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
             for message in page:
                 try:
                     wait = decode_record(WaitRecord, message.payload)
@@ -184,7 +185,7 @@ class WaitStore:
     async def _read(self, subject_filter: str) -> list[WaitEntry]:
         entries: list[WaitEntry] = []
         async with self._room:
-            async for page in self._broker.read(self._stream, subject_filter):
+            async for page in self._broker.read(self._stream, subject_filter, one_each=True):
                 for message in page:
                     try:
                         entries.append(decode_record(WaitEntry, message.payload))

@@ -236,7 +236,7 @@ class Executor:
         ):
             return memo
         subject_filter = self._names.journal_of_run(queue, task.run)
-        async for page in self._broker.read(self._names.journal, subject_filter):
+        async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
             memo.read(page)
         return memo
 

@@ -291,8 +291,19 @@ class Broker(Protocol):
         """Return the message with that sequence, or None where it is gone."""
         ...
 
-    def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
-        """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
+    def read(
+        self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
+    ) -> AsyncIterator[list[StoredMessage]]:
+        """Yield all messages of a filter with a sequence over *after*, in order, in pages.
+
+        Args:
+            stream: the stream's name.
+            subject_filter: may have wildcards.
+            after: the sequence to begin behind.
+            one_each: the caller knows that no subject of the filter holds more than one message, as it is in the
+                journal and in buckets. Then up to a thousand cost what they are, and not what stands between them.
+
+        """
         ...
 
     async def stream_state(self, stream: str) -> StreamState:

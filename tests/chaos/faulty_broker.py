@@ -257,11 +257,13 @@ class FaultyBroker:
         self._may_fail()
         return await self._inner.at(stream, sequence)
 
-    async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+    async def read(
+        self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
+    ) -> AsyncIterator[list[StoredMessage]]:
         if stream.endswith("_JOURNAL"):
             LOADED_AT.set(self._witness.now_ms())
         self._may_fail()
-        async for page in self._inner.read(stream, subject_filter, after):
+        async for page in self._inner.read(stream, subject_filter, after, one_each=one_each):
             yield page
 
     async def stream_state(self, stream: str) -> StreamState:

@@ -11,8 +11,11 @@ from tests.conformance.bench import Arena, StreamUnderTest, now, subjects_of
 from tests.support import eventually
 
 
-async def pages(stream: StreamUnderTest, rest: str, after: int = 0) -> list[list[StoredMessage]]:
-    return [page async for page in stream.broker.read(stream.name, stream.subject(rest), after)]
+async def pages(
+    stream: StreamUnderTest, rest: str, after: int = 0, *, one_each: bool = False
+) -> list[list[StoredMessage]]:
+    subject_filter = stream.subject(rest)
+    return [page async for page in stream.broker.read(stream.name, subject_filter, after, one_each=one_each)]
 
 
 async def test_last_is_the_newest_message_of_exactly_that_subject(arena: Arena) -> None:
@@ -95,34 +98,39 @@ async def test_reading_returns_only_what_comes_after_a_sequence(arena: Arena) ->
     assert await log.contents("a.>", after=500) == []
 
 
-async def test_thousands_of_messages_come_in_pages_in_order_and_none_twice(arena: Arena) -> None:
+@pytest.mark.parametrize("one_each", [False, True])
+async def test_thousands_of_messages_come_in_pages_in_order_and_none_twice(arena: Arena, *, one_each: bool) -> None:
     journal = await arena.journal()
     # Other runs' records stand between, and there are more subjects than a server answers for at once.
     names = [f"q.{run}.step.{number}" for number in range(700) for run in ("r1", "r2")]
     await journal.put_many(names)
-    found = await pages(journal, "q.r1.>")
+    found = await pages(journal, "q.r1.>", one_each=one_each)
     assert len(found) > 1
     assert all(found)
     sequences = [message.sequence for page in found for message in page]
     assert sequences == list(range(1, 1_401, 2))
-    assert [message.sequence for page in await pages(journal, "q.>", after=300) for message in page] == list(
-        range(301, 1_401)
-    )
+    for after in (300, 1_000):
+        found = await pages(journal, "q.>", after, one_each=one_each)
+        assert [message.sequence for page in found for message in page] == list(range(after + 1, 1_401))
 
 
-async def test_pages_of_large_messages_are_complete(arena: Arena) -> None:
-    log = await arena.log()
+@pytest.mark.parametrize("one_each", [False, True])
+async def test_pages_of_large_messages_are_complete(arena: Arena, *, one_each: bool) -> None:
+    journal = await arena.journal()
     payloads = [bytes([number]) * 800_000 for number in range(8)]
-    for payload in payloads:
-        await log.put("a", payload)
-    assert [message.payload for message in await log.contents()] == payloads
+    for number, payload in enumerate(payloads):
+        await journal.put(f"a.{number}", payload)
+    found = await pages(journal, "a.>", one_each=one_each)
+    assert [message.payload for page in found for message in page] == payloads
 
 
-async def test_reading_what_is_not_there_yields_no_page(arena: Arena) -> None:
+@pytest.mark.parametrize("one_each", [False, True])
+async def test_reading_what_is_not_there_yields_no_page(arena: Arena, *, one_each: bool) -> None:
     log = await arena.log()
-    assert await pages(log, ">") == []
+    assert await pages(log, ">", one_each=one_each) == []
     await log.put("a")
-    assert await pages(log, "b") == []
+    assert await pages(log, "b", one_each=one_each) == []
+    assert await pages(log, "a", after=1, one_each=one_each) == []
 
 
 async def test_reading_leaves_out_what_was_purged_replaced_or_acknowledged(arena: Arena) -> None:

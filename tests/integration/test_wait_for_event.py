@@ -410,8 +410,10 @@ async def test_finding_the_waits_of_an_event_costs_what_matches() -> None:
     read: list[int] = []
 
     class Counting(LocalBroker):
-        async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
-            async for page in super().read(stream, subject_filter, after):
+        async def read(
+            self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
+        ) -> AsyncIterator[list[StoredMessage]]:
+            async for page in super().read(stream, subject_filter, after, one_each=one_each):
                 read.append(len(page))
                 yield page
 

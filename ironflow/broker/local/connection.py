@@ -153,7 +153,14 @@ class LocalBroker:
         """Return the message with that sequence, or None where it is gone."""
         return await self._call("at", stream, lambda: self._server.stream(stream).at(sequence))
 
-    async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+    async def read(
+        self,
+        stream: str,
+        subject_filter: str,
+        after: int = 0,
+        *,
+        one_each: bool = False,  # noqa: ARG002 - nothing here costs what stands between
+    ) -> AsyncIterator[list[StoredMessage]]:
         """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
         sequences = await self._call("read", stream, lambda: self._server.stream(stream).select(subject_filter, after))
         for start in range(0, len(sequences), PAGE):

@@ -155,9 +155,11 @@ class NatsBroker:
         """Return the message with that sequence, or None where it is gone."""
         return await self._reader.at(stream, sequence)
 
-    def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+    def read(
+        self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
+    ) -> AsyncIterator[list[StoredMessage]]:
         """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
-        return self._reader.read(stream, subject_filter, after)
+        return self._reader.read(stream, subject_filter, after, one_each=one_each)
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is, as its leader has it."""

@@ -71,6 +71,10 @@ class _Page(msgspec.Struct):
     remaining: int
 
 
+class _TooManySubjects(BrokerError):  # noqa: N818 - an answer that decides, rather than a failure
+    """The server answers for a thousand subjects at once, and the filter has more."""
+
+
 class Reader:
     """Reads messages and states.
 
@@ -96,14 +100,32 @@ class Reader:
         """Return the message with that sequence, as the stream's leader has it."""
         return await self._get(stream, {"seq": sequence})
 
-    async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+    async def read(
+        self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
+    ) -> AsyncIterator[list[StoredMessage]]:
         """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
-        page = await self._page(stream, subject_filter, after)
+        if one_each:
+            try:
+                async for messages in self._pages(stream, {"multi_last": [subject_filter]}, after):
+                    yield messages
+                    after = messages[-1].sequence
+            except _TooManySubjects:
+                pass
+            else:
+                return
+        # The server looks at all messages from the first one on, as far as they are in a block with one that matches.
+        async for messages in self._pages(stream, {"next_by_subj": subject_filter}, after):
+            yield messages
+
+    async def _pages(
+        self, stream: str, which: dict[str, str | list[str]], after: int
+    ) -> AsyncIterator[list[StoredMessage]]:
+        page = await self._page(stream, which, after)
         while page.messages:
             yield page.messages
             if not page.remaining:
                 return
-            page = await self._page(stream, subject_filter, page.messages[-1].sequence)
+            page = await self._page(stream, which, page.messages[-1].sequence)
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is, as its leader has it."""
@@ -138,11 +160,11 @@ class Reader:
             raise
         return StoredMessage(message.subject, message.data, message.seq, to_ms(message.time))
 
-    async def _page(self, stream: str, subject_filter: str, after: int) -> _Page:
+    async def _page(self, stream: str, which: dict[str, str | list[str]], after: int) -> _Page:
         """Ask for one page until it comes; a page that broke off is asked for again as a whole."""
         request = {
+            **which,
             "seq": after + 1,
-            "next_by_subj": subject_filter,
             "batch": PAGE_MESSAGES,
             "max_bytes": PAGE_BYTES,
         }
@@ -181,6 +203,8 @@ def parse_page(answers: list[Reply], stream: str) -> _Page:
     status = answers[-1].headers
     if status.startswith(b"NATS/1.0 404"):
         return _Page([], 0)
+    if status.startswith(b"NATS/1.0 413"):
+        raise _TooManySubjects(f"cannot read {stream}: too many subjects at once")
     if not status.startswith(b"NATS/1.0 204"):
         reason = status.partition(b"\r\n")[0].decode(errors="replace")
         message = f"cannot read {stream}: {reason}"
