@@ -55,6 +55,7 @@ class Figures(msgspec.Struct):
         ends: how the runs ended, and how many of them.
         bodies: how often each body has begun.
         seconds: how long each run of some of everything took.
+        taken_for_dead: how often an engine took a worker for dead; each has left in good order.
 
     """
 
@@ -62,6 +63,7 @@ class Figures(msgspec.Struct):
     ends: Counter[str]
     bodies: Counter[str]
     seconds: list[float]
+    taken_for_dead: int
 
     def faults(self) -> list[str]:
         """Return what must not have happened."""
@@ -69,6 +71,7 @@ class Figures(msgspec.Struct):
         bad = [each for each in self.exits if each.code != 0]
         return [
             *(f"{count} runs ended as {end}" for end, count in self.ends.items() if end != "completed"),
+            *(["a worker that was told to stop was taken for dead"] * self.taken_for_dead),
             *(f"body {body} began {self.bodies[body]} times" for body in twice),
             *(f"{each.kind} ended with {each.code} after {each.seconds:.1f} s" for each in bad),
         ]
@@ -135,7 +138,8 @@ async def roll(plan: Plan, url: str, namespace: str, folder: Path) -> Figures:
                 await asyncio.gather(engines.roll(), workers.roll())
             load.stop()
             await under_way
-        return Figures(engines.exits + workers.exits, load.ends, processes.witnessed(), sorted(load.seconds))
+        deaths = processes.logs().count("a worker has died")
+        return Figures(engines.exits + workers.exits, load.ends, processes.witnessed(), sorted(load.seconds), deaths)
 
 
 def deployments(processes: Cluster, plan: Plan) -> tuple[Pods, Pods]:
@@ -162,6 +166,7 @@ def shown(figures: Figures, plan: Plan) -> str:
             ("runs not completed", figures.ends.total() - figures.ends["completed"]),
             ("bodies begun", figures.bodies.total()),
             ("bodies begun twice", sum(count > 1 for count in figures.bodies.values())),
+            ("workers taken for dead", figures.taken_for_dead),
             ("mixed runs: p50, p99, most", ", ".join(f"{each:.1f} s" for each in _quantiles(figures.seconds))),
         ]
     )
