@@ -174,7 +174,7 @@ async def functions_are_known(client: Client, *functions: str, within: float = 2
         page = await client.engine.functions()
         assert {function.id for function in page.functions} >= set(functions)
 
-    await eventually(_answered(known), within=within)
+    await eventually(answered(known), within=within)
 
 
 async def workers_answer(client: Client, count: int, *, within: float = 20.0) -> None:
@@ -183,10 +183,10 @@ async def workers_answer(client: Client, count: int, *, within: float = 20.0) ->
     async def answer() -> None:
         assert len((await client.engine.workers()).workers) == count
 
-    await eventually(_answered(answer), within=within)
+    await eventually(answered(answer), within=within)
 
 
-def _answered(assertion: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+def answered(assertion: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     """Have "no engine answers yet" be one more reason to try again."""
 
     async def attempt() -> None:
