@@ -29,10 +29,14 @@ class Bodies:
     Args:
         threads: runs the plain ones. It is used for nothing else, so that a slow body cannot starve others.
 
+    Attributes:
+        no_more: whether none is to begin any more, so that those at work can end before their worker does.
+
     """
 
     def __init__(self, threads: Executor) -> None:
         self._threads = threads
+        self.no_more = False
 
     async def run(self, step: str, body: Callable[[], Any], *, is_async: bool, timeout_ms: int | None) -> Any:
         """Run a body to its end and return what it returns.

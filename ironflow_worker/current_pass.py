@@ -39,7 +39,6 @@ class CurrentPass:
         over: set when the pass has ended, for whichever reason.
         idle: set while no step is at work.
         ended_early: whether the pass ended before its handler did.
-        failure: why the pass has to be done again, where something keeps it from going on.
         waits: what steps have begun to wait for in this pass, by key.
         undos: what the handler has registered to undo its steps.
         unwinds: as above.
@@ -54,7 +53,8 @@ class CurrentPass:
         self.idle = asyncio.Event()
         self.idle.set()
         self.ended_early = False
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
+        self._left_because: Exception | None = None
         self.waits: dict[str, WaitRecord] = {}
         self.undos = Undos()
         self.unwinds = unwinds
@@ -77,6 +77,12 @@ class CurrentPass:
     def ended(self) -> bool:
         """Whether the pass has ended."""
         return self.over.is_set()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the pass has to be done again, where something keeps it from going on."""
+        # What keeps it from recording says more: the task may not even be ours to hand back.
+        return self._failure or self._left_because
 
     @property
     def is_replaying(self) -> bool:
@@ -237,6 +243,17 @@ class CurrentPass:
                     self.wake(strand)
         raise self.signal()
 
+    async def leave(self, reason: Exception) -> NoReturn:
+        """Block the calling branch until what others do has ended: the pass ends then, to be done again.
+
+        Raises:
+            PassEnded: the pass has ended.
+            CancelledError: it has, with its handler.
+
+        """
+        self._left_because = reason
+        await self.wait()
+
     async def quiet(self) -> None:
         """Return once nothing has been at work for some rounds of the loop, or the pass has ended."""
         rounds = 0
@@ -340,8 +357,7 @@ class CurrentPass:
 
     def fail(self, failure: Exception) -> None:
         """End the pass because something cannot be recorded: it is done again, as if it had never begun."""
-        if self.failure is None:
-            self.failure = failure
+        self._failure = self._failure or failure
         self._end_early()
 
     def check_name(self, name: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from logging import INFO, WARNING
 from typing import Any
 
 import structlog
@@ -23,7 +24,7 @@ from ironflow_worker.dead_letters import DeadLetters
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
-from ironflow_worker.pass_tools import LeaseLost, PassTools
+from ironflow_worker.pass_tools import LeaseLost, PassTools, WorkerDrains
 from ironflow_worker.poison import MOST_LOSSES, pause_ms, unknown_function, unreadable, worker_lost
 from ironflow_worker.presence import Presence
 from ironflow_worker.replay import Replay
@@ -133,8 +134,11 @@ class Executor:
             _log.warning("this worker cannot read what is recorded of a run", run=task.run, reason=str(error))
             await self._dead_letters.refuse(queue, delivery, unreadable(str(error), delivery.delivered), task.event)
         except BrokerError as error:
-            _log.warning("pass given up, it will be done again", run=task.run, reason=str(error))
-            await self._hand_back(queue, task, delivery, running, _TRY_AGAIN_SECONDS)
+            drains = isinstance(error, WorkerDrains)  # others can go on at once
+            _log.log(
+                INFO if drains else WARNING, "pass given up, it will be done again", run=task.run, reason=str(error)
+            )
+            await self._hand_back(queue, task, delivery, running, 0.0 if drains else _TRY_AGAIN_SECONDS)
         except Exception:
             await self._hand_back(queue, task, delivery, running, _TRY_AGAIN_SECONDS)
             raise

@@ -26,6 +26,13 @@ class LeaseLost(BrokerError):  # noqa: N818 - reads as the state that it is
     """The task may be another worker's by now; nothing more is to be recorded, and it is not ours to hand back."""
 
 
+class WorkerDrains(BrokerError):  # noqa: N818 - reads as the state that it is
+    """No body begins any more; what is left of the pass is another worker's."""
+
+    def __init__(self) -> None:
+        super().__init__("this worker drains, and begins no more step bodies")
+
+
 class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     """One pass's means of doing and recording things.
 

@@ -59,8 +59,10 @@ class Presence:
         """Be seen no more; what is still held is handed back by then."""
         for subscription in self._subscriptions:
             await subscription.stop()
+        # Else engines would take this worker for dead, with the tasks that it has not told the end of.
         if self._sending is not None:
             self._sending.cancel()
+            self._send()
 
     @contextlib.contextmanager
     def holds(self, queue: str, delivery: Delivery) -> Generator[None]:

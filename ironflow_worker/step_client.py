@@ -42,7 +42,7 @@ from ironflow_worker.failures import raise_recorded, recorded_at
 from ironflow_worker.fan_out import Branches, FanOut, check_options, checked_branches, checked_items
 from ironflow_worker.invocation import detached_event, given_data, invocation
 from ironflow_worker.memo import Memo
-from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.pass_tools import PassTools, WorkerDrains
 from ironflow_worker.signals import PassEnded
 from ironflow_worker.undos import Undo
 
@@ -366,6 +366,8 @@ class StepClient(Step):
                     await self._current.wait()
                 with self._current.new_work():
                     await self._current.may_begin()
+                    if self._tools.bodies.no_more:
+                        await self._current.leave(WorkerDrains())
                     self._current.executes()
                     standing = await self._attempt(call, do)
                 await self._current.check_running()

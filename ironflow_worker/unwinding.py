@@ -8,7 +8,7 @@ from ironflow.records import CompensationStatus, StepRecord
 from ironflow.retry import RetryPolicy
 from ironflow_worker.attempts import Attempt, Call, encoded_result
 from ironflow_worker.memo import Memo
-from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.pass_tools import PassTools, WorkerDrains
 from ironflow_worker.undos import Undo, Undos
 
 
@@ -60,6 +60,8 @@ class Unwinding:
         """Undo a step once; None where that is to be tried again later."""
         if self._memo.is_backing_off(undo.key):
             return None
+        if self._tools.bodies.no_more:
+            raise WorkerDrains
         call = Call(undo.name, undo.key, "compensate", undo.scope, self._policy)
         body = functools.partial(self._tools.bodies.run, undo.name, undo.body, is_async=undo.is_async, timeout_ms=None)
         do = functools.partial(encoded_result, undo.name, body, self._tools.limits)

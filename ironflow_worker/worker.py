@@ -106,12 +106,13 @@ class Worker:
             self._leases, functools.partial(be_seen, names=names, worker=self.id, connection="leases")
         )
         self._threads = DaemonThreads(settings.threads, "ironflow-body")
+        self._bodies = Bodies(self._threads)
         self._cancellations = Cancellations(broker, names)
         self._executor = Executor(
             broker,
             names,
             mine,
-            Bodies(self._threads),
+            self._bodies,
             self._leases,
             self._presence,
             self.metrics,
@@ -175,16 +176,29 @@ class Worker:
         """Do nothing: all of a worker's metrics are counted when it happens."""
 
     async def drain(self) -> None:
-        """Take no more tasks; let passes end until the deadline, hand back the others, and leave."""
+        """Take no more tasks; let passes end until the deadline, hand back the others, and leave.
+
+        From half of the time on no body begins any more, and a pass that would need one is handed back. So what is
+        cut off at the deadline are bodies that take longer than half of the time, and no others.
+        """
         self._registrar.draining = True
         for runner in self._runners:
             runner.withdraw()
+        if not await self._have_ended(self._settings.drain_seconds / 2):
+            self._bodies.no_more = True
+            if not await self._have_ended(self._settings.drain_seconds / 2):
+                runs = sorted(self._cancellations.running)
+                _log.warning("drain deadline reached, passes are handed back", runs=runs)
+        await self.stop()
+
+    async def _have_ended(self, seconds: float) -> bool:
+        """Wait so long for all passes to end; return whether they have."""
         try:
-            async with asyncio.timeout(self._settings.drain_seconds):
+            async with asyncio.timeout(seconds):
                 await asyncio.gather(*(runner.finish() for runner in self._runners))
         except TimeoutError:
-            _log.warning("drain deadline reached, passes are handed back", runs=sorted(self._cancellations.running))
-        await self.stop()
+            return False
+        return True
 
     async def stop(self) -> None:
         """Leave now: passes are given up and handed back. Harmless the second time."""

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import archive, batches, cancels, examples, fan_out, idle, ours, saga, series, waits, wakeups
+from tests.bench import archive, batches, cancels, examples, fan_out, idle, ours, rolling, saga, series, waits, wakeups
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "archive": (archive.main, "20,000 runs archived while Postgres stops and engines die; a list over 1,000,000 runs"),
@@ -17,6 +17,7 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "idle": (idle.main, "an engine and a worker that have nothing to do, for a minute: CPU and memory"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "rolling": (rolling.main, "all engines and workers are replaced three times under load: what suffers from it"),
     "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
     "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),
     "workloads": (ours.main, "the workloads A to G that peers are measured with; options: --quick, --rounds, …"),

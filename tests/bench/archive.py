@@ -19,15 +19,16 @@ from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.protocol import StoredMessage
 from ironflow.client import Client
 from ironflow.codec import encode_record
-from ironflow.names import Names
+from ironflow.names import Names, bucket_stream
 from ironflow.records import ErrorRecord, RunState, RunStatus
 from ironflow_engine.archive.archive import PostgresArchive
 from ironflow_engine.archive.database import schema_of
 from ironflow_engine.archive.reader import runs_query
 from ironflow_engine.archive.rows import RUNS, run_row
 from ironflow_engine.read_model import RunQuery
+from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer, postgres_in
-from tests.support.processes import cluster, functions_are_known
+from tests.support.processes import answered, cluster, functions_are_known
 
 RUNS_TO_ARCHIVE = int(os.environ.get("BENCH_ARCHIVE_RUNS", "20000"))
 ROWS_TO_SEARCH = int(os.environ.get("BENCH_ARCHIVE_ROWS", "1000000"))
@@ -62,66 +63,84 @@ async def _trouble(folder: Path, postgres: PostgresServer) -> list[str]:
         async with processes.client() as client:
             await functions_are_known(client, "three-steps")
             began = time.monotonic()
-            load = asyncio.create_task(_publish(client, RUNS_TO_ARCHIVE))
-            await _share_published(client, 0.2, load)
+            load = Load(client, RUNS_TO_ARCHIVE)
+            publishing = asyncio.create_task(load.publish())
+            await load.has_published(0.2)
             engine.restart()
             await asyncio.to_thread(postgres.stop)
             stopped = time.monotonic()
-            await _share_published(client, 0.5, load)
+            await load.has_published(0.5)
             engine.restart()
             await asyncio.sleep(max(0.0, OUTAGE_SECONDS - (time.monotonic() - stopped)))
             before = time.monotonic()
             await asyncio.to_thread(postgres.start)
             outage = before - stopped
             there = await _total(postgres)
-            await load
+            await publishing
             ended = await _all_ended(client)
-            counts = await _all_archived(postgres, before)
+            counts = await _all_archived(client, postgres)
         return await _report(postgres, counts, began, ended, before, outage, there)
 
 
-async def _publish(client: Client, count: int) -> None:
-    slots = asyncio.Semaphore(_IN_FLIGHT)
+class Load:
+    """Events that each start a run.
 
-    async def one(number: int) -> None:
-        async with slots:
-            await client.publish(
-                "archived", {"number": number, "fails": number % FAILS_EVERY == 0}, id=f"bench-{number}"
-            )
+    Args:
+        client: publishes them.
+        count: how many.
 
-    await asyncio.gather(*map(one, range(count)))
+    """
 
+    def __init__(self, client: Client, count: int) -> None:
+        self._client = client
+        self._count = count
+        self._published = 0
+        self._slots = asyncio.Semaphore(_IN_FLIGHT)
+        self._one_more = asyncio.Condition()
 
-async def _share_published(client: Client, share: float, load: asyncio.Task[None]) -> None:
-    """Wait until a share of the load is published."""
-    while not load.done():
-        async for event in client.events(limit=1):
-            if event.sequence >= share * RUNS_TO_ARCHIVE:
-                return
-        await asyncio.sleep(0.1)
+    async def publish(self) -> None:
+        """Publish all of them."""
+        await asyncio.gather(*map(self._publish_one, range(self._count)))
+
+    async def has_published(self, share: float) -> None:
+        """Wait until a share of them is published."""
+        async with self._one_more:
+            await self._one_more.wait_for(lambda: self._published >= share * self._count)
+
+    async def _publish_one(self, number: int) -> None:
+        async with self._slots:
+            data = {"number": number, "fails": number % FAILS_EVERY == 0}
+            await self._client.publish("archived", data, id=f"bench-{number}")
+        async with self._one_more:
+            self._published += 1
+            self._one_more.notify_all()
 
 
 async def _all_ended(client: Client) -> float:
     """Wait until no run is under way; return when that was."""
     statuses: tuple[RunStatus, ...] = ("queued", "running", "waiting")
-    while True:
-        left = [run for status in statuses async for run in client.runs(status=status, limit=1)]
-        if not left:
-            return time.monotonic()
-        await asyncio.sleep(0.5)
+
+    async def none_is_left() -> None:
+        assert not [run for status in statuses async for run in client.runs(status=status, limit=1)]
+
+    await eventually(answered(none_is_left), within=_CATCH_UP_SECONDS)
+    return time.monotonic()
 
 
-async def _all_archived(postgres: PostgresServer, since: float) -> dict[str, tuple[int, int]]:
-    """Wait until nothing is missing, and a little longer for what would be too much; return what is there."""
+async def _all_archived(client: Client, postgres: PostgresServer) -> dict[str, tuple[int, int]]:
+    """Wait until the archive has read all that there is to the end; return how many rows there are, and should be."""
+    names = client.names
+    streams = (names.events, names.journal, bucket_stream(names.runs_bucket))
+
+    async def read_to_the_end() -> None:
+        positions = dict(await _fetch(postgres, "SELECT stream, sequence FROM positions"))
+        assert positions == {stream: (await client.broker.stream_state(stream)).last_sequence for stream in streams}
+
+    await eventually(read_to_the_end, within=_CATCH_UP_SECONDS)
+    finished = await _one(postgres, "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL")
     expected = {"runs": RUNS_TO_ARCHIVE, "steps": STEPS * RUNS_TO_ARCHIVE, "events": RUNS_TO_ARCHIVE}
-    while True:
-        counts = {table: (await _count(postgres, table), expected[table]) for table in expected}
-        finished = await _one(postgres, "SELECT count(*) FROM runs WHERE finished_at IS NOT NULL")
-        if finished >= RUNS_TO_ARCHIVE and all(found >= wanted for found, wanted in counts.values()):
-            return counts
-        if time.monotonic() - since > _CATCH_UP_SECONDS:
-            return counts
-        await asyncio.sleep(0.5)
+    counts = {table: (await _count(postgres, table), expected[table]) for table in expected}
+    return {**counts, "finished runs": (finished, RUNS_TO_ARCHIVE)}
 
 
 async def _report(
@@ -134,7 +153,7 @@ async def _report(
     there: int,
 ) -> list[str]:
     caught_up = time.monotonic()
-    rows = sum(found for found, _ in counts.values())
+    rows = await _total(postgres)
     print(tabulate([(table, *numbers) for table, numbers in counts.items()], headers=("table", "rows", "expected")))
     lags = await _fetch(
         postgres, "SELECT extract(epoch FROM archived_at - finished_at)::float8 FROM runs WHERE finished_at IS NOT NULL"

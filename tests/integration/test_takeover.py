@@ -83,6 +83,19 @@ async def test_all_tasks_of_a_dead_worker_are_handed_on_and_no_others() -> None:
         assert len(bodies.begun) == 30
 
 
+async def test_a_worker_that_leaves_in_good_order_is_not_taken_for_dead() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function) as system:
+        (engine,) = system.engines
+        (run,) = await started(system, bodies)
+        leaving = only(system)
+        await leaving.drain()
+        await system.workers.pop(leaving).close()
+        assert await run.result("1m") == "done"
+        await asyncio.sleep(5.0)  # time in which nothing must happen
+        assert engine.metrics.registry.get_sample_value("ironflow_engine_lost_workers_total") == 0
+
+
 async def test_two_engines_hand_a_task_on_once() -> None:
     bodies = Bodies()
     async with running_system(bodies.function, engines=2) as system:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ironflow
-from ironflow import Context, Retry
+from ironflow import Context, NonRetryableError, Retry, Step
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Unavailable
 from ironflow_engine.engine import Engine, EngineSettings
@@ -53,6 +53,44 @@ class Work:
             raise
         finally:
             self._at_once -= 1
+
+
+class Bodies:
+    """Functions whose bodies take three seconds, so that many of them in a row take longer than a drain."""
+
+    def __init__(self) -> None:
+        self.begun = Counter[str]()
+        self.ended = Counter[str]()
+        self.in_a_row = ironflow.function(id="in-a-row")(self._in_a_row)
+        self.side_by_side = ironflow.function(id="side-by-side")(self._side_by_side)
+        self.undone = ironflow.function(id="undone", retry=Retry(max_attempts=1))(self._undone)
+
+    async def _in_a_row(self, ctx: Context) -> str:
+        for number in range(10):
+            await ctx.step.run(f"{number}", self._body, f"{number}", 3.0)
+        return "done"
+
+    async def _side_by_side(self, ctx: Context) -> str:
+        async def quick(step: Step) -> None:
+            for number in range(10):
+                await step.run(f"{number}", self._body, f"{number}", 3.0)
+
+        async def slow(step: Step) -> None:
+            await step.run("slow", self._body, "slow", 19.0)
+
+        await ctx.step.parallel("both", (quick, slow))
+        return "done"
+
+    async def _undone(self, ctx: Context) -> None:
+        for number in range(5):
+            await ctx.step.run(f"{number}", self._body, f"{number}", 0.1)
+            ctx.step.compensate(f"{number}", self._body, f"undo {number}", 3.0)
+        raise NonRetryableError("as always")
+
+    async def _body(self, name: str, seconds: float) -> None:
+        self.begun[name] += 1
+        await asyncio.sleep(seconds)
+        self.ended[name] += 1
 
 
 async def start(system: System, function: Any, count: int) -> list[Any]:
@@ -124,6 +162,50 @@ async def test_a_drained_worker_finishes_its_passes_and_takes_no_more() -> None:
         await system.add_worker()
         assert [await run.result("1h") for run in runs] == ["done"] * 5
     assert work.begun == 5
+
+
+async def test_a_worker_that_drains_begins_no_body_that_it_would_have_to_cut_off() -> None:
+    bodies = Bodies()
+
+    async with running_system(bodies.in_a_row, workers=0) as system:
+        worker = await system.add_worker(drain_seconds=10.0)
+        (run,) = await start(system, bodies.in_a_row, 1)
+        await eventually(lambda: _assert(bodies.begun["0"] == 1))
+        began = system.now_ms()
+        await worker.drain()
+        assert 5_000 <= system.now_ms() - began <= 8_000  # the body that is at work after half of the time ends
+        assert bodies.ended == bodies.begun
+        await system.add_worker()
+        assert await run.result("1h") == "done"
+    assert set(bodies.begun.values()) == {1}
+
+
+async def test_a_branch_that_may_not_begin_waits_for_the_bodies_of_the_others() -> None:
+    bodies = Bodies()
+
+    async with running_system(bodies.side_by_side, workers=0) as system:
+        worker = await system.add_worker(drain_seconds=20.0)
+        (run,) = await start(system, bodies.side_by_side, 1)
+        await eventually(lambda: _assert(bodies.begun["slow"] == 1))
+        await worker.drain()
+        assert bodies.ended == bodies.begun
+        await system.add_worker()
+        assert await run.result("1h") == "done"
+    assert set(bodies.begun.values()) == {1}
+
+
+async def test_a_worker_that_drains_begins_no_undo_that_it_would_have_to_cut_off() -> None:
+    bodies = Bodies()
+
+    async with running_system(bodies.undone, workers=0) as system:
+        worker = await system.add_worker(drain_seconds=10.0)
+        (run,) = await start(system, bodies.undone, 1)
+        await eventually(lambda: _assert(bodies.begun["undo 4"] == 1), within=30.0)
+        await worker.drain()
+        assert bodies.ended == bodies.begun
+        await system.add_worker()
+        assert (await run.wait("1h")).compensation == "completed"
+    assert set(bodies.begun.values()) == {1}
 
 
 async def test_what_does_not_end_before_the_deadline_is_handed_back_at_once() -> None:

@@ -19,6 +19,7 @@ from ironflow.names import Names
 from tests.support.eventually import eventually
 
 APPS = Path(__file__).parent / "apps"
+PATIENCE_SECONDS = 40.0
 
 
 class Process:
@@ -59,20 +60,25 @@ class Process:
         """End it as a crash would."""
         self._end(signal.SIGKILL)
 
-    def terminate(self) -> int:
-        """Tell it to stop, and return its exit code."""
-        return self._end(signal.SIGTERM)
+    def terminate(self, within: float = PATIENCE_SECONDS) -> int:
+        """Tell it to stop, and return its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it takes longer.
+
+        """
+        return self._end(signal.SIGTERM, within)
 
     def restart(self) -> None:
         """Kill it and start it again."""
         self.kill()
         self.start()
 
-    def _end(self, number: signal.Signals) -> int:
+    def _end(self, number: signal.Signals, within: float = PATIENCE_SECONDS) -> int:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(number)
-        return self._process.wait(timeout=40)
+        return self._process.wait(timeout=within)
 
 
 class Cluster:
@@ -168,7 +174,7 @@ async def functions_are_known(client: Client, *functions: str, within: float = 2
         page = await client.engine.functions()
         assert {function.id for function in page.functions} >= set(functions)
 
-    await eventually(_answered(known), within=within)
+    await eventually(answered(known), within=within)
 
 
 async def workers_answer(client: Client, count: int, *, within: float = 20.0) -> None:
@@ -177,10 +183,10 @@ async def workers_answer(client: Client, count: int, *, within: float = 20.0) ->
     async def answer() -> None:
         assert len((await client.engine.workers()).workers) == count
 
-    await eventually(_answered(answer), within=within)
+    await eventually(answered(answer), within=within)
 
 
-def _answered(assertion: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+def answered(assertion: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     """Have "no engine answers yet" be one more reason to try again."""
 
     async def attempt() -> None:

@@ -162,3 +162,19 @@ async def late_waiter(ctx: Context) -> bool:
     await ctx.step.run("pause", pause, number % 51)
     event = await ctx.step.wait_for_event("flag", event="early", match="n", timeout="20s", on_timeout="none")
     return event is not None
+
+
+@ironflow.function(id="patient", queue="orders")
+async def patient(ctx: Context[str]) -> str:
+    """Wait for an event that names this run's data."""
+    await ctx.step.run("before", count, ctx.run.id, 1)
+    event = await ctx.step.wait_for_event("word", event="word", match="of", value=ctx.event.data, timeout="1h")
+    await ctx.step.run("after", count, ctx.run.id, 2)
+    return str(event.data["says"])
+
+
+@ironflow.function(id="parent", queue="orders")
+async def parent(ctx: Context[float]) -> str:
+    """Wait for a child that sleeps."""
+    await ctx.step.run("before", count, ctx.run.id, 1)
+    return await ctx.step.invoke(sleeper, ctx.event.data)
