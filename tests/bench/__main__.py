@@ -6,7 +6,21 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import archive, batches, cancels, examples, fan_out, idle, ours, saga, series, waits, wakeups
+from tests.bench import (
+    archive,
+    arguments,
+    batches,
+    cancels,
+    examples,
+    fan_out,
+    growth,
+    idle,
+    ours,
+    saga,
+    series,
+    waits,
+    wakeups,
+)
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "archive": (archive.main, "20,000 runs archived while Postgres stops and engines die; a list over 1,000,000 runs"),
@@ -15,6 +29,7 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "early": (waits.early, "1,000 runs whose event is published 0 to 50 ms before they wait for it: how many get it"),
     "examples": (examples.main, "each example in process, in virtual time: how long it takes"),
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
+    "growth": (growth.main, "workload A and more beside 100,000 and 1,000,000 runs that rest; options: --resting, …"),
     "idle": (idle.main, "an engine and a worker that have nothing to do, for a minute: CPU and memory"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
     "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
@@ -26,7 +41,7 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
 
 def main() -> int:
     """Run what the command line names; without a name, the workloads, which take options."""
-    wanted = ["workloads"] if ours.options() is not None else sys.argv[1:]
+    wanted = ["workloads"] if ours.options() is not None else arguments.names()
     unknown = [name for name in wanted if name not in BENCHES]
     if unknown:
         print(f"no bench {', '.join(unknown)}; there are:", file=sys.stderr)
