@@ -17,9 +17,12 @@ from tests.bench import (
     idle,
     ours,
     saga,
+    scale,
     series,
+    standing,
     waits,
     wakeups,
+    woken,
 )
 
 BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
@@ -32,8 +35,13 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "growth": (growth.main, "workload A and more beside 100,000 and 1,000,000 runs that rest; options: --resting, …"),
     "idle": (idle.main, "an engine and a worker that have nothing to do, for a minute: CPU and memory"),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
+    "replicas": (scale.replicas, "workloads A and B on one server and on three that keep everything three times"),
     "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
+    "scale": (scale.main, "workload A with 1, 2 and 4 workers and 1 and 2 engines: runs/s, and CPU of each run"),
     "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),
+    "sleepers": (standing.sleepers, "50,000 runs that sleep: the server's memory and CPU; options: --count"),
+    "waits": (standing.waits, "an event beside 100 and 100,000 waits for events of its name: latency and CPU"),
+    "woken": (woken.main, "a run of 10,000 steps that is woken 100 times: what a wake-up takes"),
     "workloads": (ours.main, "the workloads A to G that peers are measured with; options: --quick, --rounds, …"),
     "wakeups": (wakeups.main, "500 runs that sleep 2 s at the same time: how late they wake"),
 }

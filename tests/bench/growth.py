@@ -13,16 +13,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, connect
 from ironflow.errors import EngineUnavailableError
 from ironflow.names import Names, run_id, start_event_id
 from ironflow.records import FunctionRecord, RunStatus
 from tests.bench import arguments, ironflow_app, machine
-from tests.bench.resting import DAY_MS, FAILED_SHARE, Filler, Planned, ended, sleeper, skip_what_is_written, waiter
+from tests.bench.resting import DAY_MS, FAILED_SHARE, Filler, Planned, ended, skip_what_is_written, sleeper, waiter
 from tests.bench.stretched import NAMESPACE, START_SECONDS, Stretched
+from tests.bench.turns import Rounds, by_turns, note, ratio, table
 from tests.bench.workloads import Size, events, serial, throughput
 
 GOAL = 0.85
@@ -35,8 +34,6 @@ MONTH_MS = 30 * DAY_MS
 SOON_MS = 1_000
 ROUND = Size(runs=1000, in_flight=(200,), serial=30, events=20)
 QUICK_ROUND = Size(runs=300, in_flight=(200,), serial=10, events=5)
-
-Figures = dict[str, list[float]]
 
 
 def options(words: Sequence[str]) -> argparse.Namespace:
@@ -69,7 +66,7 @@ def run_of(function: str, number: int) -> str:
     return run_id(function, start_event_id(function, f"rest-{number}"))
 
 
-async def fill(folder: Path, first: int, last: int) -> float:
+async def fill(folder: Path, runs: Iterator[Planned]) -> float:
     """Write runs into the data of a server that is stopped; return how many a second."""
     names = Names(NAMESPACE)
     functions = {
@@ -80,7 +77,7 @@ async def fill(folder: Path, first: int, last: int) -> float:
         broker = await connect(ConnectionSettings(urls=(server.url,)))
         try:
             began = time.monotonic()
-            written = await Filler(broker, names, functions).write(resting(first, last))
+            written = await Filler(broker, names, functions).write(runs)
             await skip_what_is_written(server.url, broker, names)
             return written / (time.monotonic() - began)
         finally:
@@ -268,27 +265,17 @@ async def idle_cpu(sides: Mapping[str, Side]) -> dict[str, dict[str, float]]:
     }
 
 
-async def measure(sides: Mapping[str, Side], rounds: int, size: Size) -> dict[str, Figures]:
+async def measure(sides: Mapping[str, Side], rounds: int, size: Size) -> dict[str, Rounds]:
     """Return the figures of both systems, whose rounds take turns."""
-    seen: dict[str, Figures] = {name: {} for name in sides}
-
-    def note(name: str, figures: Mapping[str, float]) -> None:
-        for figure, value in figures.items():
-            seen[name].setdefault(figure, []).append(value)
-
-    for number in range(rounds):
-        # The one that comes second may find the machine warmer.
-        for name in (list(sides) if number % 2 else list(sides)[::-1]):
-            note(name, await sides[name].round(size))
-        print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    seen = await by_turns(sides, rounds, lambda side: side.round(size))
     for name, figures in (await idle_cpu(sides)).items():
-        note(name, figures)
+        note(seen[name], figures)
     for name, side in sides.items():
         memory = machine.memory(side.system.parts())
-        note(name, {f"MiB {part}": now for part, (now, _) in memory.items() if part != machine.CLIENT})
+        note(seen[name], {f"MiB {part}": now for part, (now, _) in memory.items() if part != machine.CLIENT})
         for what in ("cold", "with its file"):
             known, listed = await side.engine_start(cold=what == "cold")
-            note(name, {f"engine start {what}, s": known, f"engine start {what} to list, s": listed})
+            note(seen[name], {f"engine start {what}, s": known, f"engine start {what} to list, s": listed})
     return seen
 
 
@@ -311,13 +298,13 @@ async def main() -> int:
     """Print figures and ratios; fail where A on the filled system is under the goal."""
     wanted = options(arguments.options())
     print(f"load average before: {machine.load()}")
-    stages: dict[int, dict[str, Figures]] = {}
+    stages: dict[int, dict[str, Rounds]] = {}
     async with two_sides() as sides:
         filled = sides["filled"]
         stages[0] = await measure(sides, wanted.rounds, wanted.round)
         for first, last in itertools.pairwise([0, *wanted.sizes]):
             await filled.stop()
-            rate = await fill(filled.folder / "nats", first, last)
+            rate = await fill(filled.folder / "nats", resting(first, last))
             await filled.start()
             print(f"{last:,} runs rest; {rate:,.0f} a second were written; load {machine.load()}", file=sys.stderr)
             stages[last] = await measure(sides, wanted.rounds, wanted.round)
@@ -325,34 +312,9 @@ async def main() -> int:
             own = stages[last]["filled"]
             own |= {name: [value] for name, value in (await old_runs(filled.system, first, last)).items()}
             own["server start, s"] = [filled.server_seconds]
-    print(table(stages))
+    columns = {f"{size:,} rest": stage["filled"] for size, stage in stages.items()}
+    bases = {f"{size:,} rest": stage["empty"] for size, stage in stages.items()}
+    print(table(columns, bases, "median (times the empty system's)"))
     print(f"load average after: {machine.load()}; {wanted.rounds} rounds of {wanted.round.runs} runs, 200 in flight")
-    return 0 if min(map(ratio_of_a, stages.values())) >= GOAL else 1
-
-
-def ratio_of_a(stage: Mapping[str, Figures]) -> float:
-    """Return the runs per second of the filled system over those of the empty one."""
-    return statistics.median(stage["filled"]["A200 runs/s"]) / statistics.median(stage["empty"]["A200 runs/s"])
-
-
-def table(stages: Mapping[int, Mapping[str, Figures]]) -> str:
-    """Return medians of the filled system at each stage, and how many times those of the empty one they are."""
-    names = dict.fromkeys(name for stage in stages.values() for name in stage["filled"])
-    rows = [(name, *(_cell(stage, name) for stage in stages.values())) for name in names]
-    return tabulate(
-        rows,
-        headers=("median (times the empty system's)", *(f"{size:,} rest" for size in stages)),
-        tablefmt="github",
-        disable_numparse=True,
-    )
-
-
-def _cell(stage: Mapping[str, Figures], name: str) -> str:
-    values, others = stage["filled"].get(name), stage["empty"].get(name)
-    if not values:
-        return "-"
-    value = statistics.median(values)
-    if not others:
-        return f"{value:.3g}"
-    other = statistics.median(others)
-    return f"{value:.4g} ({value / other:.2f})" if other else f"{value:.3g} (empty: 0)"
+    kept = [ratio(stage["filled"], stage["empty"], "A200 runs/s") >= GOAL for stage in stages.values()]
+    return 0 if all(kept) else 1

@@ -29,7 +29,6 @@ from ironflow.records import (
     Record,
     RunState,
     StepRecord,
-    WaitEntry,
     WaitRecord,
 )
 from ironflow.triggers import INVOKED
@@ -39,7 +38,6 @@ from ironflow_engine.facts import Command, Fact, OutcomeRecorded, RegisterWait, 
 from ironflow_engine.reducer import decide
 from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.wait_store import WaitStore
-from tests.bench import ironflow_app
 
 DAY_MS = 24 * 3600 * 1000
 WAIT_MS = 7 * DAY_MS
@@ -58,15 +56,10 @@ class Planned(msgspec.Struct, frozen=True):
 
     """
 
+    run: str
     function: str
-    key: str
     event: EventRecord
     appended: tuple[tuple[str, Record], ...]
-
-    @property
-    def run(self) -> str:
-        """Its id."""
-        return run_id(self.function, self.event.id)
 
 
 def sleeper(key: str, now_ms: int, nap_ms: int) -> Planned:
@@ -74,8 +67,8 @@ def sleeper(key: str, now_ms: int, nap_ms: int) -> Planned:
     event = _start("nap", key, nap_ms / 1000, now_ms)
     token = random_token()
     return Planned(
+        run_id("nap", event.id),
         "nap",
-        key,
         event,
         (
             ("step.begun", StepRecord(name="begun", kind="run", token=token, output=_json(now_ms / 1000))),
@@ -100,8 +93,8 @@ def waiter(key: str, now_ms: int) -> Planned:
         value=bytes(_json(key)).decode(),
     )
     return Planned(
+        run_id("wait", event.id),
         "wait",
-        key,
         event,
         (
             ("wait.event", wait),
@@ -125,7 +118,7 @@ def ended(key: str, now_ms: int, *, failed: bool) -> Planned:
     if failed:
         last = StepRecord(name="step-2", kind="run", token=token, status="failed", error=error)
         end = OutcomeRecord(number=0, status="failed", token=token, error=error, event=event)
-    return Planned("three", key, event, (*steps, ("step.step-2", last), ("outcome.0", end)))
+    return Planned(run_id("three", event.id), "three", event, (*steps, ("step.step-2", last), ("outcome.0", end)))
 
 
 def _start(function: str, key: str, data: object, now_ms: int) -> EventRecord:
@@ -178,7 +171,9 @@ class Filler:
         events = [Publication(subject=names.event(each.event.name), payload=_bytes(each.event)) for each in chunk]
         started = await self._publish(events)
         journal = [
-            Publication(subject=f"{names.journal_of_run(self._queue(each), each.run)[:-1]}{end}", payload=_bytes(record))
+            Publication(
+                subject=f"{names.journal_of_run(self._queue(each), each.run)[:-1]}{end}", payload=_bytes(record)
+            )
             for each in chunk
             for end, record in each.appended
         ]
@@ -258,9 +253,7 @@ async def skip_what_is_written(url: str, broker: Broker, names: Names) -> None:
                 continue
             last = (await broker.stream_state(spec.stream)).last_sequence
             request = msgspec.json.encode({"seq": last + 1})
-            answer = await connection.request(
-                f"$JS.API.CONSUMER.RESET.{spec.stream}.{spec.name}", request, timeout=60
-            )
+            answer = await connection.request(f"$JS.API.CONSUMER.RESET.{spec.stream}.{spec.name}", request, timeout=60)
             assert b'"error"' not in answer.data, answer.data
     finally:
         await connection.close()

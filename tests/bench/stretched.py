@@ -89,8 +89,16 @@ class Stretched(Ironflow):
         app, options = ironflow_app.__file__, ("--concurrency", str(CONCURRENCY), "--log-level", "error")
         self._workers = [self._processes.worker(app, *options, queue=ironflow_app.QUEUE) for _ in range(workers)]
         self._client = await self._stack.enter_async_context(self._processes.client())
+        await self.is_ready()
+
+    async def is_ready(self) -> None:
+        """Wait until engines and workers answer."""
         await functions_are_known(self.client, "three", "slow", within=START_SECONDS)
-        await workers_answer(self.client, workers, within=START_SECONDS)
+        await workers_answer(self.client, len(self._workers), within=START_SECONDS)
+
+    def restart_worker(self) -> None:
+        """Start the first worker again, after it was killed."""
+        self._workers[0].start()
 
     async def stop(self) -> None:
         """End engines and workers."""
