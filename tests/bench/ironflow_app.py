@@ -55,6 +55,16 @@ async def wait(ctx: Context[str]) -> float:
     return time.time()
 
 
+@ironflow.function(id="woken", queue=QUEUE)
+async def woken(ctx: Context[tuple[str, int, int]]) -> None:
+    """Run many steps, then wait for one event after another."""
+    key, steps, waits = ctx.event.data
+    for number in range(steps):
+        await ctx.step.run(f"step-{number}", trivial, number)
+    for number in range(waits):
+        await ctx.step.wait_for_event(f"event-{number}", event="bench.go", match="key", value=f"{key}-{number}")
+
+
 @ironflow.function(id="fan", queue=QUEUE)
 async def fan(ctx: Context[int]) -> int:
     """Run steps in parallel, fifty at once."""

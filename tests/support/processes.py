@@ -147,7 +147,7 @@ class Cluster:
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncGenerator[Client]:
         """Connect a client."""
-        broker = await connect(ConnectionSettings(urls=(self.url,)))
+        broker = await connect(ConnectionSettings(urls=tuple(self.url.split(","))))
         try:
             yield Client(broker, self.names)
         finally:
