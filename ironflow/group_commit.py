@@ -1,7 +1,7 @@
 """Sends records one by one while few wait, and together when many do.
 
 A lone record goes out at once. Records that come while enough are on their way wait for those; what has
-gathered by then goes out together. A batch costs the server as much as some twenty single records, however many
+gathered by then goes out together. A batch costs the server as much as some fifteen single records, however many
 there are in it: ``python -m tests.bench batches`` draws the curve.
 """
 
@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 
 from ironflow.broker.protocol import Broker, Publication, Stored
 
-_IN_FLIGHT = 16
-"""So many single records on their way keep the connection busy; more of them only wait in the server."""
-_TOGETHER_FROM = 24
+_IN_FLIGHT = 4
+"""So many single records on their way keep the server's disk busy: it syncs them one after the other. More of them
+only wait there, at the price of a sync each, where those that wait here can go out together."""
+_TOGETHER_FROM = 8
+"""Whether so many make a batch or go out singly, all at a time, is for the broker to say, which measures that."""
 _TOGETHER_MOST = 1000
 _COMPANY_ROUNDS = 12
 """Those whose records went out together often have their next ones together too, some rounds of the event loop

@@ -21,6 +21,8 @@ class Metrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
+        self._by_labels: dict[tuple[object, ...], Counter] = {}
+        self._seconds: dict[str, Histogram] = {}
         self._runs_started = self._counter("runs_started", "Runs that began.", "function", "queue")
         self._runs_ended = self._counter("runs_ended", "Runs that ended, by how.", "function", "queue", "status")
         self._runs_retried = self._counter("runs_retried", "Failed runs that go on.", "function", "queue")
@@ -62,13 +64,27 @@ class Metrics(ProcessMetrics):
         function = after.function if after.queue else _UNKNOWN
         had_ended, has_ended = before is not None and before.status in TERMINAL, after.status in TERMINAL
         if before is None:
-            self._runs_started.labels(function, after.queue).inc()
+            self._labelled(self._runs_started, function, after.queue).inc()
         elif had_ended and not has_ended:
-            self._runs_retried.labels(function, after.queue).inc()
+            self._labelled(self._runs_retried, function, after.queue).inc()
         if has_ended and not had_ended:
-            self._runs_ended.labels(function, after.queue, after.status).inc()
+            self._labelled(self._runs_ended, function, after.queue, after.status).inc()
             began_at = after.epoch_started_at or after.started_at
-            self._run_seconds.labels(function).observe((after.finished_at - began_at) / 1000)
+            self._run_histogram(function).observe((after.finished_at - began_at) / 1000)
+
+    def _labelled(self, counter: Counter, function: str, queue: str, *status: str) -> Counter:
+        # The library looks the labels up behind a lock, at several times the price of counting.
+        key = id(counter), function, queue, *status
+        found = self._by_labels.get(key)
+        if found is None:
+            found = self._by_labels[key] = counter.labels(function, queue, *status)
+        return found
+
+    def _run_histogram(self, function: str) -> Histogram:
+        found = self._seconds.get(function)
+        if found is None:
+            found = self._seconds[function] = self._run_seconds.labels(function)
+        return found
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ironflow_engine_{name}", text, labels, registry=self.registry)

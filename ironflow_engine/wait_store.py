@@ -81,10 +81,14 @@ class WaitStore:
 
         It costs one question to the bucket's leader, so that a wait that was just registered misses nothing.
         """
-        paths = await self._current_paths() if events else {}
-        wanted = [self._filters(event, paths.get(event.name, set())) for event in events]
-        filters = list(dict.fromkeys(each for several in wanted for each in several))
-        found = dict(zip(filters, await asyncio.gather(*map(self._read, filters)), strict=True))
+        if not events:
+            return []
+        # What is known is nearly always all there is, so it need not wait for the answer whether that is so.
+        found: dict[str, list[WaitEntry]] = {}
+        known = self._wanted(events, self._paths)
+        paths, _ = await asyncio.gather(self._current_paths(), self._read_all(known, found))
+        wanted = self._wanted(events, paths)
+        await self._read_all(wanted, found)
         return [
             sorted((entry for each in several for entry in found[each]), key=lambda entry: entry.sequence)
             for several in wanted
@@ -129,6 +133,14 @@ class WaitStore:
 
     def _key(self, run: str, step: str, wait: WaitRecord) -> str:
         return self._names.wait_key(wait.event, wait.path, wait.value, run, step)
+
+    def _wanted(self, events: Sequence[EventRecord], paths: Mapping[str, set[str | None]]) -> list[list[str]]:
+        return [self._filters(event, paths.get(event.name, set())) for event in events]
+
+    async def _read_all(self, wanted: Sequence[Sequence[str]], found: dict[str, list[WaitEntry]]) -> None:
+        """Read the waits of the filters that are not in *found* yet, and put them there."""
+        filters = list(dict.fromkeys(each for several in wanted for each in several if each not in found))
+        found.update(zip(filters, await asyncio.gather(*map(self._read, filters)), strict=True))
 
     def _filters(self, event: EventRecord, paths: set[str | None]) -> list[str]:
         if not paths:

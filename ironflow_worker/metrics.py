@@ -36,7 +36,7 @@ class Metrics(ProcessMetrics):
         self.commit_records = Histogram(
             "ironflow_worker_commit_records",
             "Journal records that were sent to JetStream together.",
-            buckets=(1, 24, 50, 100, 250, 500, 1000),
+            buckets=(1, 8, 50, 100, 250, 500, 1000),
             registry=self.registry,
         )
         self.refused_records = Counter(

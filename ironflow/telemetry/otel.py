@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+_NOTHING: contextlib.nullcontext[Mapping[str, str]] = contextlib.nullcontext({})
 
-@contextlib.contextmanager
+
 def span(
     name: str, kind: str, parent: Mapping[str, str], attributes: Mapping[str, str | int]
-) -> Generator[Mapping[str, str]]:
+) -> AbstractContextManager[Mapping[str, str]]:
     """Have a span while the block runs; see :func:`ironflow.telemetry.tracing.span`."""
+    tracer = trace.get_tracer("ironflow")
+    # Where the API is installed and nobody takes spans, there is still a context to hand on, if there is one.
+    if (
+        isinstance(tracer, trace.ProxyTracer)
+        and not parent
+        and not trace.get_current_span().get_span_context().is_valid
+    ):
+        return _NOTHING
+    return _span(tracer, name, kind, parent, attributes)
+
+
+@contextlib.contextmanager
+def _span(
+    tracer: trace.Tracer, name: str, kind: str, parent: Mapping[str, str], attributes: Mapping[str, str | int]
+) -> Generator[Mapping[str, str]]:
     context = TraceContextTextMapPropagator().extract(parent) if parent else None
-    made = trace.get_tracer("ironflow").start_span(
-        name, context, kind=trace.SpanKind[kind.upper()], attributes=dict(attributes)
-    )
+    made = tracer.start_span(name, context, kind=trace.SpanKind[kind.upper()], attributes=dict(attributes))
     with trace.use_span(made, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield current()

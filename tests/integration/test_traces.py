@@ -144,6 +144,31 @@ async def test_a_trace_that_the_publisher_has_begun_elsewhere_goes_on(traces: Tr
     assert len(ids) == 2
 
 
+async def test_where_nobody_takes_spans_none_is_made_and_a_context_from_elsewhere_still_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made(*_: object, **__: object) -> trace.Span:
+        pytest.fail("a span was made for nobody")
+
+    @ironflow.function(id="f", triggers=["e"])
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("s", int)
+        await ctx.step.publish("followed")
+
+    async with running_system(f) as system:
+        with monkeypatch.context() as patched:
+            patched.setattr(trace.ProxyTracer, "start_span", made)
+            event = await system.client.publish("e")
+            await (await system.client.start(f)).result("1h")
+        assert event.metadata == {}
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        await system.client.publish("e", metadata={"traceparent": parent})
+        for run in [run async for run in system.client.runs()]:
+            await run.result("1h")
+        followed = [event async for event in system.client.events(name="followed")]
+    assert sum("0af7651916cd43dd8448eb211c80319c" in each.metadata.get("traceparent", "") for each in followed) == 1
+
+
 def test_without_the_extra_nothing_of_it_is_imported_and_what_a_publisher_says_is_passed_on() -> None:
     program = """
 import sys

@@ -60,7 +60,7 @@ async def test_what_gathers_while_enough_is_under_way_goes_out_together() -> Non
     subjects = [f"s{number}" for number in range(100)]
     await asyncio.gather(*(commit.publish(publication(subject)) for subject in subjects))
     sizes = [len(call) for call in broker.calls]
-    assert sizes == [*[1] * 16, 84]
+    assert sizes == [*[1] * 4, 96]
     assert sorted(subject for call in broker.calls for subject in call) == sorted(subjects)
 
 
@@ -75,7 +75,7 @@ async def test_callers_that_were_answered_together_go_out_together_again() -> No
         await commit.publish(publication(f"second {number}"))
 
     await asyncio.gather(*(caller(number) for number in range(100)))
-    (answered_together,) = [call for call in broker.calls if len(call) == 84]
+    (answered_together,) = [call for call in broker.calls if len(call) == 96]
     (sent_together,) = [call for call in broker.calls if len(call) > 1 and call[0].startswith("second")]
     assert {name.replace("first", "second") for name in answered_together} <= set(sent_together)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 _SMOOTHING = 0.2
 _ASSUMED_SINGLE_SECONDS = 0.000_35
-_ASSUMED_BATCH_SECONDS = 0.008
-"""A synced server on a small machine: a batch pays from 23 messages on."""
+_ASSUMED_BATCH_SECONDS = 0.0055
+"""A synced server on a small machine: a batch pays from 16 messages on."""
 _FEWEST = 8
 _MOST = 500
 _FEWEST_TO_LEARN = 8
