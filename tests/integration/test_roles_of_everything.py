@@ -77,25 +77,40 @@ async def test_processes_are_ready_and_measured_under_the_accounts(secured: Secu
     assert [each for each in found if "permission" in each["text"]] == []
 
 
-async def test_the_archive_and_the_end_of_retention_work_under_the_accounts(secured: Secured, archive_url: str) -> None:
+async def test_the_archive_is_filled_and_read_under_the_accounts(secured: Secured, archive_url: str) -> None:
+    secured.engine("--archive-url", archive_url)
+    await archived(secured, archive_url)
+
+
+@pytest.mark.slow
+async def test_what_is_kept_long_enough_is_deleted_under_the_accounts(secured: Secured, archive_url: str) -> None:
     secured.engine("--archive-url", archive_url, "--retention", "1s")
+    run = await archived(secured, archive_url)
+    async with secured.client("admin") as admin:
+
+        async def deleted() -> None:
+            state = await admin.broker.last(bucket_stream(secured.names.runs_bucket), secured.names.run_key(run))
+            assert state is None or not state.payload
+
+        await eventually(deleted, within=60.0)
+    async with secured.client("reader") as reader:
+        assert [each.id async for each in reader.runs()] == [run]
+
+
+async def archived(secured: Secured, archive_url: str) -> str:
+    """Have a run end, and return its id once all of it is in the archive."""
     secured.worker("orders", "archived.py")
     async with at_work(secured, "three-steps") as client:
         published = await client.publish_record("archived", {"number": 1, "fails": False})
         (run,), _ = await client.runs_of(published, wait_seconds=20.0)
         await client.run(run).result("20s")
 
-    async with secured.client("admin") as admin:
+    async def complete() -> None:
+        counted = "SELECT (SELECT count(*) FROM steps), (SELECT count(*) FROM runs WHERE finished_at IS NOT NULL)"
+        assert await rows(archive_url, counted, schema=f"ironflow_{secured.names.namespace}") == [(3, 1)]
 
-        async def only_in_the_archive() -> None:
-            found = await rows(archive_url, "SELECT count(*) FROM steps", schema=f"ironflow_{secured.names.namespace}")
-            assert found == [(3,)]
-            state = await admin.broker.last(bucket_stream(secured.names.runs_bucket), secured.names.run_key(run))
-            assert state is None or not state.payload
-
-        await eventually(only_in_the_archive, within=30.0)
-    async with secured.client("reader") as reader:
-        assert [each.id async for each in reader.runs()] == [run]
+    await eventually(complete, within=20.0)
+    return run
 
 
 async def examine(secured: Secured) -> list[dict[str, str]]:
