@@ -8,24 +8,30 @@ import functools
 import json
 import os
 import re
+import secrets
+import shutil
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped] # it has no types
 import pytest
+from click.testing import CliRunner
 
 from ironflow.broker.embedded import find_server
+from ironflow.broker.nats import ConnectionSettings, connect
 from ironflow.broker.topology import queue_consumer
-from ironflow.client import connect
+from ironflow.cli.nats_accounts import nats_accounts
+from ironflow.client import Client
 from ironflow.durations import parse_duration
 from ironflow.names import Names
 from ironflow.version import __version__
 from tests.support import eventually
+from tests.support.identities import make_certificates
 from tests.support.manifests import (
     Manifest,
     container_of,
@@ -34,6 +40,7 @@ from tests.support.manifests import (
     pod_of,
     port_of,
     rendered,
+    secrets_of,
     words_of,
 )
 from tests.support.processes import APPS, Process, functions_are_known
@@ -44,6 +51,15 @@ SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 KUBERNETES = "1.34"
 OVERLAYS = pytest.mark.parametrize("overlay", ["single", "cluster"])
 WORKLOADS = ("Deployment", "StatefulSet")
+SIGN_IN = ("NATS_USER", "NATS_CA", "NATS_INBOX_PREFIX", "NATS_JS_API_PREFIX")
+"""Variables that every process takes, and no option stands for."""
+SECRETS = {
+    "ironflow-nats": {
+        f"IRONFLOW_{role}_PASSWORD": f"p{secrets.token_hex(8)}"
+        for role in ("ENGINE", "WORKER_ORDERS", "WORKER_MAIL", "PUBLISHER", "READER", "OPERATOR")
+    }
+}
+"""What an operator makes before the manifests are applied."""
 
 
 @OVERLAYS
@@ -117,7 +133,7 @@ def test_a_cluster_keeps_three_copies_on_three_servers_that_know_each_other() ->
     engine = of_kind("cluster", "Deployment")["ironflow-engine"]
     assert (nats["spec"]["replicas"], engine["spec"]["replicas"]) == (3, 2)
     assert environment_of("cluster", container_of(engine))["IRONFLOW_REPLICAS"] == "3"
-    routes = re.findall(r'nats://([^:"]*)', nats_config("cluster"))
+    routes = re.findall(r'nats://([^:"]*)', nats_file("cluster", "nats.conf"))
     assert routes == [f"nats-{number}.{nats['spec']['serviceName']}.ironflow.svc" for number in range(3)]
 
 
@@ -128,7 +144,7 @@ def test_every_variable_is_one_that_the_process_knows(overlay: str) -> None:
         environment = environment_of(overlay, container)
         module = module_of(container["command"][0])
         shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
-        known = set(re.findall(r"\b(?:NATS|IRONFLOW)_[A-Z_]+\b", shown.stdout)) | {"QUEUE"}
+        known = set(re.findall(r"\b(?:NATS|IRONFLOW)_[A-Z_]+\b", shown.stdout)) | {"QUEUE", *SIGN_IN}
         assert environment.keys() <= known
 
 
@@ -140,21 +156,47 @@ def test_the_image_is_the_one_that_the_containerfile_makes(overlay: str) -> None
         assert pod_of(manifest)["securityContext"]["runAsUser"] == int(user)
 
 
+@OVERLAYS
+def test_the_accounts_are_those_of_the_overlays_queues_and_each_pod_has_its_own_password_only(overlay: str) -> None:
+    deployments = of_kind(overlay, "Deployment")
+    queues = [environment_of(overlay, container_of(each)).get("QUEUE") for each in deployments.values()]
+    written = nats_file(overlay, "accounts.conf")
+    options = written.splitlines()[0].removeprefix("# Made by: ironflow nats-accounts ").split()
+    assert CliRunner().invoke(nats_accounts, options).output == written
+    assert set(options[3::2]) == {queue for queue in queues if queue is not None}
+    for name, manifest in deployments.items():
+        role = name.removeprefix("ironflow-").upper().replace("-", "_")
+        assert secrets_of(container_of(manifest)) == {("ironflow-nats", f"IRONFLOW_{role}_PASSWORD")}
+        assert f"$IRONFLOW_{role}_PASSWORD" in written
+    assert secrets_of(container_of(of_kind(overlay, "StatefulSet")["nats"])) == {("ironflow-nats", "")}
+
+
+@OVERLAYS
+def test_nats_server_takes_the_configuration(overlay: str, tmp_path: Path) -> None:
+    environment = write_nats_config(overlay, tmp_path)
+    words = [find_server(), "-t", "-c", tmp_path / "nats.conf"]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
 async def test_the_processes_run_from_the_values_of_the_manifests(tmp_path: Path) -> None:
     """What must differ is where other things are: the server, the volumes, and the file with the functions."""
     with nats_of("single", tmp_path) as (url, monitor):
         await eventually(functools.partial(server_is_healthy, monitor), within=10.0)
         elsewhere = {"nats://nats:4222": url, "http://nats:8222": monitor, "/tmp/": f"{tmp_path}/"}  # noqa: S108
-        elsewhere["/app/functions.py"] = str(APPS / "flows.py")
+        elsewhere |= {"/app/functions.py": str(APPS / "flows.py"), "/etc/nats-ca/": f"{tmp_path}/"}
         deployments = of_kind("single", "Deployment")
         pods = {name: start(each, elsewhere, tmp_path) for name, each in deployments.items()}
         try:
             for manifest in deployments.values():
                 await eventually(functools.partial(probes_succeed, container_of(manifest)), within=30.0)
-            async with connect(url) as client:
+            async with signed_in("reader", url, tmp_path) as client:
                 await functions_are_known(client, "ten-steps")
+            async with signed_in("publisher", url, tmp_path) as client:
                 assert await (await client.start("ten-steps")).result(timeout=30) == 55
-            assert lag(await get(port_at(monitor), "/jsz?acc=$G&consumers=true")) == 0
+            (scaled,) = of_kind("single", "ScaledObject").values()
+            account = scaled["spec"]["triggers"][0]["metadata"]["account"]
+            assert lag(await get(port_at(monitor), f"/jsz?acc={account}&consumers=true")) == 0
             for name, manifest in deployments.items():
                 began = time.monotonic()
                 assert await asyncio.to_thread(pods[name].terminate) == 0
@@ -165,6 +207,24 @@ async def test_the_processes_run_from_the_values_of_the_manifests(tmp_path: Path
         finally:
             for pod in pods.values():
                 pod.kill()
+
+
+@contextlib.asynccontextmanager
+async def signed_in(role: str, url: str, folder: Path) -> AsyncGenerator[Client]:
+    """Connect as a program in the cluster would that has the password of a role."""
+    settings = ConnectionSettings(
+        urls=(url,),
+        user=f"ironflow-{role}",
+        password=SECRETS["ironflow-nats"][f"IRONFLOW_{role.upper()}_PASSWORD"],
+        inbox_prefix=f"_INBOX_ironflow-{role}",
+        api_prefix="ironflow.js",
+        tls_ca=str(folder / "ca.crt"),
+    )
+    broker = await connect(settings)
+    try:
+        yield Client(broker, Names("ironflow"))
+    finally:
+        await broker.close()
 
 
 async def probes_succeed(container: Manifest) -> None:
@@ -179,7 +239,7 @@ async def probes_succeed(container: Manifest) -> None:
 def start(manifest: Manifest, elsewhere: dict[str, str], folder: Path) -> Process:
     """Start what a Deployment's container starts."""
     container = container_of(manifest)
-    environment = environment_of("single", container)
+    environment = environment_of("single", container, SECRETS)
     for there, here in elsewhere.items():
         environment = {name: value.replace(there, here) for name, value in environment.items()}
     command, *words = words_of(container, environment)
@@ -194,9 +254,29 @@ def module_of(command: str) -> str:
     return module
 
 
-def nats_config(overlay: str) -> str:
+def nats_file(overlay: str, file: str) -> str:
     (config,) = (each for name, each in of_kind(overlay, "ConfigMap").items() if name.startswith("nats"))
-    return str(config["data"]["nats.conf"])
+    return str(config["data"][file])
+
+
+def write_nats_config(overlay: str, folder: Path) -> dict[str, str]:
+    """Write the configuration of an overlay's server, with what must differ, and return its environment."""
+    make_certificates(folder)
+    for name, file in {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}.items():
+        shutil.copy(folder / file, folder / name)
+    text = nats_file(overlay, "nats.conf")
+    for there, here in {
+        "4222": "-1",
+        "8222": "-1",
+        "/data": str(folder / "nats"),
+        "/etc/nats-tls": str(folder),
+    }.items():
+        assert there in text
+        text = text.replace(there, here)
+    (folder / "nats.conf").write_text(f'{text}\nports_file_dir: "{folder}"\n')
+    (folder / "accounts.conf").write_text(nats_file(overlay, "accounts.conf"))
+    container = container_of(of_kind(overlay, "StatefulSet")["nats"])
+    return {**os.environ, **environment_of(overlay, container, SECRETS), "POD_NAME": "nats-0"}
 
 
 @contextlib.contextmanager
@@ -205,15 +285,11 @@ def nats_of(overlay: str, folder: Path) -> Generator[tuple[str, str]]:
     container = container_of(of_kind(overlay, "StatefulSet")["nats"])
     program, *words = container["command"]
     assert program == "nats-server"
+    environment = write_nats_config(overlay, folder)
     (mount,) = (each["mountPath"] for each in container["volumeMounts"] if each["name"] == "config")
-    text = nats_config(overlay)
-    for there, here in {"4222": "-1", "8222": "-1", "/data": str(folder / "nats")}.items():
-        assert there in text
-        text = text.replace(there, here)
-    (folder / "nats.conf").write_text(f'{text}\nports_file_dir: "{folder}"\n')
     words = [word.replace(f"{mount}/", f"{folder}/") for word in words]
     with (folder / "nats.log").open("wb") as log:
-        process = subprocess.Popen([find_server(), *words], env={**os.environ, "POD_NAME": "nats-0"}, stderr=log)
+        process = subprocess.Popen([find_server(), *words], env=environment, stderr=log)
     try:
         deadline = time.monotonic() + 10
         while not (found := list(folder.glob("*.ports"))):
@@ -233,7 +309,8 @@ async def server_is_healthy(monitor: str) -> None:
 
 
 def at_home(url: str) -> str:
-    return re.sub(r"//.*:", "//127.0.0.1:", url)
+    # With TLS the server calls itself tls://, and says so too where a client calls it nats://.
+    return re.sub(r"(?:tls|nats)://", "nats://", re.sub(r"//.*:", "//127.0.0.1:", url))
 
 
 def port_at(url: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 OVERLAYS = Path(__file__).parents[2] / "ops" / "k8s" / "overlays"
 
 Manifest = dict[str, Any]
+Secret = Mapping[str, str]
 
 
 @functools.cache
@@ -43,26 +45,42 @@ def container_of(manifest: Manifest) -> Manifest:
     return dict(container)
 
 
-def environment_of(overlay: str, container: Manifest) -> dict[str, str]:
-    """Return the variables that a container gets; those of secrets that may be missing are."""
+def environment_of(overlay: str, container: Manifest, secrets: Mapping[str, Secret] | None = None) -> dict[str, str]:
+    """Return the variables that a container gets; without *secrets*, those that are not secret."""
     found: dict[str, str] = {}
     for source in container.get("envFrom", ()):
         if "configMapRef" in source:
             found |= of_kind(overlay, "ConfigMap")[source["configMapRef"]["name"]]["data"]
-        else:
-            assert source["secretRef"]["optional"]
-    return found | {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+        elif secrets is not None:
+            found |= secrets[source["secretRef"]["name"]]
+    for each in container.get("env", ()):
+        place = each.get("valueFrom", {}).get("secretKeyRef")
+        if place is not None and secrets is not None:
+            found[each["name"]] = secrets[place["name"]][place["key"]]
+        elif "value" in each:
+            found[each["name"]] = _expanded(each["value"], found)
+    return found
+
+
+def secrets_of(container: Manifest) -> set[tuple[str, str]]:
+    """Return which keys of which secrets a container gets as variables; "" for all keys of one."""
+    places = [each["valueFrom"].get("secretKeyRef") for each in container.get("env", ()) if "valueFrom" in each]
+    whole = {(source["secretRef"]["name"], "") for source in container.get("envFrom", ()) if "secretRef" in source}
+    return whole | {(place["name"], place["key"]) for place in places if place is not None}
 
 
 def words_of(container: Manifest, environment: dict[str, str]) -> list[str]:
     """Return the command line, with its variables put in as Kubernetes does."""
-    words = [*container["command"], *container.get("args", ())]
-    for name, value in environment.items():
-        words = [word.replace(f"$({name})", value) for word in words]
-    return words
+    return [_expanded(word, environment) for word in (*container["command"], *container.get("args", ()))]
 
 
 def port_of(container: Manifest, probe: str) -> int:
     """Return the port that a probe asks, which it names."""
     asked = container[probe]["httpGet"]["port"]
     return next(int(port["containerPort"]) for port in container["ports"] if port["name"] == asked)
+
+
+def _expanded(text: str, environment: Mapping[str, str]) -> str:
+    for name, value in environment.items():
+        text = text.replace(f"$({name})", value)
+    return text

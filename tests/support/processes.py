@@ -87,17 +87,20 @@ class Cluster:
     Args:
         url: the server.
         namespace: the namespace.
-        folder: for logs and for the witness file.
+        folder: for logs, for the witness file, and for traces.
+        traced: whether all of them export their spans.
 
     """
 
-    def __init__(self, url: str, namespace: str, folder: Path) -> None:
+    def __init__(self, url: str, namespace: str, folder: Path, *, traced: bool = False) -> None:
         self.url = url
         self.names = Names(namespace)
         self.folder = folder
+        self.traces = folder / "traces"
         self.witness = folder / "witness"
         self.witness.touch()
         self.processes: list[Process] = []
+        self._before = ["tests.support.traced"] if traced else []
 
     def engine(self, *options: str) -> Process:
         """Start an engine."""
@@ -122,11 +125,10 @@ class Cluster:
 
     async def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run ``ironflow`` with these words, to its end."""
-        environment = {**os.environ, "NATS_URL": self.url, "IRONFLOW_NAMESPACE": self.names.namespace}
         return await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "ironflow.cli.main", *words],
-            env=environment,
+            [sys.executable, "-m", *self._before, "ironflow.cli.main", *words],
+            env={**os.environ, **self._environment()},
             capture_output=True,
             text=True,
             timeout=30,
@@ -134,15 +136,19 @@ class Cluster:
         )
 
     def _start(self, kind: str, arguments: list[str]) -> Process:
-        environment = {
+        log = self.folder / f"{kind}-{len(self.processes)}.log"
+        process = Process([*self._before, *arguments], self._environment(), log)
+        self.processes.append(process)
+        return process
+
+    def _environment(self) -> dict[str, str]:
+        return {
             "NATS_URL": self.url,
             "IRONFLOW_NAMESPACE": self.names.namespace,
             "WITNESS": str(self.witness),
             "GATE": str(self.folder / "gate"),
+            "TRACES": str(self.traces),
         }
-        process = Process(arguments, environment, self.folder / f"{kind}-{len(self.processes)}.log")
-        self.processes.append(process)
-        return process
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncGenerator[Client]:
@@ -155,9 +161,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(url: str, namespace: str, folder: Path) -> Generator[Cluster]:
+def cluster(url: str, namespace: str, folder: Path, *, traced: bool = False) -> Generator[Cluster]:
     """Have a cluster whose processes end with the block; their logs are shown where it fails."""
-    made = Cluster(url, namespace, folder)
+    made = Cluster(url, namespace, folder, traced=traced)
     try:
         yield made
     except BaseException:

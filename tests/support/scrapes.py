@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+from collections.abc import Mapping
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,13 +29,13 @@ async def health_port(process: Process) -> int:
     return await eventually(logged, within=20.0)
 
 
-async def get(port: int, path: str, seconds: float = 10.0) -> tuple[int, str]:
+async def get(port: int, path: str, seconds: float = 10.0, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Return the status and the text that a process answers with."""
 
     def ask() -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:

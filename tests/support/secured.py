@@ -124,13 +124,13 @@ class Secured:
             "GATE": str(self.folder / "gate"),
         }
 
-    def engine(self) -> Process:
+    def engine(self, *options: str) -> Process:
         """Start an engine."""
-        return self._start("engine", "ironflow_engine")
+        return self._start("engine", "ironflow_engine", *options)
 
-    def worker(self, queue: str, app: str, role: str = "") -> Process:
+    def worker(self, queue: str, app: str, *options: str, role: str = "") -> Process:
         """Start a worker of an app in tests/support/apps."""
-        return self._start(role or f"worker-{queue}", "ironflow_worker", "--queue", queue, str(APPS / app))
+        return self._start(role or f"worker-{queue}", "ironflow_worker", "--queue", queue, str(APPS / app), *options)
 
     @contextlib.asynccontextmanager
     async def client(self, role: str) -> AsyncGenerator[Client]:
