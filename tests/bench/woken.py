@@ -18,7 +18,7 @@ from tests.bench.turns import Rounds, note, table
 
 STEPS = (10, 1_000, 10_000)
 WAKES = 100
-LOOK_AGAIN_SECONDS = 0.002
+LOOK_AGAIN_SECONDS = 0.005
 
 
 def options() -> argparse.Namespace:
