@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Broker, StoredMessage
+from ironflow.broker.protocol import Broker, StoredMessage, Unavailable
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.names import Names, bucket_stream
@@ -53,6 +53,10 @@ _VERSION = 3
 _TABLES = frozenset({"runs", "position"})
 _APPLICATION = int.from_bytes(b"Iron")
 """Marks the file as ours."""
+
+
+class StillReading(Unavailable):
+    """There is so much to take in that whoever asked would not wait for it. What was taken in by then stays."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -112,6 +116,23 @@ class ReadModel:
                 position = self._begin_anew()
             if newest > position and not await self._read_on(position):
                 await self._read_on(self._begin_anew())
+
+    async def catch_up_within(self, seconds: float) -> None:
+        """Take in all that has been written to the bucket until now, for somebody who does not wait for ever.
+
+        Raises:
+            StillReading: it takes longer. Asking again goes on from there.
+
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self.catch_up()
+        except TimeoutError as error:
+            newest = (await self._broker.stream_state(self._stream)).last_sequence
+            message = (
+                f"it reads where all runs stand, and has come to change {self._position():,} of {newest:,}; ask again"
+            )
+            raise StillReading(message) from error
 
     async def _read_on(self, position: int) -> bool:
         """Take in what comes after a place; return whether it is known what was deleted since then."""

@@ -12,6 +12,9 @@ from ironflow_engine.read_model import Place, ReadModel, RunQuery
 
 _log = structlog.get_logger("ironflow.engine")
 
+PATIENT_SECONDS = 3.0
+"""Whoever asks for a list waits for five, and should rather hear why there is none yet."""
+
 
 class RunLists:
     """Lists runs, each once, newest first.
@@ -27,8 +30,13 @@ class RunLists:
         self._history = history
 
     async def find(self, query: RunQuery) -> list[RunState]:
-        """Return the runs that are asked for; without those that only the history has while it cannot be asked."""
-        await self._read_model.catch_up()
+        """Return the runs that are asked for; without those that only the history has while it cannot be asked.
+
+        Raises:
+            StillReading: the engine has just begun, and there is much to read.
+
+        """
+        await self._read_model.catch_up_within(PATIENT_SECONDS)
         present = self._read_model.query(query)
         if query.include is not None:  # such runs are under way
             return present

@@ -14,6 +14,7 @@ from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, LimitError, RunNotFoundError, SerializationError
 from ironflow.messages import Failure, Message, Reply
 from ironflow.names import Names
+from ironflow_engine.read_model import StillReading
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -78,6 +79,8 @@ class Service:
             return _refuse("RunNotFound", str(error))
         except (DefinitionError, LimitError, SerializationError) as error:
             return _refuse("BadRequest", str(error))
+        except StillReading as error:
+            return _refuse("Unavailable", f"the engine has no lists yet: {error}")
         except BrokerError as error:
             return _refuse("Unavailable", f"the engine cannot reach its data: {error}")
         except Exception as error:  # noqa: BLE001 - the engine outlives it, and its asker is told

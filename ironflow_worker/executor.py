@@ -27,6 +27,7 @@ from ironflow_worker.metrics import Metrics
 from ironflow_worker.pass_tools import LeaseLost, PassTools, WorkerDrains
 from ironflow_worker.poison import MOST_LOSSES, pause_ms, unknown_function, unreadable, worker_lost
 from ironflow_worker.presence import Presence
+from ironflow_worker.recent_memos import RecentMemos
 from ironflow_worker.replay import Replay
 from ironflow_worker.signals import PassStopped
 
@@ -86,6 +87,7 @@ class Executor:
         self._now_ms = now_ms
         self._limits = limits
         self._journal = Journal(broker, names, metrics.commit_records.observe)
+        self._recent = RecentMemos()
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery) -> None:
@@ -174,6 +176,7 @@ class Executor:
     async def _execute(
         self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery, running: RunningPass
     ) -> None:
+        server = self._broker.server.id
         memo = await self._load(queue, task, delivery)
         if memo.last_pass >= task.number:
             delivery.ack()
@@ -199,6 +202,8 @@ class Executor:
         outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
         running.succeeded = True
         delivery.ack()
+        if outcome.status == "suspended":
+            self._recent.keep(task, server, memo)
         self._metrics.pass_ended(function.id, outcome.status)
 
     async def _record(
@@ -232,15 +237,15 @@ class Executor:
         self._metrics.pass_ended(function.id, "stopped")
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
-        memo = Memo(task.attempt - 1)
         if (
             _nothing_can_be_recorded(task, delivery, self._broker.server.id)
             and self._is_too_young_for_others(task)
             and self._cancellations.surely_none(task.run, task.started_at)
         ):
-            return memo
+            return Memo(task.attempt - 1)
+        memo = self._recent.take(task, self._broker.server.id)
         subject_filter = self._names.journal_of_run(queue, task.run)
-        async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
+        async for page in self._broker.read(self._names.journal, subject_filter, memo.seen, one_each=True):
             memo.read(page)
         return memo
 

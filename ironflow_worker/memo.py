@@ -22,6 +22,9 @@ from ironflow.names import (
 )
 from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitRecord
 
+_RECORD_BYTES = 700
+"""About what a record takes beside what was stored of it."""
+
 
 class Losses(msgspec.Struct, frozen=True):
     """Workers that a pass may have cost.
@@ -52,6 +55,8 @@ class Memo:
         seen: the newest journal sequence that is in here.
         last_pass: the number of the newest pass that has an outcome; -1 where none has.
         unwinding: the newest outcome after which what the run did is undone; it says how the run ends, and why.
+        records: how many records are in here.
+        size_bytes: about how much memory they take.
 
     """
 
@@ -61,6 +66,8 @@ class Memo:
         self.last_pass = -1
         self.unwinding: OutcomeRecord | None = None
         self.epoch = epoch
+        self.records = 0
+        self.size_bytes = 0
         self._newest: dict[str, int] = {}
         self._steps: dict[str, StepRecord] = {}
         self._recorded_at: dict[str, int] = {}
@@ -86,6 +93,8 @@ class Memo:
         for message in messages:
             self._read_one(message)
             self.seen = max(self.seen, message.sequence)
+            self.records += 1
+            self.size_bytes += len(message.payload) + _RECORD_BYTES
 
     def _read_one(self, message: StoredMessage) -> None:
         address = parse_journal(message.subject)

@@ -71,13 +71,13 @@ def overdue_runs(subjects: Sequence[str], now_ms: int) -> list[str]:
     """Return the runs of the schedules that are overdue, one for each such schedule.
 
     Args:
-        subjects: where the schedules stand: ``<namespace>.timers.<bucket>.<run>.<epoch>.<timer>``.
+        subjects: where the schedules stand: ``<namespace>.timers.<run>.<epoch>.<bucket>.<timer>``.
         now_ms: the server's time.
 
     """
     newest = newest_overdue_bucket(now_ms)
     tokens = (subject.split(".") for subject in subjects)
-    return [run for _, _, bucket, run, *_ in tokens if bucket.isdecimal() and int(bucket) <= newest]
+    return [run for _, _, run, _, bucket, *_ in tokens if bucket.isdecimal() and int(bucket) <= newest]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -55,7 +55,7 @@ async def test_the_subjects_of_a_filter_are_listed(broker: NatsBroker, namespace
     for run in ("r1", "r2"):
         await broker.publish(Publication(subject=names.timer(30_000, run, 0, "w"), payload=b"{}"))
     await broker.publish(Publication(subject=names.fired("r1", "w"), payload=b"{}"))
-    found = await inspector.subjects(names.timers, f"{namespace}.timers.1.>")
+    found = await inspector.subjects(names.timers, f"{namespace}.timers.>")
     assert sorted(found) == [names.timer(30_000, "r1", 0, "w"), names.timer(30_000, "r2", 0, "w")]
 
 

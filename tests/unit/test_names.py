@@ -154,9 +154,27 @@ def test_the_names_of_a_namespace() -> None:
     assert bucket_stream(NAMES.waits_bucket) == "KV_shop_waits"
 
 
-def test_an_overdue_timer_is_found_by_its_bucket() -> None:
-    assert NAMES.timer(59_999, "r1", 0, "t") == "shop.timers.1.r1.0.t"
-    assert NAMES.timer(60_000, "r1", 3, "t") == "shop.timers.2.r1.3.t"
+def test_an_overdue_timer_is_told_by_its_bucket() -> None:
+    assert NAMES.timer(59_999, "r1", 0, "t") == "shop.timers.r1.0.1.t"
+    assert NAMES.timer(60_000, "r1", 3, "t") == "shop.timers.r1.3.2.t"
+
+
+@pytest.mark.parametrize(
+    "subject_filter",
+    [
+        NAMES.timers_of_run("r1"),
+        NAMES.timers_of_epoch("r1", 0),
+        NAMES.tasks_of_run("q", "r1"),
+        NAMES.journal_of_run("q", "r1"),
+        NAMES.journal_of_run("q", "r1", "wait"),
+        NAMES.fired("r1", ">"),
+        NAMES.waits_for("e", "path", "value"),
+    ],
+)
+def test_what_one_run_or_one_event_has_is_found_without_a_look_at_all_others(subject_filter: str) -> None:
+    before, wildcard, _ = subject_filter.partition("*" if "*" in subject_filter else ">")
+    assert wildcard
+    assert "r1" in before or "waits" in before
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from ironflow.broker.local import LocalBroker, LocalServer
-from ironflow.broker.protocol import Publication
+from ironflow.broker.protocol import Publication, StoredMessage
 from ironflow.broker.topology import streams
 from ironflow.codec import encode_record
 from ironflow.errors import DefinitionError
 from ironflow.names import Names, bucket_stream
 from ironflow.records import PurgedRuns, RunState, RunStatus
-from ironflow_engine.read_model import Place, ReadModel, RunQuery
+from ironflow_engine.read_model import Place, ReadModel, RunQuery, StillReading
 
 pytestmark = pytest.mark.virtual_time
 
@@ -84,6 +85,27 @@ async def test_a_run_shows_its_newest_state_only(broker: LocalBroker, model: Rea
     await model.catch_up()
     assert [(found.id, found.status) for found in model.query(RunQuery())] == [("a", "completed")]
     assert ids(model, RunQuery(status="queued")) == []
+
+
+async def test_who_does_not_wait_for_all_of_it_hears_how_far_it_is_and_the_next_goes_on_from_there(
+    broker: LocalBroker, model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(broker, *(state(f"run-{number}") for number in range(10)))
+    asked_from: list[int] = []
+
+    async def read_slowly(stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+        asked_from.append(after)
+        async for page in LocalBroker.read(broker, stream, subject_filter, after):
+            for message in page:
+                await asyncio.sleep(1)
+                yield [message]
+
+    monkeypatch.setattr(broker, "read", read_slowly)
+    with pytest.raises(StillReading, match="change 4 of 10"):
+        await model.catch_up_within(4.5)
+    await model.catch_up_within(6.5)
+    assert asked_from == [0, 4]
+    assert len(model.query(RunQuery())) == 10
 
 
 @pytest.mark.parametrize(
