@@ -27,6 +27,8 @@ _LONGEST_MESSAGE = 8_192
 _LONGEST_TYPE = 256
 _DEEPEST_SHOWN = 20
 """How many levels of groups within groups a message tells of."""
+_DEEPEST_SEARCHED = 100
+"""How many levels of groups within groups are searched for a failed step; Python's stack ends at about 1,000 calls."""
 
 _RAISED_AS_THEMSELVES: dict[str, type[IronflowError]] = {
     "SerializationError": SerializationError,
@@ -127,9 +129,7 @@ def is_final(error: BaseException) -> bool:
 
 def is_parked(error: BaseException) -> bool:
     """Tell whether a run does not fit its code any more, so that it stands still until the code is right."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(is_parked, cast("BaseExceptionGroup[BaseException]", error).exceptions))
-    return isinstance(error, NondeterminismError)
+    return any(isinstance(part, NondeterminismError) for part in leaves(error))
 
 
 _RECORDED_AT = "_ironflow_recorded_at"
@@ -162,20 +162,20 @@ def recorded_at(error: BaseException) -> int | None:
 
     The exception may be the step's own, or have been raised because of it, or be a group with such parts.
     """
-    return _recorded_at(error, set())
+    return _recorded_at(error, set(), 0)
 
 
-def _recorded_at(error: BaseException, seen: set[int]) -> int | None:
+def _recorded_at(error: BaseException, seen: set[int], depth: int) -> int | None:
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         own: int | None = getattr(link, _RECORDED_AT, None)
         if own is not None:
             return own
-        if isinstance(link, BaseExceptionGroup):
+        if isinstance(link, BaseExceptionGroup) and depth < _DEEPEST_SEARCHED:
             parts = cast("BaseExceptionGroup[BaseException]", link).exceptions
             # A part that was raised while its group was handled has the group as its context.
-            places = [_recorded_at(part, seen) for part in parts]
+            places = [_recorded_at(part, seen, depth + 1) for part in parts]
             found = [place for place in places if place is not None]
             if found:
                 return min(found)

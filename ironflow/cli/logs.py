@@ -28,6 +28,9 @@ LEVELS = ("debug", "info", "warning", "error")
 ERROR_TEXT = "error_text"
 """The key of an exception's text in a log entry; it is left out where texts are."""
 
+_DEEPEST_SHOWN = 20
+"""How many exceptions are shown of those that led to one another, or are groups within groups."""
+
 
 def configure_logging(level: str = "info", *, json: bool = False, error_texts: bool = False) -> None:
     """Send all logs of this process to stderr; stdout is for data.
@@ -121,7 +124,7 @@ def _withhold_texts(_logger: object, _method: str, entry: structlog.typing.Event
         entry["event"] = str(entry["event"]).partition("\n")[0].partition("(")[0]
     error = _exception_of(entry.pop("exc_info", None))
     if error is not None:
-        entry["exception"] = "\n".join(_without_texts(error, set()))
+        entry["exception"] = "\n".join(_without_texts(error, set(), 1))
     return entry
 
 
@@ -133,16 +136,19 @@ def _exception_of(exc_info: Any) -> BaseException | None:
     return sys.exc_info()[1] if exc_info else None
 
 
-def _without_texts(error: BaseException, seen: set[int]) -> Iterator[str]:
+def _without_texts(error: BaseException, seen: set[int], depth: int) -> Iterator[str]:
     """Yield the lines of a traceback that has types and places, and no texts."""
     seen.add(id(error))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None and id(cause) not in seen:
-        yield from _without_texts(cause, seen)
+        yield from _without_texts(cause, seen, depth + 1) if depth < _DEEPEST_SHOWN else ("…",)
         yield "which led to:"
     for frame in traceback.extract_tb(error.__traceback__):
         yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
     yield type(error).__qualname__
     if isinstance(error, BaseExceptionGroup):
+        if depth == _DEEPEST_SHOWN:
+            yield "  | …"
+            return
         for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from (f"  | {line}" for line in _without_texts(each, seen))
+            yield from (f"  | {line}" for line in _without_texts(each, seen, depth + 1))

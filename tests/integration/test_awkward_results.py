@@ -1,7 +1,7 @@
-"""Results and exceptions that are awkward to record: what a pass sees of them, and that a replay sees the very same.
+"""Results that are awkward to record: what a pass sees of them, and that a replay sees the very same.
 
-Event data, typed handlers and outputs are in test_workflow_data.py, sizes in test_workflow_semantics.py, and what
-becomes which JSON in tests/unit/test_codec.py.
+Exceptions are in test_awkward_exceptions.py, event data, typed handlers and outputs in test_workflow_data.py, sizes in
+test_workflow_semantics.py, and what becomes which JSON in tests/unit/test_codec.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 import pathlib
 import types
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
@@ -27,44 +27,16 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-import structlog
 
 import ironflow
 from ironflow import Context, Retry
+from tests.integration.two_passes import two_passes
 from tests.support.inprocess import running_system
 
 pytestmark = pytest.mark.virtual_time
 
-ONCE = Retry(max_attempts=1)
 NAN, INFINITY = math.nan, math.inf
 NOTHING = object()
-
-
-async def two_passes(body: Callable[[], Any]) -> tuple[Any, Any]:
-    """Run a body as a step, and return what the pass that runs it gets, and what a replay gets."""
-    seen: list[Any] = []
-    bodies = 0
-
-    @functools.wraps(body)
-    def counted() -> Any:
-        nonlocal bodies
-        bodies += 1
-        return body()
-
-    @ironflow.function(id="f", retry=ONCE)
-    async def f(ctx: Context) -> str:
-        try:
-            seen.append(await ctx.step.run("work", counted))
-        except Exception as error:  # noqa: BLE001 - it is what the table is about
-            seen.append(error)
-        await ctx.step.sleep("nap", 1)
-        return "done"
-
-    async with running_system(f) as system:
-        assert await system.output(f) == "done"
-    first, second = seen
-    assert bodies == 1
-    return first, second
 
 
 def returning(value: object, annotation: Any = NOTHING) -> Callable[[], Any]:
@@ -72,13 +44,6 @@ def returning(value: object, annotation: Any = NOTHING) -> Callable[[], Any]:
         return value
 
     body.__annotations__ = {} if annotation is NOTHING else {"return": annotation}
-    return body
-
-
-def raising(error: BaseException) -> Callable[[], Any]:
-    def body() -> Any:
-        raise error
-
     return body
 
 
@@ -482,209 +447,3 @@ async def test_an_output_that_json_cannot_carry_fails_its_run_at_once(
     assert run.error is not None
     assert (run.error.type, run.error.path) == ("SerializationError", f"output{place}")
     assert reason in run.error.message
-
-
-# Exceptions
-
-
-class Unprintable(Exception):  # noqa: N818 - it is what it says
-    def __str__(self) -> str:
-        raise RuntimeError
-
-    __repr__ = __str__
-
-
-class Wordless(Exception):  # noqa: N818 - likewise
-    def __str__(self) -> Any:
-        return None  # noqa: PLE0307 - that is the point
-
-
-class Demanding(Exception):  # noqa: N818 - likewise
-    def __init__(self, *, code: int, reason: Callable[[], str]) -> None:
-        super().__init__(reason())
-        self.code = code
-
-    def __reduce__(self) -> Any:
-        raise RuntimeError
-
-
-class Fatal(BaseException):
-    pass
-
-
-class OwnSerializationError(ironflow.SerializationError):
-    def __init__(self) -> None:  # it leaves out what the base class keeps
-        Exception.__init__(self, "own")
-
-
-class OwnStepError(ironflow.StepError):
-    def __init__(self) -> None:  # likewise
-        Exception.__init__(self, "own")
-
-
-FOREIGN = type("SerializationError", (Exception,), {"__module__": "search"})
-
-
-def linked(error: Exception, cause: Exception) -> Exception:
-    error.__cause__, cause.__cause__ = cause, error
-    return error
-
-
-def grouped(levels: int) -> Exception:
-    error: Exception = ValueError("innermost")
-    for _ in range(levels):
-        error = ExceptionGroup[Exception]("group", [error])
-    return error
-
-
-def raised_from_its_own_group() -> None:
-    try:
-        raise ExceptionGroup("group", [ValueError("part")])  # noqa: TRY301 - that is the point
-    except ExceptionGroup as group:
-        raise group.exceptions[0]  # noqa: B904 - its context is the group that it is a part of
-
-
-def endlessly() -> None:
-    endlessly()
-
-
-RAISED: dict[str, tuple[Callable[[], Any], str, str]] = {
-    "no arguments": (raising(ValueError()), "ValueError", ""),
-    "odd arguments": (raising(ValueError(object, {1: {2}}, NAN)), "ValueError", "(<class 'object'>, {1: {2}}, nan)"),
-    "a KeyError": (raising(KeyError("a")), "KeyError", "'a'"),
-    "an errno": (raising(FileNotFoundError(2, "gone", "x")), "FileNotFoundError", "[Errno 2] gone: 'x'"),
-    "half a character": (raising(ValueError("\ud800")), "ValueError", "\\ud800"),
-    "NUL and line ends": (raising(ValueError("\0\r\n")), "ValueError", "\0\r\n"),
-    "a text that cannot be made": (raising(Unprintable()), "Unprintable", "(its text cannot be shown: RuntimeError)"),
-    "a text that is none": (raising(Wordless()), "Wordless", "(its text cannot be shown: TypeError)"),
-    "a megabyte": (raising(ValueError("x" * 1_000_000)), "ValueError", "x" * 8_192 + "…"),
-    "arguments that are required": (raising(Demanding(code=1, reason=lambda: "no")), "Demanding", "no"),
-    "a name of a megabyte": (raising(type("E" * 1_000_000, (Exception,), {})("no")), "E" * 256 + "…", "no"),
-    "a cause that is its own cause": (raising(linked(ValueError("a"), KeyError("b"))), "ValueError", "a"),
-    "a part raised from its own group": (raised_from_its_own_group, "ValueError", "part"),
-    "a group": (
-        raising(ExceptionGroup("two", [ValueError("a"), Unprintable()])),
-        "ExceptionGroup",
-        "two (2 sub-exceptions): ValueError: a; Unprintable: (its text cannot be shown: RuntimeError)",
-    ),
-    "a group with an exit in it": (
-        raising(BaseExceptionGroup("two", [ValueError("a"), KeyboardInterrupt()])),
-        "BaseExceptionGroup",
-        "two (2 sub-exceptions): ValueError: a; KeyboardInterrupt: ",
-    ),
-    "500 groups in each other": (
-        raising(grouped(500)),
-        "ExceptionGroup",
-        "group (1 sub-exception): ExceptionGroup: " * 20 + "group (1 sub-exception): …",
-    ),
-    "a base exception": (raising(Fatal("out")), "Fatal", "out"),
-    "KeyboardInterrupt": (raising(KeyboardInterrupt()), "KeyboardInterrupt", ""),
-    "SystemExit": (raising(SystemExit(3)), "SystemExit", "3"),
-    "GeneratorExit": (raising(GeneratorExit()), "GeneratorExit", ""),
-    "StopIteration": (raising(StopIteration(1)), "StopIteration", "1"),
-    "StopAsyncIteration": (raising(StopAsyncIteration()), "StopAsyncIteration", ""),
-    "a cancellation of its own": (raising(asyncio.CancelledError("mine")), "CancelledError", "mine"),
-    "an assertion": (raising(AssertionError({"a": 1})), "AssertionError", "{'a': 1}"),
-    "another library's SerializationError": (raising(FOREIGN("theirs")), "search.SerializationError", "theirs"),
-    "our StepError with odd arguments": (
-        raising(ironflow.StepError(Opaque, "many", object(), b"no")),  # type: ignore[arg-type]
-        "StepError",
-        "no'",
-    ),
-    "a StepError that is not made in full": (raising(OwnStepError()), "StepError", "own"),
-    "a SerializationError that is not made in full": (raising(OwnSerializationError()), "OwnSerializationError", "own"),
-    "our RetryAfter with odd arguments": (raising(ironflow.RetryAfter("soon")), "RetryAfter", "retry after soon"),
-    "a recursion without end": (endlessly, "RecursionError", ""),
-}
-
-
-def in_a_coroutine(body: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
-    async def async_body() -> Any:
-        return body()
-
-    return async_body
-
-
-@pytest.mark.parametrize("kind", ["plain", "async"])
-@pytest.mark.parametrize(("body", "cause", "message"), RAISED.values(), ids=RAISED)
-async def test_whatever_a_body_raises_is_the_same_step_error_in_every_pass(
-    body: Callable[[], Any], cause: str, message: str, kind: str
-) -> None:
-    if kind == "async" and cause == "StopIteration":
-        cause, message = "RuntimeError", "coroutine raised StopIteration"  # Python makes that of it
-    for seen in await two_passes(body if kind == "plain" else in_a_coroutine(body)):
-        assert type(seen) is ironflow.StepError
-        assert (seen.step, seen.attempts, seen.cause_type) == ("work", 1, cause)
-        assert seen.message.endswith(message)
-
-
-@pytest.mark.parametrize(
-    ("error", "path"),
-    [
-        (ironflow.SerializationError("no", "data.x"), "data.x"),
-        (ironflow.SerializationError("no", 7), None),  # type: ignore[arg-type]
-        (ironflow.SerializationError("no", "\ud800"), "\\ud800"),
-    ],
-    ids=["as it is meant", "with an odd path", "with half a character"],
-)
-async def test_our_serialization_error_raised_by_a_body_comes_back_as_itself(error: Exception, path: str) -> None:
-    for seen in await two_passes(raising(error)):
-        assert type(seen) is ironflow.SerializationError
-        assert str(seen) == str(error)
-        assert seen.path == path
-
-
-ESCAPING = [
-    "a text that cannot be made",
-    "a cause that is its own cause",
-    "a group with an exit in it",
-    "a base exception",
-    "KeyboardInterrupt",
-    "SystemExit",
-    "GeneratorExit",
-]
-
-
-@pytest.fixture
-def worker_logging() -> Iterator[None]:
-    """Write tracebacks as workers do; the default, for developers, never ends on causes that go in a circle."""
-    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("worker_logging")
-@pytest.mark.parametrize("name", ESCAPING)
-async def test_whatever_a_handler_raises_is_tried_again_and_then_fails_its_run(name: str) -> None:
-    body, cause, message = RAISED[name]
-    passes = 0
-
-    @ironflow.function(id="f", retry=Retry(max_attempts=2, initial_delay="1s"))
-    async def f(ctx: Context) -> None:
-        nonlocal passes
-        passes += 1
-        body()
-
-    async with running_system(f) as system:
-        run = await system.run(f)
-    assert passes == 2
-    assert run.status == "failed"
-    assert run.error is not None
-    if cause in ("KeyboardInterrupt", "SystemExit"):
-        cause, message = "RuntimeError", "the handler "
-    assert run.error.type == cause
-    assert message in run.error.message
-
-
-async def test_a_part_that_is_raised_from_its_own_group_fails_a_parallel_with_itself() -> None:
-    async def branch(step: ironflow.Step) -> None:
-        raised_from_its_own_group()
-
-    @ironflow.function(id="f", retry=ONCE)
-    async def f(ctx: Context) -> str:
-        with pytest.raises(ValueError, match="part"):
-            await ctx.step.parallel("all", [branch])
-        return "caught"
-
-    async with running_system(f) as system:
-        assert await system.output(f) == "caught"

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import pytest
@@ -89,6 +89,31 @@ def test_an_exception_is_written_with_its_types_and_places_and_without_its_texts
         for place in ("ExceptionGroup", "KeyError", "RuntimeError", "ValueError", "in charge", "which led to:"):
             assert place in err
         assert len(err.splitlines()) == 1 or not as_json
+
+
+def nested(error: Exception) -> Exception:
+    return ExceptionGroup("group", [error])
+
+
+def caused(error: Exception) -> Exception:
+    following = RuntimeError()
+    following.__cause__ = error
+    return following
+
+
+@pytest.mark.parametrize("texts", [False, True], ids=["types", "texts"])
+@pytest.mark.parametrize("wrap", [nested, caused])
+def test_exceptions_that_are_nested_deeper_than_calls_may_be_are_written_in_part(
+    capsys: pytest.CaptureFixture[str], wrap: Callable[[Exception], Exception], *, texts: bool
+) -> None:
+    configure_logging("info", json=True, error_texts=texts)
+    error: Exception = ValueError("innermost")
+    for _ in range(5_000):
+        error = wrap(error)
+    structlog.get_logger("ironflow.test").error("failed", exc_info=error)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "failed"
+    assert texts or len(line) < 10_000
 
 
 def test_what_asyncio_says_of_a_task_that_nobody_waits_for_holds_no_text_either(

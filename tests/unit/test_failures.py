@@ -23,7 +23,7 @@ from ironflow.errors import (
 )
 from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
-from ironflow_worker.failures import delay_after, error_record, is_final, raise_recorded, recorded_at
+from ironflow_worker.failures import delay_after, error_record, is_final, is_parked, raise_recorded, recorded_at
 
 POLICY = RetryPolicy(max_attempts=3, initial_delay_ms=1_000, backoff=2.0, jitter=0.0)
 
@@ -79,6 +79,16 @@ def test_a_part_that_has_its_own_group_as_its_context_is_looked_at_once() -> Non
     part = ValueError("part")
     part.__context__ = ExceptionGroup("group", [part])
     assert recorded_at(part) is None
+
+
+def test_groups_may_be_nested_deeper_than_calls() -> None:
+    error: Exception = NondeterminismError()
+    for _ in range(5_000):
+        error = ExceptionGroup("group", [error])
+    assert is_parked(error)
+    assert is_final(error)
+    assert recorded_at(error) is None
+    assert len(error_record(error).message) < 1_000
 
 
 def test_our_errors_with_odd_arguments_make_records_that_can_be_read() -> None:

@@ -32,8 +32,9 @@ async def ten_steps(ctx: Context) -> int:
 
 
 async def pass_gate(run: str, number: int) -> int:
-    """Be seen, then block until the test opens the gate."""
+    """Be seen, with the process that this is, then block until the test opens the gate."""
     witness(f"{run} {number}")
+    witness(f"{run} is in {os.getpid()}")
     gate = Path(os.environ["GATE"])
     while not await asyncio.to_thread(gate.exists):  # noqa: ASYNC110 - another process opens it
         await asyncio.sleep(0.01)
