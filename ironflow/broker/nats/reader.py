@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -77,14 +77,24 @@ class Reader:
     Args:
         requester: carries requests and answers.
         api: JetStream's API.
+        replicated: tells whether another server than a stream's leader may answer, which may lag behind it.
         answer_seconds: how long to wait for one page.
         patience_seconds: how long to keep asking for one page while there is no answer.
 
     """
 
-    def __init__(self, requester: Requester, api: Api, *, answer_seconds: float, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        requester: Requester,
+        api: Api,
+        replicated: Callable[[], bool],
+        *,
+        answer_seconds: float,
+        patience_seconds: float,
+    ) -> None:
         self._requester = requester
         self._api = api
+        self._replicated = replicated
         self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
 
@@ -97,13 +107,23 @@ class Reader:
         return await self._get(stream, {"seq": sequence})
 
     async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
-        """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
-        page = await self._page(stream, subject_filter, after)
-        while page.messages:
-            yield page.messages
-            if not page.remaining:
+        """Yield all messages of a filter with a sequence over *after*, in order, in pages.
+
+        Any replica may answer for a page, and one that lags leaves out the newest messages. So it is the leader
+        who has to say that nothing follows.
+        """
+        while True:
+            page = await self._page(stream, subject_filter, after)
+            if page.messages:
+                yield page.messages
+                after = page.messages[-1].sequence
+                if page.remaining:
+                    continue
+            missed = await self._missed(stream, subject_filter, after)
+            if missed is None:
                 return
-            page = await self._page(stream, subject_filter, page.messages[-1].sequence)
+            yield [missed]
+            after = missed.sequence
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is, as its leader has it."""
@@ -137,6 +157,12 @@ class Reader:
                 return None
             raise
         return StoredMessage(message.subject, message.data, message.seq, to_ms(message.time))
+
+    async def _missed(self, stream: str, subject_filter: str, after: int) -> StoredMessage | None:
+        """Return the next message that the leader has and the replica that was asked did not; mostly there is none."""
+        if not self._replicated():
+            return None
+        return await self._get(stream, {"seq": after + 1, "next_by_subj": subject_filter})
 
     async def _page(self, stream: str, subject_filter: str, after: int) -> _Page:
         """Ask for one page until it comes; a page that broke off is asked for again as a whole."""
