@@ -102,4 +102,8 @@ async def _collect(cluster: ChaosCluster, collector: Collector, load: Load, inje
         injected=injector.injected,
         metrics={REFUSED_RECORDS: await cluster.metric(REFUSED_RECORDS)},
         refused=dict(load.refused),
+        in_vain={
+            child.name: sorted(moment for proxy in child.proxies for moment in proxy.in_vain)
+            for child in cluster.children
+        },
     )

@@ -9,7 +9,9 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 
+from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, StreamSpec
+from ironflow.names import bucket_stream
 from tests.chaos.cluster import ChaosCluster, Child
 from tests.chaos.faulty_broker import NO_FAULTS, ambiguous
 from tests.chaos.history import Submitted
@@ -76,9 +78,11 @@ class Injector:
             return
         match fault.kind:
             case "kill_server":
-                await asyncio.to_thread(self._cluster.server.kill)
-                yield
-                await asyncio.to_thread(self._cluster.server.restart)
+                async with _down(self._cluster.servers[0]):
+                    yield
+            case "kill_leader":
+                async with _down(await self._leader(fault.victim)):
+                    yield
             case "ambiguous":
                 self._cluster.switch.set(ambiguous(fault.share))
                 yield
@@ -93,6 +97,13 @@ class Injector:
             case _:
                 await self._purge()
                 yield
+
+    async def _leader(self, number: int) -> EmbeddedServer:
+        """Return the server that leads the stream of that number."""
+        replicated, names = self._cluster.replicated, self._cluster.names
+        assert replicated is not None
+        streams = (names.journal, names.tasks, bucket_stream(names.runs_bucket))
+        return await replicated.leader_of(streams[number % len(streams)])
 
     async def _fill(self) -> None:
         broker = self._cluster.broker
@@ -117,6 +128,13 @@ class Injector:
             await self._cluster.broker.purge(names.timers, f"{names.namespace}.{what}.>")
 
 
+@contextlib.asynccontextmanager
+async def _down(server: EmbeddedServer) -> AsyncGenerator[None]:
+    await asyncio.to_thread(server.kill)
+    yield
+    await asyncio.to_thread(server.restart)
+
+
 @contextlib.contextmanager
 def _child_effect(fault: Fault, child: Child) -> Generator[None]:
     match fault.kind:
@@ -129,9 +147,10 @@ def _child_effect(fault: Fault, child: Child) -> Generator[None]:
             yield
             child.signal(signal.SIGCONT)
         case "reset_worker" | "reset_engine":
-            child.proxy.reset()
+            for proxy in child.proxies:
+                proxy.reset()
             yield
         case _:
-            child.proxy.set(MODES[fault.network])
+            child.treat(MODES[fault.network])
             yield
-            child.proxy.set(MODES["pass"])
+            child.treat(MODES["pass"])
