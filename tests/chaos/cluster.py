@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -64,6 +65,7 @@ class Child:
         proxies: where it finds NATS, one for each server.
         folder: for its log.
         crash: the durable write of its first life at which it ends; "" for none.
+        health_port: where it answers probes and scrapes.
 
     Attributes:
         name: names its log.
@@ -81,8 +83,10 @@ class Child:
         proxies: list[Proxy],
         folder: Path,
         crash: str,
+        health_port: int,
     ) -> None:
         self.name = name
+        self._health_port = health_port
         self.proxies = proxies
         self.held = False
         self.exits: list[int] = []
@@ -105,7 +109,7 @@ class Child:
         self._crash = ""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.child", *self._arguments],
+                [sys.executable, "-m", "tests.chaos.child", *self._arguments, "--health-port", str(self._health_port)],
                 env={**os.environ, **self._environment, **crash},
                 stdout=log,
                 stderr=log,
@@ -122,6 +126,16 @@ class Child:
         """Send it a signal."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+    def ask(self, page: str) -> tuple[int, str]:
+        """Return the status and the text of a page that it serves; 0 where it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._health_port}/{page}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, ""
+        except OSError:
+            return 0, ""
 
     def treat(self, mode: ProxyMode) -> None:
         """Have all bytes between it and NATS treated so from now on."""
@@ -162,7 +176,6 @@ class ChaosCluster:
         self.workers: list[Child] = []
         self.broker: Broker
         self.client: Client
-        self._metrics_ports: list[int] = []
 
     @property
     def children(self) -> list[Child]:
@@ -183,9 +196,7 @@ class ChaosCluster:
             child = await self._child(stack, f"engine-{number}", "engine", *settings)
             self.engines.append(child)
         for number in range(self.settings.workers):
-            port = free_port()
-            self._metrics_ports.append(port)
-            options = ("--queue", QUEUE, "--concurrency", str(self.settings.slots), "--metrics-port", str(port))
+            options = ("--queue", QUEUE, "--concurrency", str(self.settings.slots))
             child = await self._child(stack, f"worker-{number}", "worker", *options, "tests.chaos.app")
             self.workers.append(child)
         await functions_are_known(self.client, FUNCTION, within=START_SECONDS)
@@ -200,7 +211,7 @@ class ChaosCluster:
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_SEED": str(self.settings.seed),
         }
-        child = Child(name, [kind, *options], environment, proxies, self.folder, self.settings.crash)
+        child = Child(name, [kind, *options], environment, proxies, self.folder, self.settings.crash, free_port())
         stack.callback(child.kill)
         child.start()
         return child
@@ -225,17 +236,9 @@ class ChaosCluster:
 
     async def metric(self, name: str) -> float:
         """Return the sum of a metric over all workers."""
-        pages = await asyncio.gather(*(asyncio.to_thread(_scrape, port) for port in self._metrics_ports))
-        lines = [line for page in pages for line in page.splitlines() if line.startswith(f"{name} ")]
+        answers = await asyncio.gather(*(asyncio.to_thread(worker.ask, "metrics") for worker in self.workers))
+        lines = [line for _, page in answers for line in page.splitlines() if line.startswith(f"{name} ")]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-
-def _scrape(port: int) -> str:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return ""
 
 
 @contextlib.asynccontextmanager

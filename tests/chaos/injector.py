@@ -8,6 +8,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
+from http import HTTPStatus
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, StreamSpec
@@ -22,6 +23,8 @@ from tests.chaos.timeline import Fault, Injected, Timeline
 FILLER = "CHAOS_FILLER"
 FILLER_BYTES = 256 * 1024
 FILLER_TRIES = 5
+LOOK_SECONDS = 0.1
+UNREADY_SECONDS = 10.0
 
 
 class Injector:
@@ -33,12 +36,14 @@ class Injector:
     Attributes:
         injected: what was done, when.
         submitted: what was published on the way.
+        unready_seconds: how long each process took to say that it cannot store anything.
 
     """
 
     def __init__(self, cluster: ChaosCluster) -> None:
         self.injected: list[Injected] = []
         self.submitted: list[Submitted] = []
+        self.unready_seconds: list[float] = []
         self._cluster = cluster
         # What is down already cannot be killed, so faults of one victim take turns.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -89,7 +94,9 @@ class Injector:
                 self._cluster.switch.set(NO_FAULTS)
             case "storage_full":
                 await self._fill()
+                watching = asyncio.create_task(self._until_unready())
                 yield
+                self.unready_seconds += await watching
                 await self._cluster.broker.purge(FILLER, f"{FILLER}.>")
             case "poison":
                 self.submitted += await poison(self._cluster.client, len(self.injected))
@@ -119,6 +126,20 @@ class Injector:
                 size = max(1, size // 16)
             except BrokerError:
                 await asyncio.sleep(0.1)
+
+    async def _until_unready(self) -> list[float]:
+        """Return how long each process takes to say that it is not ready; endless for one that does not."""
+        began = time.monotonic()
+
+        async def until_unready(child: Child) -> float:
+            while time.monotonic() < began + UNREADY_SECONDS:
+                status, _ = await asyncio.to_thread(child.ask, "readyz")
+                if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    return time.monotonic() - began
+                await asyncio.sleep(LOOK_SECONDS)
+            return float("inf")
+
+        return list(await asyncio.gather(*map(until_unready, self._cluster.children)))
 
     async def _purge(self) -> None:
         """Delete all task and timer messages, as an operator's mistake would."""

@@ -280,6 +280,7 @@ def _refused_and_repaired(seen: Observed) -> list[Figure]:
         Figure(
             "not as PublishError", sum(seen.history.refused.values()) - seen.history.refused.get("PublishError", 0), 0
         ),
+        Figure("said that they are not ready, worst", round(max([0.0, *seen.unready_seconds]), 1), 5, " s"),
         Figure("overdue when space was freed", len(overdue)),
         Figure("fired after that, worst", round(max([0.0, *overdue]) / 1000, 1), 35, " s"),
         *_common(seen),
