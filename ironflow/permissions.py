@@ -151,8 +151,10 @@ def operator(names: Names) -> Role:
             *(f"{JETSTREAM}STREAM.INFO.{stream}" for stream in streams),
             *(f"{JETSTREAM}CONSUMER.INFO.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             f"{JETSTREAM}CONSUMER.INFO.{names.tasks}.*",
-            f"{JETSTREAM}STREAM.MSG.GET.{bucket_stream(names.runs_bucket)}",
-            f"{JETSTREAM}STREAM.MSG.GET.{names.tasks}",
+            *(
+                f"{JETSTREAM}STREAM.MSG.GET.{stream}"
+                for stream in (names.tasks, *map(bucket_stream, (names.runs_bucket, names.functions_bucket)))
+            ),
             functions,
             names.worker_census,
         ),

@@ -28,11 +28,11 @@ _log = structlog.get_logger("ironflow.engine")
 @click.option(
     "--read-model",
     type=click.Path(dir_okay=False),
-    default=":memory:",
+    default="",
     envvar="IRONFLOW_READ_MODEL",
-    show_default=True,
+    show_default="a temporary file",
     show_envvar=True,
-    help="File that lists are answered from; made anew when missing.",
+    help="File that lists are answered from; made anew when missing. ':memory:' for none.",
 )
 @click.option(
     "--replicas",

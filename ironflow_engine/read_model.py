@@ -91,7 +91,7 @@ class ReadModel:
     Args:
         broker: the connection to fill it from.
         names: the namespace.
-        path: the file; ":memory:" for none.
+        path: the file; "" for a temporary one, which ends with the process; ":memory:" for none.
 
     """
 

@@ -12,7 +12,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
 from ironflow.names import Names, bucket_stream
-from ironflow.records import RunState
+from ironflow.records import TERMINAL, RunState
 
 _REMEMBERED_RUNS = 50_000
 
@@ -34,8 +34,8 @@ ABSENT = Version(None, 0)
 class RunStore:
     """The run states of one namespace.
 
-    It remembers the newest version it knows of recent runs. A remembered version may be out of date, because
-    other engines write too; a write that follows it is then refused, and the caller reads again.
+    It remembers the newest version it knows of recent runs that go on. A remembered version may be out of date,
+    because other engines write too; a write that follows it is then refused, and the caller reads again.
 
     Args:
         broker: the connection.
@@ -132,6 +132,10 @@ class RunStore:
         return WrongRevision(str(answer))
 
     def _remember(self, run: str, version: Version) -> Version:
+        if version.state is not None and version.state.status in TERMINAL:
+            # Hardly anything happens to it any more.
+            self._recent.pop(run, None)
+            return version
         self._recent[run] = version
         self._recent.move_to_end(run)
         if len(self._recent) > _REMEMBERED_RUNS:

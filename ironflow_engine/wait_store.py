@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, WrongRevision
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
 from ironflow.matching import canonical_at, read_data
@@ -56,19 +56,11 @@ class WaitStore:
         known = await self._current_paths()
         paths = dict.fromkeys((entry.wait.event, entry.wait.path) for entry in entries)
         new = [path for path in paths if path[1] not in known.get(path[0], ())]
-        marks = [
-            Publication(
-                subject=self._names.wait_path_key(event, path), payload=encode_record(WaitPath(event=event, path=path))
-            )
-            for event, path in new
-        ]
-        waits = [
-            Publication(subject=self._key(entry.run, entry.step, entry.wait), payload=encode_record(entry))
-            for entry in entries
-        ]
+        marks = [_once(self._names.wait_path_key(event, path), WaitPath(event=event, path=path)) for event, path in new]
+        waits = [_once(self._key(entry.run, entry.step, entry.wait), entry) for entry in entries]
         stored = await self._store([*marks, *waits])
         self._keep_up(new, stored)
-        answers = [None if isinstance(answer, Stored) else answer for answer in stored]
+        answers = [None if isinstance(answer, (Stored, WrongRevision)) else answer for answer in stored]
         failed = {path: answer for path, answer in zip(new, answers, strict=False) if answer is not None}
         # A wait at a path that is not marked would be found by none.
         return [
@@ -220,7 +212,7 @@ class WaitStore:
         return failure
 
     async def _store(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
-        """Store publications; one whose answer was lost is stored again, which changes nothing."""
+        """Store publications; one whose answer was lost is sent again, and refused where it is stored."""
         outcomes: list[Stored | BrokerError] = list(await self._broker.publish_all(publications))
         for _ in range(_TRIES - 1):
             left = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Ambiguous)]
@@ -228,3 +220,12 @@ class WaitStore:
             for index, answer in zip(left, answers, strict=True):
                 outcomes[index] = answer
         return outcomes
+
+
+def _once(key: str, record: WaitEntry | WaitPath) -> Publication:
+    """Return what stores a record where there is none; one that is there says the same.
+
+    It would be simpler to store it again. But nats-server (2.15) brings back, after a crash, what was replaced and
+    whose replacement was taken away since.
+    """
+    return Publication(subject=key, payload=encode_record(record), expected_revision=0)

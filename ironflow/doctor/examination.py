@@ -14,7 +14,7 @@ from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream, Unavaila
 from ironflow.broker.topology import engine_consumers, queue_consumer, streams
 from ironflow.clock import now_ms, parse_when
 from ironflow.codec import decode_record
-from ironflow.doctor import fleet, monitor, server, stuck, topology
+from ironflow.doctor import fleet, monitor, replicas, server, stuck, topology
 from ironflow.doctor.finding import Finding
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError
@@ -69,6 +69,7 @@ class Examination:
         checks: tuple[tuple[str, Callable[[], Awaitable[Findings]]], ...] = (
             ("server", self._server),
             ("clock", self._clock),
+            ("replicas", self._replicas),
             ("streams", self._streams),
             ("consumers", self._consumers),
             ("engine", self._engines),
@@ -101,6 +102,11 @@ class Examination:
             return Finding(check="clock", level="unknown", text=text, advice="start an engine: it makes streams")
         after = now_ms()
         return server.check_clock(there - (before + after) / 2, (after - before) / 2)
+
+    async def _replicas(self) -> list[Finding]:
+        names = [spec.name for spec in streams(self._names)]
+        found = await asyncio.gather(*map(self._inspector.placement, names))
+        return replicas.check_replicas(dict(zip(names, found, strict=True)))
 
     async def _streams(self) -> list[Finding]:
         specs = streams(self._names)

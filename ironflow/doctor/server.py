@@ -77,7 +77,8 @@ def check_storage(storage: Storage | None, monitoring: Monitoring) -> Finding:
             check="storage",
             level="error",
             text="JetStream does not answer",
-            advice="turn it on: a 'jetstream {}' block in the server's configuration, and for this account",
+            advice="turn it on: a 'jetstream {}' block in the server's configuration, and for this account; in a "
+            "cluster, see whether most of its servers run",
         )
     rooms = [_left(storage.used_bytes, storage.limit_bytes)] if storage.limit_bytes else []
     server = monitoring.server

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -21,9 +21,11 @@ from ironflow.broker.protocol import Broker
 from ironflow.client import Client
 from ironflow.names import Names
 from tests.chaos.faulty_broker import NO_FAULTS, FaultSwitch
-from tests.chaos.proxy import MODES, Proxy
+from tests.chaos.proxy import MODES, Proxy, ProxyMode
 from tests.chaos.workflow import FUNCTION, QUEUE
+from tests.support.ports import free_port
 from tests.support.processes import functions_are_known, workers_answer
+from tests.support.replicated import ReplicatedServers
 
 LOOK_SECONDS = 0.1
 START_SECONDS = 60.0
@@ -36,6 +38,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         slots: how many passes each worker executes at a time.
         lease: seconds that a worker keeps a task without renewing it.
+        servers: how many nats-servers, 1 or 3; each stream is kept on all of them.
         stored_bytes: how much the server may store; default what the disk has room for.
         seed: makes what goes wrong inside of processes.
         crash: like "5:after": each process ends at that durable write of its first life.
@@ -46,6 +49,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 4
     slots: int = 8
     lease: float = 1.0
+    servers: int = 1
     stored_bytes: int | None = None
     seed: int = 0
     crash: str = ""
@@ -58,20 +62,32 @@ class Child:
         name: names its log.
         arguments: what tests.chaos.child is started with.
         environment: added to this process's.
-        proxy: where it finds NATS.
+        proxies: where it finds NATS, one for each server.
         folder: for its log.
         crash: the durable write of its first life at which it ends; "" for none.
+        health_port: where it answers probes and scrapes.
 
     Attributes:
+        name: names its log.
+        proxies: where it finds NATS.
         held: it is meant to be down.
         exits: the exit codes with which it ended by itself.
 
     """
 
     def __init__(
-        self, name: str, arguments: list[str], environment: dict[str, str], proxy: Proxy, folder: Path, crash: str
+        self,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        proxies: list[Proxy],
+        folder: Path,
+        crash: str,
+        health_port: int,
     ) -> None:
-        self.proxy = proxy
+        self.name = name
+        self._health_port = health_port
+        self.proxies = proxies
         self.held = False
         self.exits: list[int] = []
         self._crash = crash
@@ -93,7 +109,7 @@ class Child:
         self._crash = ""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.child", *self._arguments],
+                [sys.executable, "-m", "tests.chaos.child", *self._arguments, "--health-port", str(self._health_port)],
                 env={**os.environ, **self._environment, **crash},
                 stdout=log,
                 stderr=log,
@@ -110,6 +126,21 @@ class Child:
         """Send it a signal."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+    def ask(self, page: str) -> tuple[int, str]:
+        """Return the status and the text of a page that it serves; 0 where it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._health_port}/{page}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, ""
+        except OSError:
+            return 0, ""
+
+    def treat(self, mode: ProxyMode) -> None:
+        """Have all bytes between it and NATS treated so from now on."""
+        for proxy in self.proxies:
+            proxy.set(mode)
 
     def look(self) -> None:
         """Start it again where it ended by itself."""
@@ -134,47 +165,53 @@ class ChaosCluster:
         self.settings = settings
         self.folder = folder
         self.names = Names("chaos")
-        self.server = EmbeddedServer(folder / "nats", max_file_store_bytes=settings.stored_bytes)
+        self.replicated = ReplicatedServers(folder / "nats") if settings.servers > 1 else None
+        self.servers: list[EmbeddedServer] = (
+            [EmbeddedServer(folder / "nats", max_file_store_bytes=settings.stored_bytes)]
+            if self.replicated is None
+            else [*self.replicated.servers]
+        )
         self.switch = FaultSwitch(folder / "faults.json")
         self.engines: list[Child] = []
         self.workers: list[Child] = []
         self.broker: Broker
         self.client: Client
-        self._metrics_ports: list[int] = []
 
     @property
     def children(self) -> list[Child]:
         """Engines and workers."""
         return self.engines + self.workers
 
-    @property
-    def port(self) -> int:
-        """The server's port."""
-        return int(self.server.url.rpartition(":")[2])
+    async def start_servers(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start all servers and connect to them."""
+        await stack.enter_async_context(self.replicated or self.servers[0])
+        self.broker = await connect(ConnectionSettings(urls=tuple(server.url for server in self.servers)))
+        stack.push_async_callback(self.broker.close)
+        self.client = Client(self.broker, self.names)
 
     async def start_children(self, stack: contextlib.AsyncExitStack) -> None:
         """Start all engines and workers and wait until they are at work."""
         for number in range(self.settings.engines):
-            child = await self._child(stack, f"engine-{number}", "engine", "--lease", str(self.settings.lease))
+            settings = ("--lease", str(self.settings.lease), "--replicas", str(self.settings.servers))
+            child = await self._child(stack, f"engine-{number}", "engine", *settings)
             self.engines.append(child)
         for number in range(self.settings.workers):
-            port = free_port()
-            self._metrics_ports.append(port)
-            options = ("--queue", QUEUE, "--concurrency", str(self.settings.slots), "--metrics-port", str(port))
+            options = ("--queue", QUEUE, "--concurrency", str(self.settings.slots))
             child = await self._child(stack, f"worker-{number}", "worker", *options, "tests.chaos.app")
             self.workers.append(child)
         await functions_are_known(self.client, FUNCTION, within=START_SECONDS)
         await workers_answer(self.client, self.settings.workers, within=START_SECONDS)
 
     async def _child(self, stack: contextlib.AsyncExitStack, name: str, kind: str, *options: str) -> Child:
-        proxy = await stack.enter_async_context(Proxy(self.port))
+        ports = [int(server.url.rpartition(":")[2]) for server in self.servers]
+        proxies = [await stack.enter_async_context(Proxy(port)) for port in ports]
         environment = {
-            "NATS_URL": f"nats://127.0.0.1:{proxy.port}",
+            "NATS_URL": ",".join(f"nats://127.0.0.1:{proxy.port}" for proxy in proxies),
             "IRONFLOW_NAMESPACE": self.names.namespace,
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_SEED": str(self.settings.seed),
         }
-        child = Child(name, [kind, *options], environment, proxy, self.folder, self.settings.crash)
+        child = Child(name, [kind, *options], environment, proxies, self.folder, self.settings.crash, free_port())
         stack.callback(child.kill)
         child.start()
         return child
@@ -189,34 +226,19 @@ class ChaosCluster:
     async def heal(self) -> None:
         """Make everything work again."""
         self.switch.set(NO_FAULTS)
-        if not self.server.running:
-            await asyncio.to_thread(self.server.restart)
+        down = [server for server in self.servers if not server.running]
+        await asyncio.gather(*(asyncio.to_thread(server.restart) for server in down))
         for child in self.children:
-            child.proxy.set(MODES["pass"])
+            child.treat(MODES["pass"])
             child.signal(signal.SIGCONT)
             if child.held:
                 child.start()
 
     async def metric(self, name: str) -> float:
         """Return the sum of a metric over all workers."""
-        pages = await asyncio.gather(*(asyncio.to_thread(_scrape, port) for port in self._metrics_ports))
-        lines = [line for page in pages for line in page.splitlines() if line.startswith(f"{name} ")]
+        answers = await asyncio.gather(*(asyncio.to_thread(worker.ask, "metrics") for worker in self.workers))
+        lines = [line for _, page in answers for line in page.splitlines() if line.startswith(f"{name} ")]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-
-def _scrape(port: int) -> str:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return ""
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
@@ -224,10 +246,7 @@ async def chaos_cluster(settings: ClusterSettings, folder: Path) -> AsyncGenerat
     """Have a cluster that ends with the block."""
     cluster = ChaosCluster(settings, folder)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(cluster.server)
-        cluster.broker = await connect(ConnectionSettings(urls=(cluster.server.url,)))
-        stack.push_async_callback(cluster.broker.close)
-        cluster.client = Client(cluster.broker, cluster.names)
+        await cluster.start_servers(stack)
         cluster.switch.set(NO_FAULTS)
         await cluster.start_children(stack)
         watching = asyncio.create_task(cluster.watch())

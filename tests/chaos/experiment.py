@@ -51,6 +51,7 @@ class Observed(msgspec.Struct, frozen=True):
         ended: whether all runs ended, and all was used up, in time.
         seconds_to_end: from the last fault's end.
         exits: the codes with which processes ended by themselves.
+        unready_seconds: how long each process took to say that it cannot store anything, where it could not.
 
     """
 
@@ -58,6 +59,7 @@ class Observed(msgspec.Struct, frozen=True):
     ended: bool
     seconds_to_end: float
     exits: tuple[int, ...]
+    unready_seconds: tuple[float, ...] = ()
     baseline: History | None = None
 
 
@@ -77,7 +79,7 @@ async def carry_out(experiment: Experiment, folder: Path) -> Observed:
         seconds = asyncio.get_running_loop().time() - began
         history = await _collect(cluster, collector, load, injector)
         exits = tuple(code for child in cluster.children for code in child.exits)
-    return Observed(history, ended, seconds, exits)
+    return Observed(history, ended, seconds, exits, tuple(injector.unready_seconds))
 
 
 def _keep(experiment: Experiment, folder: Path) -> None:
@@ -102,4 +104,8 @@ async def _collect(cluster: ChaosCluster, collector: Collector, load: Load, inje
         injected=injector.injected,
         metrics={REFUSED_RECORDS: await cluster.metric(REFUSED_RECORDS)},
         refused=dict(load.refused),
+        in_vain={
+            child.name: sorted(moment for proxy in child.proxies for moment in proxy.in_vain)
+            for child in cluster.children
+        },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -97,6 +99,28 @@ def pickups_after(history: History, kind: str, seconds: float) -> list[float]:
         if line.kind == "delivered" and any(0 <= line.stored_ms - end <= seconds * 1000 for end in ends):
             lay.setdefault(line.sequence, line.wall_ms - line.stored_ms)
     return list(lay.values())
+
+
+def outages(history: History, kind: str, seconds: float) -> list[float]:
+    """Return, for each fault of a kind, for how many milliseconds soon after it nothing was recorded or delivered."""
+    recorded = [float(fact.time_ms) for fact in history.journal]
+    delivered = [line.wall_ms for line in history.lines if line.kind == "delivered"]
+    return [
+        max(_longest_gap(moments, each.began_ms, each.began_ms + seconds * 1000) for moments in (recorded, delivered))
+        for each in history.injected
+        if each.fault.kind == kind
+    ]
+
+
+def _longest_gap(moments: Sequence[float], after: float, until: float) -> float:
+    """Return the longest time between one moment and the next of those that follow *after*, begun before *until*."""
+    later = [after, *sorted(moment for moment in moments if moment > after)]
+    return max((end - begin for begin, end in itertools.pairwise(later) if begin < until), default=0.0)
+
+
+def most_in_a_second(moments: Sequence[float]) -> int:
+    """Return how many of these moments, in milliseconds and in order, fall into one second at the most."""
+    return max((bisect.bisect_left(moments, moment + 1000) - place for place, moment in enumerate(moments)), default=0)
 
 
 def overdue_after(history: History, kind: str) -> list[float]:

@@ -78,6 +78,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
         injected: what went wrong.
         metrics: the sum over all workers that were alive in the end.
         refused: how often the harness's publications were refused, by the type of the error.
+        in_vain: when each process asked for something in vain, in milliseconds by the machine's clock.
 
     """
 
@@ -91,6 +92,7 @@ class History(msgspec.Struct, frozen=True, dict=True):
     injected: Sequence[Injected] = ()
     metrics: Mapping[str, float] = {}
     refused: Mapping[str, int] = {}
+    in_vain: Mapping[str, Sequence[float]] = {}
 
     @cached_property
     def orders(self) -> dict[str, Submitted]:

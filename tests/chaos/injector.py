@@ -8,8 +8,11 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
+from http import HTTPStatus
 
+from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, StreamSpec
+from ironflow.names import bucket_stream
 from tests.chaos.cluster import ChaosCluster, Child
 from tests.chaos.faulty_broker import NO_FAULTS, ambiguous
 from tests.chaos.history import Submitted
@@ -20,6 +23,8 @@ from tests.chaos.timeline import Fault, Injected, Timeline
 FILLER = "CHAOS_FILLER"
 FILLER_BYTES = 256 * 1024
 FILLER_TRIES = 5
+LOOK_SECONDS = 0.1
+UNREADY_SECONDS = 10.0
 
 
 class Injector:
@@ -31,12 +36,14 @@ class Injector:
     Attributes:
         injected: what was done, when.
         submitted: what was published on the way.
+        unready_seconds: how long each process took to say that it cannot store anything.
 
     """
 
     def __init__(self, cluster: ChaosCluster) -> None:
         self.injected: list[Injected] = []
         self.submitted: list[Submitted] = []
+        self.unready_seconds: list[float] = []
         self._cluster = cluster
         # What is down already cannot be killed, so faults of one victim take turns.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -76,16 +83,20 @@ class Injector:
             return
         match fault.kind:
             case "kill_server":
-                await asyncio.to_thread(self._cluster.server.kill)
-                yield
-                await asyncio.to_thread(self._cluster.server.restart)
+                async with _down(self._cluster.servers[0]):
+                    yield
+            case "kill_leader":
+                async with _down(await self._leader(fault.victim)):
+                    yield
             case "ambiguous":
                 self._cluster.switch.set(ambiguous(fault.share))
                 yield
                 self._cluster.switch.set(NO_FAULTS)
             case "storage_full":
                 await self._fill()
+                watching = asyncio.create_task(self._until_unready())
                 yield
+                self.unready_seconds += await watching
                 await self._cluster.broker.purge(FILLER, f"{FILLER}.>")
             case "poison":
                 self.submitted += await poison(self._cluster.client, len(self.injected))
@@ -93,6 +104,13 @@ class Injector:
             case _:
                 await self._purge()
                 yield
+
+    async def _leader(self, number: int) -> EmbeddedServer:
+        """Return the server that leads the stream of that number."""
+        replicated, names = self._cluster.replicated, self._cluster.names
+        assert replicated is not None
+        streams = (names.journal, names.tasks, bucket_stream(names.runs_bucket))
+        return await replicated.leader_of(streams[number % len(streams)])
 
     async def _fill(self) -> None:
         broker = self._cluster.broker
@@ -109,12 +127,33 @@ class Injector:
             except BrokerError:
                 await asyncio.sleep(0.1)
 
+    async def _until_unready(self) -> list[float]:
+        """Return how long each process takes to say that it is not ready; endless for one that does not."""
+        began = time.monotonic()
+
+        async def until_unready(child: Child) -> float:
+            while time.monotonic() < began + UNREADY_SECONDS:
+                status, _ = await asyncio.to_thread(child.ask, "readyz")
+                if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    return time.monotonic() - began
+                await asyncio.sleep(LOOK_SECONDS)
+            return float("inf")
+
+        return list(await asyncio.gather(*map(until_unready, self._cluster.children)))
+
     async def _purge(self) -> None:
         """Delete all task and timer messages, as an operator's mistake would."""
         names = self._cluster.names
         await self._cluster.broker.purge(names.tasks, f"{names.namespace}.tasks.>")
         for what in ("timers", "fired"):
             await self._cluster.broker.purge(names.timers, f"{names.namespace}.{what}.>")
+
+
+@contextlib.asynccontextmanager
+async def _down(server: EmbeddedServer) -> AsyncGenerator[None]:
+    await asyncio.to_thread(server.kill)
+    yield
+    await asyncio.to_thread(server.restart)
 
 
 @contextlib.contextmanager
@@ -129,9 +168,10 @@ def _child_effect(fault: Fault, child: Child) -> Generator[None]:
             yield
             child.signal(signal.SIGCONT)
         case "reset_worker" | "reset_engine":
-            child.proxy.reset()
+            for proxy in child.proxies:
+                proxy.reset()
             yield
         case _:
-            child.proxy.set(MODES[fault.network])
+            child.treat(MODES[fault.network])
             yield
-            child.proxy.set(MODES["pass"])
+            child.treat(MODES["pass"])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncGenerator
 from typing import Literal, Self
 
@@ -15,6 +16,8 @@ CHUNK = 64 * 1024
 CONNECT_SECONDS = 2.0
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: closing sends RST instead of FIN."""
+IN_VAIN = (b"NATS/1.0 503", b'"err_code":10008')
+"""What the server answers while a stream has no leader."""
 
 
 class ProxyMode(msgspec.Struct, frozen=True):
@@ -52,11 +55,14 @@ class Proxy:
 
     Attributes:
         port: where it listens.
+        in_vain: when, in milliseconds by the machine's clock, a connection was asked for that could not be had, or the
+            server answered that nobody is there who could do what was asked for.
 
     """
 
     def __init__(self, upstream: int) -> None:
         self.port = 0
+        self.in_vain: list[float] = []
         self._upstream = upstream
         self._mode = MODES["pass"]
         self._changed = asyncio.Event()
@@ -105,8 +111,10 @@ class Proxy:
                     for pump in pumps:
                         pump.cancel()
                     await asyncio.gather(*pumps, return_exceptions=True)
-        except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the server is down, or the harness ends: either way the client's connection ends here
+        except (OSError, TimeoutError):
+            self.in_vain.append(time.time() * 1000)  # the server is down, so the client's connection ends here
+        except asyncio.CancelledError:
+            pass  # the harness ends
         finally:
             del self._connections[task]
             writer.close()
@@ -127,6 +135,8 @@ class Proxy:
                     await asyncio.sleep(self._mode.delay)
                 while self._mode.hold_up if up else self._mode.hold_down:
                     await self._changed.wait()
+                if not up and (count := sum(map(data.count, IN_VAIN))):
+                    self.in_vain += [time.time() * 1000] * count
                 writer.write(data)
                 await writer.drain()
 

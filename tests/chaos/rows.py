@@ -25,6 +25,8 @@ POISON_SECONDS = 600.0
 """What no worker can make anything of is tried twenty times, with half a minute in between, before it is given up."""
 SOON_SECONDS = 5.0
 """For so long after a restart the pickup of tasks shows what the restart costs."""
+ELECTION_SECONDS = 15.0
+"""For so long after the loss of a leader what stands still may do so because of it."""
 _NETWORKS: tuple[ModeName, ...] = tuple(mode for mode in get_args(ModeName) if mode not in ("pass", "slow"))
 
 
@@ -176,6 +178,14 @@ def _short_orders(scale: Scale, deadly_share: float) -> list[Order]:
     ]
 
 
+def _kill_leaders(scale: Scale) -> Experiment:
+    count = 3
+    down, pause = 5.0, 20.0
+    faults = [Fault(5.0 + n * pause, "kill_leader", n, seconds=down) for n in range(count)]
+    experiment = _w(scale, count * pause, faults)
+    return msgspec.structs.replace(experiment, settings=msgspec.structs.replace(experiment.settings, servers=3))
+
+
 def _random_programs(scale: Scale) -> Experiment:
     seconds = scale.time(60)
     orders = [random_program(scale.seed, number) for number in range(scale.of(500))]
@@ -270,8 +280,20 @@ def _refused_and_repaired(seen: Observed) -> list[Figure]:
         Figure(
             "not as PublishError", sum(seen.history.refused.values()) - seen.history.refused.get("PublishError", 0), 0
         ),
+        Figure("said that they are not ready, worst", round(max([0.0, *seen.unready_seconds]), 1), 5, " s"),
         Figure("overdue when space was freed", len(overdue)),
         Figure("fired after that, worst", round(max([0.0, *overdue]) / 1000, 1), 35, " s"),
+        *_common(seen),
+    ]
+
+
+def _outages(seen: Observed) -> list[Figure]:
+    lasted = figures.outages(seen.history, "kill_leader", ELECTION_SECONDS)
+    tried = {name: figures.most_in_a_second(moments) for name, moments in seen.history.in_vain.items()}
+    return [
+        Figure("nothing recorded or delivered, median", round(figures.median(lasted) / 1000, 1), None, " s"),
+        Figure("nothing recorded or delivered, worst", round(max(lasted, default=0.0) / 1000, 1), 10, " s"),
+        Figure("asked in vain in a second, by one process", max(tried.values(), default=0), 50),
         *_common(seen),
     ]
 
@@ -311,6 +333,7 @@ ROWS: dict[int, Row] = {
     8: Row("timers, with kills of everything", _timers, _lateness),
     9: Row("storage filled, then freed", _storage_full, _refused_and_repaired),
     10: Row("poison: unreadable, unknown, and ending its process", _poison, _given_up, _without_poison),
+    11: Row("three nodes, SIGKILL of a leader", _kill_leaders, _outages),
     12: Row("random programs under everything mixed", _random_programs, _common),
     13: Row("all task and timer messages purged", _purge, _common),
     14: Row("everything mixed", _everything, _common),

@@ -17,6 +17,7 @@ FaultKind = Literal[
     "stop_worker",
     "stop_engine",
     "kill_server",
+    "kill_leader",
     "network_of_worker",
     "network_of_engine",
     "reset_worker",
@@ -26,7 +27,7 @@ FaultKind = Literal[
     "purge",
     "poison",
 ]
-_ONLY_WHERE_ASKED_FOR: tuple[FaultKind, ...] = ("storage_full", "purge", "poison")
+_ONLY_WHERE_ASKED_FOR: tuple[FaultKind, ...] = ("kill_leader", "storage_full", "purge", "poison")
 _DISTURBING_NETWORKS: tuple[ModeName, ...] = ("black_hole", "deaf", "mute", "slow")
 
 
@@ -36,7 +37,7 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         at: seconds from the start of the load.
         kind: what it is.
-        victim: the number of the engine or worker.
+        victim: the number of the engine or worker; of a leader, that of the stream: journal, tasks, run states.
         seconds: how long it lasts; of a kill, until the process is started again.
         network: of a network's fault: which.
         share: of ambiguity: of all calls, from 0 to 1.

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import os
 import pwd
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from ironflow.broker import embedded_guard
+from tests.support.ports import free_port
 
 STARTS_WITHIN_SECONDS = 30.0
 _SETTINGS = {
@@ -36,7 +36,7 @@ class PostgresServer:
     def __init__(self, folder: Path) -> None:
         self._data = folder / "postgres"
         self._log = folder / "postgres.log"
-        self._port = _free_port()
+        self._port = free_port()
         self._guard: subprocess.Popen[bytes] | None = None
         self._pid = 0
         _prepare(folder, self._data)
@@ -136,9 +136,3 @@ def _prepare(folder: Path, data: Path) -> None:
         user = pwd.getpwnam("nobody")
         os.chown(data, user.pw_uid, user.pw_gid)
         folder.chmod(folder.stat().st_mode | 0o011)  # to go through it is enough
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

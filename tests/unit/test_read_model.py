@@ -32,9 +32,9 @@ async def broker() -> AsyncGenerator[LocalBroker]:
     await connection.close()
 
 
-@pytest.fixture
-async def model(broker: LocalBroker) -> AsyncGenerator[ReadModel]:
-    made = ReadModel(broker, NAMES, ":memory:")
+@pytest.fixture(params=[":memory:", ""], ids=["in memory", "in a temporary file"])
+async def model(broker: LocalBroker, request: pytest.FixtureRequest) -> AsyncGenerator[ReadModel]:
+    made = ReadModel(broker, NAMES, request.param)
     yield made
     made.close()
 

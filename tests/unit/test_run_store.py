@@ -12,7 +12,7 @@ from ironflow.broker.local import LocalServer, Stage
 from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, StorageFull, Unavailable, WrongRevision
 from ironflow.broker.topology import streams
 from ironflow.names import Names
-from ironflow.records import RunState
+from ironflow.records import RunState, RunStatus
 from ironflow_engine.run_store import ABSENT, RunStore, UnreadableState, Version
 
 pytestmark = pytest.mark.virtual_time
@@ -125,3 +125,14 @@ async def test_the_runs_that_are_remembered_are_bounded_and_the_newest(
         await store.write_all([(msgspec.structs.replace(STATE, id=name), 0)])
         store.remembered("a")
     assert [name for name in "abcd" if store.remembered(name)] == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+async def test_a_run_that_has_ended_is_not_remembered(server: LocalServer, status: RunStatus) -> None:
+    ours = store_on(server)
+    first = version((await ours.write_all([(STATE, 0)]))[0])
+    ended = msgspec.structs.replace(STATE, status=status)
+    last = version((await ours.write_all([(ended, first.revision)]))[0])
+    assert ours.remembered("r") is None
+    assert await ours.load("r") == last
+    assert ours.remembered("r") is None

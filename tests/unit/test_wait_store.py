@@ -11,7 +11,7 @@ from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, Storag
 from ironflow.broker.topology import streams
 from ironflow.codec import encode_record
 from ironflow.matching import canonical_at, read_data
-from ironflow.names import Names
+from ironflow.names import Names, bucket_stream
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
 from ironflow_engine.wait_store import WaitStore
 from tests.unit.fake_engine import raw
@@ -121,3 +121,17 @@ async def test_a_wait_whose_path_could_not_be_written_is_not_put(server: LocalSe
     server.interceptor = None
     assert await waits.put_all([wait("r1", "a")]) == [None]
     assert await found(waits) == {"r1"}
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+async def test_a_wait_that_is_put_again_stays_as_it_is(server: LocalServer, stage: Stage) -> None:
+    waits = waits_of(server)
+    assert await waits.put_all([wait("r1", "a")]) == [None]
+    broker, bucket = server.connect(), bucket_stream(NAMES.waits_bucket)
+    stored = await broker.stream_state(bucket)
+    lost = [Ambiguous("lost")]
+    server.interceptor = lambda at, verb, subject: (
+        lost.pop() if lost and (at, verb) == (stage, "publish") and "=paths" not in subject else None
+    )
+    assert await waits_of(server).put_all([wait("r1", "a")]) == [None]
+    assert await broker.stream_state(bucket) == stored

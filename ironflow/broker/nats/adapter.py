@@ -88,7 +88,12 @@ class NatsBroker:
             patience_seconds=patience_seconds,
         )
         self._reader = Reader(
-            self._requester, self.api, answer_seconds=answer_seconds, patience_seconds=patience_seconds
+            self._requester,
+            self.api,
+            # What is reached through another account's prefix may be a cluster that this server says nothing of.
+            lambda: "cluster" in wire.server_info or api_prefix != API_PREFIX,
+            answer_seconds=answer_seconds,
+            patience_seconds=patience_seconds,
         )
         self._provisioner = Provisioner(self.api)
         wire.on_denied.append(self._denied)

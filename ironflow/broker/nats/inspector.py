@@ -12,7 +12,7 @@ import msgspec
 
 from ironflow.broker.nats.provisioner import consumer_config, differences, merge, stream_config
 from ironflow.broker.nats.settings import API_PREFIX
-from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec
+from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec, Unavailable
 
 A = TypeVar("A", bound=msgspec.Struct)
 Differences = dict[str, tuple[Any, Any]]
@@ -20,6 +20,7 @@ Differences = dict[str, tuple[Any, Any]]
 
 TIMEOUT_SECONDS = 2.0
 NOT_FOUND = 404
+NO_LEADER = 503
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -27,6 +28,47 @@ class Storage(msgspec.Struct, frozen=True):
 
     used_bytes: int
     limit_bytes: int | None = None
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """A server that keeps a copy of a stream that another one leads.
+
+    Attributes:
+        name: the server's.
+        current: whether it has kept up lately.
+        offline: whether its server is known to be down.
+        lag: how many writes it has still to take over.
+        active: nanoseconds since the leader heard of it.
+
+    """
+
+    name: str
+    current: bool = False
+    offline: bool = False
+    lag: int = 0
+    active: int = 0
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the leader has not heard of it."""
+        return self.active / 1e9
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a stream is.
+
+    Attributes:
+        wanted: on how many servers it shall be; 0 where nobody answers who could tell.
+        leader: the server that decides; "" where none answers, and for a server by itself.
+        others: the other servers that have it.
+        cluster: the name of the cluster, "?" where none answers, and "" for a server by itself.
+
+    """
+
+    wanted: int
+    leader: str = ""
+    others: tuple[Replica, ...] = ()
+    cluster: str = ""
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -51,8 +93,15 @@ class _State(msgspec.Struct, frozen=True):
     subjects: dict[str, int] | None = None
 
 
+class _Cluster(msgspec.Struct, frozen=True):
+    name: str = ""
+    leader: str = ""
+    replicas: tuple[Replica, ...] = ()
+
+
 class _Stream(_Answer, frozen=True):
     config: dict[str, Any] = {}
+    cluster: _Cluster = _Cluster()
     state: _State = _State()
     total: int = 0
 
@@ -80,7 +129,7 @@ class Inspector:
         """Return what the account has stored and may store."""
         account = await self._ask("INFO", b"", _Account)
         if account.error is not None:
-            raise BrokerError(account.error.description)
+            raise _failure(account.error)
         limit = account.limits.max_storage
         return Storage(account.storage, limit if limit > 0 else None)
 
@@ -90,6 +139,17 @@ class Inspector:
         if _is_missing(found):
             return None
         return differences(found.config, merge(found.config, stream_config(spec)))
+
+    async def placement(self, stream: str) -> Placement | None:
+        """Return which servers have a stream; None where there is no such stream."""
+        try:
+            found = await self._ask(f"STREAM.INFO.{stream}", b"", _Stream)
+            if _is_missing(found):
+                return None
+        except Unavailable:
+            return Placement(0, cluster="?")
+        cluster = found.cluster
+        return Placement(found.config.get("num_replicas", 1), cluster.leader, cluster.replicas, cluster.name)
 
     async def consumer_differences(self, spec: ConsumerSpec) -> Differences | None:
         """Return how a consumer's settings differ from *spec*; None where there is no such consumer."""
@@ -115,5 +175,9 @@ class Inspector:
 
 def _is_missing(answer: _Answer) -> bool:
     if answer.error is not None and answer.error.code != NOT_FOUND:
-        raise BrokerError(answer.error.description)
+        raise _failure(answer.error)
     return answer.error is not None
+
+
+def _failure(error: _Error) -> BrokerError:
+    return (Unavailable if error.code == NO_LEADER else BrokerError)(error.description)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
 
 import msgspec
 
@@ -71,6 +72,17 @@ class _Page(msgspec.Struct):
     remaining: int
 
 
+_Which: TypeAlias = dict[str, str | list[str]]
+
+
+def _last_of_each(subject_filter: str) -> _Which:
+    return {"multi_last": [subject_filter]}
+
+
+def _next_of(subject_filter: str) -> _Which:
+    return {"next_by_subj": subject_filter}
+
+
 class _TooManySubjects(BrokerError):  # noqa: N818 - an answer that decides, rather than a failure
     """The server answers for a thousand subjects at once, and the filter has more."""
 
@@ -81,14 +93,24 @@ class Reader:
     Args:
         requester: carries requests and answers.
         api: JetStream's API.
+        replicated: tells whether another server than a stream's leader may answer, which may lag behind it.
         answer_seconds: how long to wait for one page.
         patience_seconds: how long to keep asking for one page while there is no answer.
 
     """
 
-    def __init__(self, requester: Requester, api: Api, *, answer_seconds: float, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        requester: Requester,
+        api: Api,
+        replicated: Callable[[], bool],
+        *,
+        answer_seconds: float,
+        patience_seconds: float,
+    ) -> None:
         self._requester = requester
         self._api = api
+        self._replicated = replicated
         self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
 
@@ -103,29 +125,30 @@ class Reader:
     async def read(
         self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
     ) -> AsyncIterator[list[StoredMessage]]:
-        """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
-        if one_each:
-            try:
-                async for messages in self._pages(stream, {"multi_last": [subject_filter]}, after):
-                    yield messages
-                    after = messages[-1].sequence
-            except _TooManySubjects:
-                pass
-            else:
-                return
-        # The server looks at all messages from the first one on, as far as they are in a block with one that matches.
-        async for messages in self._pages(stream, {"next_by_subj": subject_filter}, after):
-            yield messages
+        """Yield all messages of a filter with a sequence over *after*, in order, in pages.
 
-    async def _pages(
-        self, stream: str, which: dict[str, str | list[str]], after: int
-    ) -> AsyncIterator[list[StoredMessage]]:
-        page = await self._page(stream, which, after)
-        while page.messages:
-            yield page.messages
-            if not page.remaining:
+        Any replica may answer for a page, and one that lags leaves out the newest messages. So it is the leader
+        who has to say that nothing follows.
+        """
+        # For what is next the server looks at all messages from the first one on, as far as they are in a block with
+        # one that matches; for the last of each subject it has an index.
+        which = _last_of_each(subject_filter) if one_each else _next_of(subject_filter)
+        while True:
+            try:
+                page = await self._page(stream, which, after)
+            except _TooManySubjects:
+                which = _next_of(subject_filter)
+                continue
+            if page.messages:
+                yield page.messages
+                after = page.messages[-1].sequence
+                if page.remaining:
+                    continue
+            missed = await self._missed(stream, subject_filter, after)
+            if missed is None:
                 return
-            page = await self._page(stream, which, page.messages[-1].sequence)
+            yield [missed]
+            after = missed.sequence
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is, as its leader has it."""
@@ -160,7 +183,13 @@ class Reader:
             raise
         return StoredMessage(message.subject, message.data, message.seq, to_ms(message.time))
 
-    async def _page(self, stream: str, which: dict[str, str | list[str]], after: int) -> _Page:
+    async def _missed(self, stream: str, subject_filter: str, after: int) -> StoredMessage | None:
+        """Return the next message that the leader has and the replica that was asked did not; mostly there is none."""
+        if not self._replicated():
+            return None
+        return await self._get(stream, {"seq": after + 1, "next_by_subj": subject_filter})
+
+    async def _page(self, stream: str, which: _Which, after: int) -> _Page:
         """Ask for one page until it comes; a page that broke off is asked for again as a whole."""
         request = {
             **which,
