@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-_SMOOTHING = 0.2
 _ASSUMED_SINGLE_SECONDS = 0.000_35
-_ASSUMED_BATCH_SECONDS = 0.0055
+_ASSUMED_BATCH_SECONDS = 0.005_5
 """A synced server on a small machine: a batch pays from 16 messages on."""
 _FEWEST = 8
 _MOST = 500
 _FEWEST_TO_LEARN = 8
 """A few messages measure the round trip rather than what one more costs."""
 _TRY_SINGLES_EVERY = 64
+_FORGETTING = 1.05
+"""How much slower, at the most, something seems after a slow answer: fifteen slow ones in a row double it."""
 
 
 class BatchCosts:
     """Decides between single messages and a batch for one connection.
 
-    How the two compare depends on the server (synced or not, replicated or not) and on its load, and no
-    setting of it that a client can read tells. So both are measured as they happen; a group that would go out
-    as a batch goes out singly now and then, lest a wrong first guess stay for ever.
+    How the two compare depends on the server (synced or not, replicated or not), and no setting of it that a client
+    can read tells. So both are measured as they happen; a group that would go out as a batch goes out singly now and
+    then, lest a wrong first guess stay for ever.
+
+    What else the server and this process are busy with only ever adds to what is measured, and not to both alike,
+    since they are measured at different times. So the quickest of late counts, and not the mean.
     """
 
     def __init__(self) -> None:
@@ -40,8 +44,14 @@ class BatchCosts:
     def note_singles(self, count: int, seconds: float) -> None:
         """Learn from *count* messages that went out at a time and were all answered after *seconds*."""
         if count >= _FEWEST_TO_LEARN:
-            self._single += _SMOOTHING * (seconds / count - self._single)
+            self._single = _quickest_of_late(self._single, seconds / count)
 
-    def note_batch(self, seconds: float) -> None:
-        """Learn from a batch that was answered after *seconds*."""
-        self._batch += _SMOOTHING * (seconds - self._batch)
+    def note_batch(self, count: int, seconds: float) -> None:
+        """Learn from a batch of *count* messages that was answered after *seconds*."""
+        # Of one that is far larger than need be, the messages take longer than the batch does as such.
+        if count <= 2 * self.smallest_batch or seconds < self._batch:
+            self._batch = _quickest_of_late(self._batch, seconds)
+
+
+def _quickest_of_late(known: float, measured: float) -> float:
+    return min(measured, known * _FORGETTING)

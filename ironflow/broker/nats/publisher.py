@@ -217,7 +217,7 @@ class Publisher:
         for batch, future in sent:
             answer = None if future is None else judge(await future, publications[batch.places[-1]].subject)
             if isinstance(answer, Stored):
-                self._costs.note_batch((self._loop.time() - began) / len(batches))
+                self._costs.note_batch(len(batch.places), (self._loop.time() - began) / len(batches))
                 # The messages of a batch stand one behind the other.
                 first = answer.sequence - len(batch.places) + 1
                 verdicts |= {place: Stored(first + index) for index, place in enumerate(batch.places)}
