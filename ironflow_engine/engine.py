@@ -137,7 +137,7 @@ class Engine:
             TimerIntake(broker, conductor, names, store, terminator, children, make_token),
         )
         self._canary = Canary(broker, names.engine_canary, self.id)
-        self._gauges = Gauges(broker, names, self._functions, waits, self.metrics)
+        self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
         self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)

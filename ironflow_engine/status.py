@@ -52,7 +52,7 @@ class Status:
 
     async def view(self, _request: Empty) -> EngineView:
         """Return how this engine stands."""
-        problems, archive = await asyncio.gather(self._problems(), self._archive_view())
+        problems, archive = await asyncio.gather(self._problems(), archive_view(self._archive, self._broker))
         return EngineView(
             id=self._engine,
             host=socket.gethostname(),
@@ -65,13 +65,15 @@ class Status:
             archive=archive,
         )
 
-    async def _archive_view(self) -> ArchiveView | None:
-        if self._archive is None:
-            return None
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return ArchiveView(behind=await self._archive.behind(self._broker))
-        except TimeoutError:
-            return ArchiveView(problem="it does not answer in time")
-        except BrokerError as error:
-            return ArchiveView(problem=str(error))
+
+async def archive_view(archive: Archive | None, broker: Broker) -> ArchiveView | None:
+    """Return how an archive stands; None where there is none."""
+    if archive is None:
+        return None
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return ArchiveView(behind=await archive.behind(broker))
+    except TimeoutError:
+        return ArchiveView(problem="it does not answer in time")
+    except BrokerError as error:
+        return ArchiveView(problem=str(error))

@@ -12,6 +12,7 @@ from ironflow.broker.embedded import EmbeddedServer
 from tests.integration.test_archive import rows
 from tests.support.eventually import eventually
 from tests.support.processes import Cluster, cluster, functions_are_known
+from tests.support.scrapes import SERVED, health_port, scrape, value
 
 CANARY = "canary-secret"
 
@@ -47,7 +48,7 @@ async def test_an_engine_archives_what_it_is_told_to_by_its_environment(
 
 
 async def test_an_engine_that_cannot_reach_its_archive_works_and_does_not_say_the_password(processes: Cluster) -> None:
-    engine = processes.engine("--archive-url", f"postgresql://ironflow:{CANARY}@127.0.0.1:1/ironflow")
+    engine = processes.engine("--archive-url", f"postgresql://ironflow:{CANARY}@127.0.0.1:1/ironflow", *SERVED)
     processes.worker("archived.py")
     async with processes.client() as client:
         await functions_are_known(client, "three-steps")
@@ -58,6 +59,8 @@ async def test_an_engine_that_cannot_reach_its_archive_works_and_does_not_say_th
         assert "not archived, will be tried again" in engine.log.read_text()
 
     await eventually(warned, within=20.0)
+    metrics = await scrape(await health_port(engine))
+    assert value(metrics, "ironflow_engine_archive_unreachable") == 1
     level, text = await finding(processes, "archive")
     assert level == "error"
     assert CANARY not in processes.logs() + text
