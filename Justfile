@@ -21,7 +21,7 @@ test *args:
 
 # Run the tests that need a container engine
 containers *args:
-    pytest -m containers "$@"
+    pytest -m containers tests/containers "$@"
 
 # Measure speed: the workloads A to G, or the bench that is named
 bench *args:

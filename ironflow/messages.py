@@ -341,8 +341,28 @@ class EventsPage(Message, frozen=True, kw_only=True):
     next: int | None
 
 
+class ArchiveView(Message, frozen=True, kw_only=True):
+    """An engine's archive.
+
+    Attributes:
+        behind: how many messages of the streams are not copied to it yet; 0 where that is not known.
+        problem: why it cannot be used now; None where it can.
+
+    """
+
+    behind: int = 0
+    problem: str | None = None
+
+
 class EngineView(Message, frozen=True, kw_only=True):
-    """``engine.status`` → the engine that answered."""
+    """``engine.status`` → the engine that answered.
+
+    Attributes:
+        problems: why it is not ready, as its probe says; empty where it is.
+        retention_ms: how long NATS keeps runs after their end; 0 for ever.
+        archive: what becomes of them then; None where it has no archive.
+
+    """
 
     id: str
     host: str
@@ -350,6 +370,9 @@ class EngineView(Message, frozen=True, kw_only=True):
     version: str
     namespace: str
     started_at: str
+    problems: tuple[str, ...] = ()
+    retention_ms: int = 0
+    archive: ArchiveView | None = None
 
 
 def error_view(error: ErrorRecord | None) -> ErrorView | None:

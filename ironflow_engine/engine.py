@@ -16,12 +16,10 @@ import structlog
 
 from ironflow.broker.protocol import Broker, Request, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS, engine_consumers, streams
-from ironflow.clock import now_ms, to_iso
 from ironflow.engine_api import Empty
 from ironflow.messages import (
     CancelRun,
     DeleteFunction,
-    EngineView,
     GetRun,
     GetRunPart,
     GetSteps,
@@ -59,6 +57,7 @@ from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.service import Service, Verb, verb
+from ironflow_engine.status import Status
 from ironflow_engine.takeover import Takeover
 from ironflow_engine.terminator import Terminator
 from ironflow_engine.timer_intake import TimerIntake
@@ -120,7 +119,6 @@ class Engine:
         self._broker = broker
         self._names = names
         self._settings = settings or EngineSettings()
-        self._started_at = to_iso(now_ms())
         self.metrics = Metrics()
         store = self._store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
@@ -140,7 +138,7 @@ class Engine:
             TimerIntake(broker, conductor, names, store, terminator, children, make_token),
         )
         self._canary = Canary(broker, names.engine_canary, self.id)
-        self._gauges = Gauges(broker, names, self._functions, waits, self.metrics)
+        self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
         self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)
@@ -151,6 +149,9 @@ class Engine:
         self._chores = self._find_chores(store, history, archive, make_token)
         runs = RunReader(broker, names, store, census, RunLists(self._read_model, history), history)
         readers = EventReader(broker, names, store, self._functions, events, history)
+        self._status = Status(
+            self.id, broker, names, self.problems, retention_ms=self._settings.retention_ms, archive=archive
+        )
         administrator = Administrator(broker, names, self._functions, census, self._settings.lease_seconds)
         verbs = self._verbs(runs, readers, administrator)
         verbs["runs.cancel"] = verb(CancelRun, Canceller(terminator, runs).cancel)
@@ -233,19 +234,9 @@ class Engine:
         """Hear that an engine has ended a run from outside: a timer that is set for it now would stay."""
         self._store.forget(request.subject.rpartition(".")[2])
 
-    async def _status(self, _request: Empty) -> EngineView:
-        return EngineView(
-            id=self.id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=__version__,
-            namespace=self._names.namespace,
-            started_at=self._started_at,
-        )
-
     def _verbs(self, runs: RunReader, events: EventReader, administrator: Administrator) -> dict[str, Verb]:
         return {
-            "engine.status": verb(Empty, self._status),
+            "engine.status": verb(Empty, self._status.view),
             "events.list": verb(ListEvents, events.page),
             "functions.delete": verb(DeleteFunction, administrator.delete),
             "functions.list": verb(Empty, lambda _: administrator.list_functions()),

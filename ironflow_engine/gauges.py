@@ -9,14 +9,16 @@ import structlog
 from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow_engine.function_store import FunctionStore, queues_of
+from ironflow_engine.history import Archive
 from ironflow_engine.metrics import Metrics
+from ironflow_engine.status import archive_view
 from ironflow_engine.wait_store import WaitStore
 
 _log = structlog.get_logger("ironflow.engine")
 
 
 class Gauges:
-    """What waits in a namespace: tasks, messages to the engines, waits for events, timers.
+    """What waits in a namespace: tasks, messages to the engines and to the archive, waits for events, timers.
 
     Args:
         broker: the connection.
@@ -24,24 +26,32 @@ class Gauges:
         functions: the registered functions, which have the queues.
         waits: the open waits.
         metrics: what to bring up to date.
+        archive: what outlives the streams.
 
     """
 
     def __init__(
-        self, broker: Broker, names: Names, functions: FunctionStore, waits: WaitStore, metrics: Metrics
+        self,
+        broker: Broker,
+        names: Names,
+        functions: FunctionStore,
+        waits: WaitStore,
+        metrics: Metrics,
+        archive: Archive | None = None,
     ) -> None:
         self._broker = broker
         self._names = names
         self._functions = functions
         self._waits = waits
         self._metrics = metrics
+        self._archive = archive
 
     async def sample(self) -> None:
         """Measure; what cannot be measured keeps its last value."""
         names = self._names
         intakes = (self._intake(stream) for stream in (names.events, names.journal, names.timers))
         results = await asyncio.gather(
-            self._queues(), self._open_waits(), self._timers(), *intakes, return_exceptions=True
+            self._queues(), self._open_waits(), self._timers(), self._archived(), *intakes, return_exceptions=True
         )
         for result in results:
             if isinstance(result, BrokerError):
@@ -69,6 +79,14 @@ class Gauges:
 
     async def _open_waits(self) -> None:
         self._metrics.open_waits.set(await self._waits.count())
+
+    async def _archived(self) -> None:
+        view = await archive_view(self._archive, self._broker)
+        if view is None:
+            return
+        self._metrics.archive_unreachable.set(view.problem is not None)
+        if view.problem is None:
+            self._metrics.archive_pending.set(view.behind)
 
     async def _timers(self) -> None:
         self._metrics.timers.set((await self._broker.stream_state(self._names.timers)).messages)

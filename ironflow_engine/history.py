@@ -82,6 +82,15 @@ class Archive(Protocol):
         """Copy what comes to it, until cancelled."""
         ...
 
+    async def behind(self, broker: Broker) -> int:
+        """Return how many messages of the streams are not copied yet.
+
+        Raises:
+            BrokerError: the archive or the broker cannot be asked.
+
+        """
+        ...
+
 
 class NoHistory:
     """Knows nothing, and so has nothing to wait for: what is deleted is gone."""

@@ -58,6 +58,10 @@ class Metrics(ProcessMetrics):
         self.intake_pending = self._gauge("intake_pending", "Messages that engines have yet to take.", "stream")
         self.open_waits = self._gauge("open_waits", "Waits for events that are open.")
         self.timers = self._gauge("timers", "Timers that are set, or have fired and are not done with.")
+        self.archive_unreachable = self._gauge(
+            "archive_unreachable", "1 where there is an archive that cannot be used."
+        )
+        self.archive_pending = self._gauge("archive_pending", "Messages that are not copied to the archive yet.")
 
     def run_changed(self, before: RunState | None, after: RunState) -> None:
         """Count what the change of a run's stored state means."""

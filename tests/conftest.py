@@ -10,6 +10,7 @@ import pytest
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local.virtual_time import VirtualTimeLoop
 from tests.support import fresh_namespace, nats_server_in
+from tests.support.containers import ContainerServer, nats_container, wanted
 
 
 def pytest_asyncio_loop_factories(
@@ -22,12 +23,13 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer | ContainerServer]:
     """One real nats-server for the session; tests keep apart by their namespaces and stream names.
 
     A test that kills it has to restart it before it ends.
     """
-    with nats_server_in(tmp_path_factory.mktemp("nats")) as server:
+    folder = tmp_path_factory.mktemp("nats")
+    with nats_container(folder) if wanted() else nats_server_in(folder) as server:
         yield server
 
 

@@ -10,12 +10,14 @@ import msgspec
 
 from ironflow.broker.nats.inspector import Inspector
 from ironflow.broker.nats.settings import API_PREFIX
-from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream, Unavailable
+from ironflow.broker.protocol import Broker, BrokerError, Denied, NoSuchStream, Unavailable
 from ironflow.broker.topology import engine_consumers, queue_consumer, streams
 from ironflow.clock import now_ms, parse_when
 from ironflow.codec import decode_record
 from ironflow.doctor import fleet, monitor, replicas, server, stuck, topology
+from ironflow.doctor.access import check_access
 from ironflow.doctor.finding import Finding
+from ironflow.doctor.keeping import check_keeping
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError
 from ironflow.messages import RunView, WorkerCensus, WorkerView
@@ -77,8 +79,9 @@ class Examination:
             ("stuck runs", self._runs),
             ("timers", self._timers),
         )
-        found = await asyncio.gather(*(_whatever_happens(name, check) for name, check in checks))
-        return [finding for findings in found for finding in findings]
+        refused: dict[str, str] = {}
+        found = await asyncio.gather(*(_whatever_happens(name, check, refused) for name, check in checks))
+        return [check_access(refused), *(finding for findings in found for finding in findings)]
 
     async def _server(self) -> list[Finding]:
         connected = self._broker.server
@@ -119,11 +122,12 @@ class Examination:
         found = await asyncio.gather(*(self._inspector.consumer_differences(spec) for spec in specs))
         return topology.check_consumers(dict(zip(specs, found, strict=True)))
 
-    async def _engines(self) -> Finding:
+    async def _engines(self) -> list[Finding]:
         try:
-            return fleet.check_engine(await self._engine.status())
+            engine = await self._engine.status()
         except EngineUnavailableError:
-            return fleet.check_engine(None)
+            return [fleet.check_engine(None)]
+        return [fleet.check_engine(engine), *check_keeping(engine)]
 
     async def _workers(self) -> list[Finding]:
         return fleet.check_workers(await self._functions(), await self._answering_workers())
@@ -195,9 +199,14 @@ class Examination:
         return [f"{prefix}.{bucket}.>" for bucket in range(newest - _DAY_BUCKETS, newest + 1)]
 
 
-async def _whatever_happens(name: str, check: Callable[[], Awaitable[Findings]]) -> list[Finding]:
+async def _whatever_happens(
+    name: str, check: Callable[[], Awaitable[Findings]], refused: dict[str, str]
+) -> list[Finding]:
     try:
         found = await check()
+    except Denied as error:
+        refused[name] = str(error)
+        return [Finding(check=name, level="unknown", text="could not be checked: this identity may not")]
     except (BrokerError, IronflowError, TimeoutError, msgspec.MsgspecError) as error:
         text = f"could not be checked: {str(error) or type(error).__name__}"
         advice = "see whether this account may use JetStream's API, then run it again"

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local import LocalServer
 from ironflow.broker.nats import ConnectionSettings, connect
 from ironflow.broker.protocol import (
@@ -77,10 +76,32 @@ class LocalBench:
             await connection.close()
 
 
+class RealServer(Protocol):
+    """A nats-server, as a process or in a container."""
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether it is alive."""
+        ...
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        ...
+
+    def restart(self) -> None:
+        """Start it again, after :meth:`kill` or out of its running."""
+        ...
+
+
 class NatsBench:
     """A real nats-server. Crashing is SIGKILL."""
 
-    def __init__(self, server: EmbeddedServer) -> None:
+    def __init__(self, server: RealServer) -> None:
         self.server = server
         self._connections: list[Broker] = []
 

@@ -16,6 +16,7 @@ from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local import LocalServer
 from ironflow.broker.local.virtual_time import VirtualTimeLoop
 from tests.conformance.bench import Arena, LocalBench, NatsBench, Server
+from tests.support.containers import nats_container, wanted
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -44,7 +45,11 @@ async def small_arena(tmp_path: Path, namespace: str) -> AsyncGenerator[Arena]:
         yield Arena(bench, await bench.connect(), namespace)
         await bench.close()
     else:
-        with EmbeddedServer(tmp_path, max_file_store_bytes=room) as server:
+        with (
+            nats_container(tmp_path, room)
+            if wanted()
+            else EmbeddedServer(tmp_path, max_file_store_bytes=room) as server
+        ):
             bench = NatsBench(server)
             yield Arena(bench, await bench.connect(), namespace)
             await bench.close()

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from ironflow.function import forget_functions
+from tests.support.containers import ContainerPostgres, postgres_container, wanted
 from tests.support.inprocess import COMPLAINTS
 from tests.support.postgres import PostgresServer, postgres_in
 
@@ -39,8 +40,12 @@ def nothing_goes_unnoticed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer | ContainerPostgres]:
     """A PostgreSQL server for all tests of this process; who stops it starts it again."""
+    if wanted():
+        with postgres_container() as server:
+            yield server
+        return
     # Another session of pytest makes the folders of all sessions its owner's only, and the server is not run as root.
     with tempfile.TemporaryDirectory(prefix="ironflow-postgres-") as folder, postgres_in(Path(folder)) as server:
         yield server

@@ -12,6 +12,7 @@ from ironflow.broker.embedded import EmbeddedServer
 from tests.integration.test_archive import rows
 from tests.support.eventually import eventually
 from tests.support.processes import Cluster, cluster, functions_are_known
+from tests.support.scrapes import SERVED, health_port, scrape, value
 
 CANARY = "canary-secret"
 
@@ -41,11 +42,13 @@ async def test_an_engine_archives_what_it_is_told_to_by_its_environment(
     await eventually(archived, within=20.0)
     listed = await processes.command("runs", "list", "--status", "failed", "--since", "1h", "--json")
     assert [run["error"]["message"] for run in json.loads(listed.stdout)] == ["number 7 fails"]
+    assert await finding(processes, "archive") == ("ok", "it answers, and is 0 messages behind")
+    assert await finding(processes, "retention") == ("ok", "NATS keeps runs for 7 days after their end")
     assert CANARY not in processes.logs()
 
 
 async def test_an_engine_that_cannot_reach_its_archive_works_and_does_not_say_the_password(processes: Cluster) -> None:
-    engine = processes.engine("--archive-url", f"postgresql://ironflow:{CANARY}@127.0.0.1:1/ironflow")
+    engine = processes.engine("--archive-url", f"postgresql://ironflow:{CANARY}@127.0.0.1:1/ironflow", *SERVED)
     processes.worker("archived.py")
     async with processes.client() as client:
         await functions_are_known(client, "three-steps")
@@ -56,7 +59,18 @@ async def test_an_engine_that_cannot_reach_its_archive_works_and_does_not_say_th
         assert "not archived, will be tried again" in engine.log.read_text()
 
     await eventually(warned, within=20.0)
-    assert CANARY not in processes.logs()
+    metrics = await scrape(await health_port(engine))
+    assert value(metrics, "ironflow_engine_archive_unreachable") == 1
+    level, text = await finding(processes, "archive")
+    assert level == "error"
+    assert CANARY not in processes.logs() + text
+
+
+async def finding(processes: Cluster, check: str) -> tuple[str, str]:
+    """Return what the doctor says to one thing."""
+    done = await processes.command("doctor", "--json")
+    (found,) = (each for each in json.loads(done.stdout) if each["check"] == check)
+    return found["level"], found["text"]
 
 
 async def test_what_is_no_url_of_postgres_is_refused_and_not_repeated(processes: Cluster) -> None:

@@ -174,7 +174,7 @@ def test_the_accounts_are_those_of_the_overlays_queues_and_each_pod_has_its_own_
 @OVERLAYS
 def test_nats_server_takes_the_configuration(overlay: str, tmp_path: Path) -> None:
     environment = write_nats_config(overlay, tmp_path)
-    words = [find_server(), "-t", "-c", tmp_path / "nats.conf"]
+    words = [str(find_server()), "-t", "-c", str(tmp_path / "nats.conf")]
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 

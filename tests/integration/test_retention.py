@@ -201,5 +201,8 @@ class Lagging(NoHistory):
     async def keep(self, broker: object, duty: object) -> None:  # noqa: ARG002 - it never copies anything
         await asyncio.Event().wait()
 
+    async def behind(self, broker: object) -> int:  # noqa: ARG002 - as above
+        return 0
+
     async def missing(self, runs: Collection[tuple[str, int, int]]) -> set[str]:
         return set() if self.has_all else {run for run, _, _ in runs}

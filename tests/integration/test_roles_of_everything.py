@@ -72,9 +72,11 @@ async def test_processes_are_ready_and_measured_under_the_accounts(secured: Secu
         assert "ironflow_engine_intake_pending" in metrics
 
     await eventually(measured, within=10.0)
-    found = await examine(secured)
+    found = await examine(secured, "operator")
     assert {each["level"] for each in found} <= {"ok", "unknown", "warning"}, found
-    assert [each for each in found if "permission" in each["text"]] == []
+    assert {each["check"]: each["level"] for each in found}["access"] == "ok"
+    found = await examine(secured, "reader")
+    assert {each["check"]: each["level"] for each in found}["access"] == "warning"
 
 
 async def test_the_archive_is_filled_and_read_under_the_accounts(secured: Secured, archive_url: str) -> None:
@@ -113,12 +115,12 @@ async def archived(secured: Secured, archive_url: str) -> str:
     return run
 
 
-async def examine(secured: Secured) -> list[dict[str, str]]:
-    """Return what the doctor finds for an operator."""
+async def examine(secured: Secured, role: str) -> list[dict[str, str]]:
+    """Return what the doctor finds for a role."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "ironflow.cli.main", "doctor", "--json"],
-        env={**os.environ, **secured.environment("operator")},
+        env={**os.environ, **secured.environment(role)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,56 @@
+"""Checks of how an engine stands by its own account: its readiness, its archive, and what becomes of old runs."""
+
+from __future__ import annotations
+
+from ironflow.doctor.finding import Finding
+from ironflow.messages import ArchiveView, EngineView
+
+MOST_BEHIND = 10_000
+"""Messages that an archive may be behind under load; it copies a thousand a second and more."""
+
+_DAY_MS = 24 * 60 * 60 * 1000
+
+
+def check_keeping(engine: EngineView) -> list[Finding]:
+    """Say whether the engine that answered is ready, and how it keeps what has ended."""
+    return [_check_health(engine), _check_archive(engine.archive), _check_retention(engine)]
+
+
+def _check_health(engine: EngineView) -> Finding:
+    if engine.problems:
+        return Finding(
+            check="health",
+            level="error",
+            text=f"engine {engine.id} is not ready: {'; '.join(engine.problems)}",
+            advice="look at its log; NATS may refuse it something, or be short of room",
+        )
+    return Finding(check="health", level="ok", text=f"engine {engine.id} writes and pulls, as its /readyz says")
+
+
+def _check_archive(archive: ArchiveView | None) -> Finding:
+    if archive is None:
+        return Finding(check="archive", level="ok", text="there is none: what NATS deletes is gone")
+    if archive.problem is not None:
+        return Finding(
+            check="archive",
+            level="error",
+            text=f"it cannot be used: {archive.problem}",
+            advice="see to Postgres and IRONFLOW_ARCHIVE_URL; until then nothing is deleted, and then all is copied",
+        )
+    text = f"it answers, and is {archive.behind:,} messages behind"
+    if archive.behind > MOST_BEHIND:
+        advice = "if that grows, look at the log of the engines for 'not archived', and at the load of Postgres"
+        return Finding(check="archive", level="warning", text=text, advice=advice)
+    return Finding(check="archive", level="ok", text=text)
+
+
+def _check_retention(engine: EngineView) -> Finding:
+    if engine.retention_ms:
+        text = f"NATS keeps runs for {engine.retention_ms / _DAY_MS:g} days after their end"
+        return Finding(check="retention", level="ok", text=text)
+    return Finding(
+        check="retention",
+        level="ok",
+        text="NATS keeps runs for ever, so its storage grows with each",
+        advice="give all engines --retention, such as 30d, where that is not wanted",
+    )

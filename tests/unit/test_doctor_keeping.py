@@ -1,0 +1,51 @@
+"""What the doctor makes of an engine's own account of itself, and of what it was not allowed to see."""
+
+from __future__ import annotations
+
+import pytest
+
+from ironflow.doctor.access import check_access
+from ironflow.doctor.keeping import check_keeping
+from ironflow.messages import ArchiveView, EngineView
+
+
+def levels(**more: object) -> dict[str, str]:
+    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", **more)  # type: ignore[arg-type]
+    return {finding.check: finding.level for finding in check_keeping(view)}
+
+
+def test_an_engine_without_archive_and_retention_is_in_order() -> None:
+    assert levels() == {"health": "ok", "archive": "ok", "retention": "ok"}
+
+
+def test_an_engine_that_is_not_ready_is_an_error_that_says_why() -> None:
+    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", problems=("no room",))
+    health, _, _ = check_keeping(view)
+    assert (health.level, health.text) == ("error", "engine e is not ready: no room")
+    assert health.advice
+
+
+@pytest.mark.parametrize(
+    ("archive", "level"),
+    [
+        (ArchiveView(), "ok"),
+        (ArchiveView(behind=10_000), "ok"),
+        (ArchiveView(behind=10_001), "warning"),
+        (ArchiveView(problem="it does not answer"), "error"),
+    ],
+)
+def test_an_archive_must_answer_and_keep_up(archive: ArchiveView, level: str) -> None:
+    assert levels(archive=archive)["archive"] == level
+
+
+def test_the_retention_is_told_in_days() -> None:
+    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", retention_ms=129_600_000)
+    assert check_keeping(view)[-1].text == "NATS keeps runs for 1.5 days after their end"
+
+
+def test_what_was_refused_is_named_with_what_to_do() -> None:
+    assert check_access({}).level == "ok"
+    found = check_access({"streams": "no", "timers": "not you"})
+    assert found.level == "warning"
+    assert "2 of the checks (streams: no; timers: not you)" in found.text
+    assert "operator" in found.advice
