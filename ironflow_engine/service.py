@@ -79,10 +79,9 @@ class Service:
             return _refuse("RunNotFound", str(error))
         except (DefinitionError, LimitError, SerializationError) as error:
             return _refuse("BadRequest", str(error))
-        except StillReading as error:
-            return _refuse("Unavailable", f"the engine has no lists yet: {error}")
         except BrokerError as error:
-            return _refuse("Unavailable", f"the engine cannot reach its data: {error}")
+            why = "has no lists yet" if isinstance(error, StillReading) else "cannot reach its data"
+            return _refuse("Unavailable", f"the engine {why}: {error}")
         except Exception as error:  # noqa: BLE001 - the engine outlives it, and its asker is told
             _log.exception("request failed", verb=name)
             return _refuse("Internal", f"the engine failed to answer {name!r}: {type(error).__name__}")

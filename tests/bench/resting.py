@@ -196,11 +196,17 @@ class Filler:
         function = self._functions[run.function]
         yield RunStarted(run=run.run, event=run.event, function=function, sequence=sequence, time_ms=now_ms)
         for (end, record), place in zip(run.appended, appended, strict=True):
-            about = {"run": run.run, "queue": function.queue, "sequence": place, "time_ms": now_ms}
             if isinstance(record, WaitRecord):
-                yield WaitRecorded(step=end.partition(".")[2], record=record, **about)
+                yield WaitRecorded(
+                    run=run.run,
+                    queue=function.queue,
+                    step=end.partition(".")[2],
+                    record=record,
+                    sequence=place,
+                    time_ms=now_ms,
+                )
             elif isinstance(record, OutcomeRecord):
-                yield OutcomeRecorded(record=record, **about)
+                yield OutcomeRecorded(run=run.run, queue=function.queue, record=record, sequence=place, time_ms=now_ms)
 
     async def _store(self, states: Sequence[RunState]) -> None:
         for answer in await self._states.write_all([(state, 0) for state in states]):

@@ -15,7 +15,7 @@ from ironflow.names import run_id, start_event_id
 from tests.bench import arguments, ironflow_app, machine
 from tests.bench.growth import MONTH_MS, Side, fill, idle_cpu
 from tests.bench.resting import Planned, sleeper, waiter
-from tests.bench.turns import by_turns, note, ratio, table
+from tests.bench.turns import Rounds, by_turns, note, ratio, table
 from tests.bench.workloads import percentile
 
 FEW_WAITS = 100
@@ -24,6 +24,8 @@ MOST_BYTES = 1_500
 MOST_IDLE = 1.0
 """Percent of a core more than an empty system takes: what can be told apart here."""
 SETTLES_SECONDS = 0.5
+FORGETS_SECONDS = 260.0
+"""The server keeps for two minutes what it has read of a block of messages, and collects garbage every two minutes."""
 
 Make = Callable[[int, int], Planned]
 """Makes the run of a number, at a time."""
@@ -35,6 +37,7 @@ def options(bench: str, count: int, quick: int) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=count, help=f"how many there are (default: {count:,})")
     parser.add_argument("--rounds", type=int, default=5, help="of each system, by turns (default: 5)")
     parser.add_argument("--events", type=int, default=100, help="in a round (default: 100)")
+    parser.add_argument("--settle", type=float, default=FORGETS_SECONDS, help="seconds until memory is read again")
     parser.add_argument("--quick", action="store_true", help=f"{quick:,}, small rounds")
     found = parser.parse_args(arguments.options())
     if found.quick:
@@ -60,11 +63,14 @@ async def sleepers() -> int:
     wanted = options("sleepers", 50_000, 5_000)
     load = machine.load()
     async with filled({"empty": (0, sleeper_of), "asleep": (wanted.count, sleeper_of)}) as sides:
-        await asyncio.sleep(SETTLES_SECONDS)
-        seen = {name: {f"server, {what}": [mib] for what, mib in _memory(side).items()} for name, side in sides.items()}
+        seen: dict[str, Rounds] = {name: {} for name in sides}
+        for when, seconds in (("at first", SETTLES_SECONDS), ("later", wanted.settle)):
+            await asyncio.sleep(seconds)
+            for name, side in sides.items():
+                note(seen[name], {f"server {when}, MiB": machine.memory(side.system.parts())["server"][0]})
         for name, figures in (await idle_cpu(sides)).items():
             note(seen[name], figures)
-    each = (seen["asleep"]["server, MiB"][0] - seen["empty"]["server, MiB"][0]) * 2**20 / wanted.count
+    each = (seen["asleep"]["server later, MiB"][0] - seen["empty"]["server later, MiB"][0]) * 2**20 / wanted.count
     note(seen["asleep"], {"server memory, bytes a run": each})
     print(table({"no runs": seen["empty"], f"{wanted.count:,} asleep": seen["asleep"]}, {}, "figure"))
     print(f"load average {load}, then {machine.load()}")
@@ -132,7 +138,3 @@ async def _rests(side: Side, key: str) -> None:
     outcome = names.journal_outcome(ironflow_app.QUEUE, run_id("wait", start_event_id("wait", key)), 0)
     while await side.system.client.broker.last(names.journal, outcome) is None:  # noqa: ASYNC110 - another process writes
         await asyncio.sleep(0.02)
-
-
-def _memory(side: Side) -> dict[str, float]:
-    return {"MiB": machine.memory(side.system.parts())["server"][0]}
