@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -11,6 +12,14 @@ from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local.virtual_time import VirtualTimeLoop
 from tests.support import fresh_namespace, nats_server_in
 from tests.support.containers import ContainerServer, nats_container, wanted
+
+pytest_plugins = ["tests.support.left_to_session"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three processes on two cores: a third of their time, tests wait for servers and for time to pass."""
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 def pytest_asyncio_loop_factories(

@@ -23,7 +23,9 @@ from tests.support.processes import Cluster, Process, cluster, functions_are_kno
 
 STEPS = range(1, 6)
 AT_A_TIME = 8
-"""They share a worker, so it is killed in the middle of other undos too."""
+WORKERS = 3
+"""Fewer than sagas, so that a worker is killed in the middle of other undos too; and so many that most sagas do not
+lose one worker after the other, since each of these is left alone for longer."""
 
 
 def plans() -> list[Plan]:
@@ -35,20 +37,22 @@ def plans() -> list[Plan]:
     ]
 
 
-async def keep_alive(worker: Process) -> None:
+async def keep_alive(workers: Sequence[Process]) -> None:
     """Start a worker again whenever it has been killed."""
     while True:
         await asyncio.sleep(0.02)
-        if worker.is_dead:
-            worker.start()
+        for worker in workers:
+            if worker.is_dead:
+                worker.start()
 
 
 @contextlib.asynccontextmanager
 async def running(folder: Path, url: str) -> AsyncGenerator[tuple[Client, Cluster]]:
-    """Run an engine and a worker that is started again whenever it is killed."""
+    """Run an engine, and workers that are started again whenever they are killed."""
     with cluster(url, "saga", folder) as processes:
         processes.engine("--lease", "0.5")  # each kill costs one
-        guard = asyncio.create_task(keep_alive(processes.worker("sagas.py")))
+        workers = [processes.worker("sagas.py") for _ in range(WORKERS)]
+        guard = asyncio.create_task(keep_alive(workers))
         try:
             async with processes.client() as client:
                 await functions_are_known(client, "saga")

@@ -205,12 +205,15 @@ async def test_a_survey_returns_all_answers_of_its_window(arena: Arena) -> None:
     await arena.broker.listen(arena.subject("census"), respond(b"one"))
     await other.listen(arena.subject("census"), respond(b"two"))
 
+    is_over = asyncio.Event()
+
     async def late(request: Request) -> None:
-        await asyncio.sleep(1.0)
+        await is_over.wait()
         request.respond(b"late")
 
     await other.listen(arena.subject("census"), late)
     assert sorted(await arena.broker.survey(arena.subject("census"), b"", 0.3)) == [b"one", b"two"]
+    is_over.set()
 
 
 async def test_a_survey_that_nobody_listens_to_returns_nothing(arena: Arena) -> None:

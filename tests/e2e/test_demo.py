@@ -52,7 +52,7 @@ def environment_of(entry: Path) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("placed", [80, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("placed", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_every_order_ends_as_it_should_although_a_worker_is_killed(tmp_path: Path, placed: int) -> None:
     flaws = [flaw_of(json.loads(line)) for line in ORDERS.read_text(encoding="utf-8").splitlines()[:placed]]
     fulfilled = flaws.count(None)

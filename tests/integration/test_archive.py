@@ -19,7 +19,7 @@ from ironflow.names import Names, bucket_stream, run_id
 from ironflow_engine import retention
 from ironflow_engine.archive import archiver
 from ironflow_engine.archive.archive import PostgresArchive
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, holds_for
 from tests.support.inprocess import System, running_system
 from tests.support.postgres import PostgresServer
 
@@ -195,8 +195,11 @@ async def test_nothing_stops_while_postgres_is_down_and_nothing_is_missing_after
             runs = [await system.client.start(order, number) for number in range(20)]
             for run in runs:
                 assert (await run.result("1m"))["total"] == 42
-            await asyncio.sleep(1.5)  # longer than the retention: nothing may be deleted now
-            assert len([run async for run in system.client.runs()]) == 20
+
+            async def nothing_is_deleted() -> None:
+                assert len([run async for run in system.client.runs()]) == 20
+
+            await holds_for(nothing_is_deleted, 1.5)  # longer than the retention
             with pytest.raises(ironflow.EngineUnavailableError, match="the archive does not answer"):
                 await first.state()
         finally:
@@ -228,8 +231,11 @@ async def test_engines_that_archive_at_the_same_time_and_die_leave_one_row_each(
                 await run.wait("1m")
             return [run.id for run in runs]
 
+        async def is_under_way() -> None:
+            assert await rows(archive_url, "SELECT id FROM runs LIMIT 1")
+
         loading = asyncio.create_task(load())
-        await asyncio.sleep(0.2)
+        await eventually(is_under_way)
         await system.kill(next(iter(system.engines)))
         await system.add_engine()
         await loading

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+
+import pytest
+
+SECONDS = 100
+"""Less than what pytest-timeout leaves, which ends the process that runs all the other tests."""
 
 
 async def test_every_undo_of_a_recorded_step_runs_in_order_whatever_fails_and_dies() -> None:
@@ -13,5 +19,11 @@ async def test_every_undo_of_a_recorded_step_runs_in_order_whatever_fails_and_di
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await bench.communicate()
+    try:
+        async with asyncio.timeout(SECONDS):
+            said, _ = await bench.communicate()
+    except TimeoutError:
+        bench.send_signal(signal.SIGINT)  # so that it ends what it has started
+        said, _ = await bench.communicate()
+        pytest.fail(f"not done after {SECONDS} s: {said.decode()}")
     assert bench.returncode == 0, said.decode()

@@ -62,6 +62,9 @@ pytestmark = pytest.mark.virtual_time
 STAGES: tuple[Stage, ...] = ("before", "after")
 MANY_WRITES = 10
 
+CLOSED = ("parallel_failure", "parallel_saga")
+"""Shapes with a branch whose failure closes its group."""
+
 shapes = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -316,11 +319,13 @@ def restart_server(system: System) -> None:
 @shapes
 async def test_r3_two_workers_may_execute_one_task_at_the_same_time(shape: str) -> None:
     probe = Probe(body_seconds=25.0)
-    async with running_system(function_of(shape, probe), workers=2) as system:
+    # Each has one place. So what comes again goes to the other one, and is not joined to the pass that is there.
+    async with running_system(function_of(shape, probe), workers=2, concurrency=1) as system:
         # Nobody keeps a lease, and so every task is handed out again while it is executed.
         await run_to_its_end(system, shape, probe, lambda _, verb, __: Unavailable() if verb == "renew" else None)
-    # What comes back to the worker that has it makes no second pass; what goes to the other one does.
-    assert any(count > 1 for count in probe.runs.values()) or not probe.runs
+    # Where a branch fails, the other worker may have closed the group before it came to the body of a branch beside it.
+    once = [token for token, count in probe.runs.items() if count == 1 and (shape not in CLOSED or "all/" not in token)]
+    assert once == []
 
 
 @shapes

@@ -25,6 +25,13 @@ def is_variant(node: str, test: str) -> bool:
     return node == test or node.startswith(f"{test}[")
 
 
+def note(came: dict[str, str], report: pytest.TestReport) -> None:
+    """Keep the first thing about a test that is no success; an expected failure is none either."""
+    outcome = f"is expected to fail ({report.outcome})" if hasattr(report, "wasxfail") else report.outcome
+    if came.get(report.nodeid, PASSED) == PASSED:
+        came[report.nodeid] = outcome
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is not wanted."""
     wanted = json.loads(Path(os.environ[WANTED]).read_text(encoding="utf-8"))
@@ -34,10 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep the first thing about a test that is no success; an expected failure is none either."""
-    outcome = f"is expected to fail ({report.outcome})" if hasattr(report, "wasxfail") else report.outcome
-    if _came.get(report.nodeid, PASSED) == PASSED:
-        _came[report.nodeid] = outcome
+    """Keep what came of a test."""
+    note(_came, report)
 
 
 def pytest_sessionfinish() -> None:
