@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -10,7 +11,7 @@ import structlog
 from ironflow.broker.protocol import BrokerError, WrongRevision
 from ironflow_engine import remembered
 from ironflow_engine.child_keeper import ChildKeeper
-from ironflow_engine.dispatcher import Dispatcher
+from ironflow_engine.dispatcher import Dispatcher, once_more
 from ironflow_engine.facts import (
     AnnounceEnd,
     AppendStep,
@@ -36,6 +37,10 @@ _TRIES = 20
 """Engines that decide about one run at the same time refuse each other's writes; each round one of them wins."""
 
 
+HELD_UP_SECONDS = 2.0
+"""An engine that needs longer for its decisions may have been stopped, and others have gone on meanwhile."""
+
+
 class _Plan(msgspec.Struct):
     """What the facts of one run come to."""
 
@@ -57,6 +62,7 @@ class Conductor:
         keeper: carries out what is to be done about waits for events.
         children: carries out what is to be done about child runs.
         metrics: counts; also for those who have facts applied.
+        seconds: tells how time goes by, also while the process is stopped.
 
     Attributes:
         metrics: as above.
@@ -70,8 +76,10 @@ class Conductor:
         keeper: WaitKeeper,
         children: ChildKeeper,
         metrics: Metrics,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics = metrics
+        self._seconds = seconds
         self._store = store
         self._dispatcher = dispatcher
         self._keeper = keeper
@@ -110,6 +118,7 @@ class Conductor:
 
         Of a fact of another run than it follows from, both runs are noted.
         """
+        began = self._seconds()
         by_run: dict[str, list[Fact]] = {}
         for fact in facts:
             by_run.setdefault(fact.run, []).append(fact)
@@ -117,7 +126,9 @@ class Conductor:
         decided = await self._decide_and_store(plans, failures)
         commands = [command for plan in decided for command in plan.commands]
         waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
-        await self._send([each for each in commands if isinstance(each, SendCommand)], failures)
+        to_send = [each for each in commands if isinstance(each, SendCommand)]
+        held_up = self._seconds() - began > HELD_UP_SECONDS
+        await self._send([once_more(each) for each in to_send] if held_up else to_send, failures)
         following = await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
         about_children = [each for each in commands if isinstance(each, ChildCommand)]
         return following + await self._keep_children(about_children, failures, causes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Schedule, Stored, SubjectTaken
 from ironflow.codec import encode_record
 from ironflow.names import Names
-from ironflow.records import Task
+from ironflow.records import RunState, Task
 from ironflow.telemetry.tracing import carrier_of, span, with_context
 from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun
 from ironflow_engine.views import brief_view
@@ -49,19 +49,41 @@ class Dispatcher:
         commands = [_traced(command) for command in commands]
         failures: list[BrokerError | None] = [None] * len(commands)
         left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
-        again = False
         for _ in range(_TRIES):
-            publications = [self._publication(commands[index], again=again) for index in left]
-            answers = await self._broker.publish_all(publications) if publications else []
+            over = await self._over({index: commands[index] for index in left})
+            failures = [None if index in over else failure for index, failure in enumerate(failures)]
+            left = [index for index in left if index not in over]
+            if not left:
+                break
+            answers = await self._broker.publish_all([self._publication(commands[index]) for index in left])
             for index, answer in zip(left, answers, strict=True):
                 failures[index] = _failure(answer)
             # What may be stored is sent again: a pending task refuses its double, a timer replaces itself.
             left = [index for index in left if isinstance(failures[index], Ambiguous)]
-            again = True
-            if not left:
-                break
+            commands = [once_more(command) for command in commands]
         await self._stop(commands)
         return failures
+
+    async def _over(self, commands: Mapping[int, SendCommand]) -> set[int]:
+        """Return which tasks need not be published again: those whose pass has ended meanwhile.
+
+        Nothing would come of such a task, but its place is free again, so that the server would take it.
+        """
+        again = {
+            index: command.state
+            for index, command in commands.items()
+            if isinstance(command, Dispatch) and command.again
+        }
+        ended = await asyncio.gather(*map(self._has_ended, again.values()))
+        return {index for index, is_over in zip(again, ended, strict=True) if is_over}
+
+    async def _has_ended(self, state: RunState) -> bool:
+        """Tell whether a run's newest pass is known to have ended."""
+        outcome = self._names.journal_outcome(state.queue, state.id, state.number)
+        try:
+            return await self._broker.last(self._names.journal, outcome) is not None
+        except BrokerError:
+            return False  # a task too many costs less than one that is missing
 
     def _announce(self, commands: Sequence[SendCommand]) -> None:
         for command in commands:
@@ -91,17 +113,17 @@ class Dispatcher:
         except BrokerError as error:
             _log.warning("task and timers of an ended run not taken back", run=stop.run, reason=str(error))
 
-    def _publication(self, command: SendCommand, *, again: bool) -> Publication:
+    def _publication(self, command: SendCommand) -> Publication:
         match command:
             case Dispatch():
-                return self._task(command, again=again)
+                return self._task(command)
             case SetTimer():
                 return self._timer(command)
             case AnnounceEnd() | StopRun():
                 msg = "a hint is not stored"
                 raise AssertionError(msg)
 
-    def _task(self, command: Dispatch, *, again: bool) -> Publication:
+    def _task(self, command: Dispatch) -> Publication:
         state = command.state
         task = Task(
             run=state.id,
@@ -113,7 +135,7 @@ class Dispatcher:
             depth=state.depth,
             event=command.event,
             server=self._broker.server.id,
-            check_journal=again or command.again,
+            check_journal=command.again,
             journal_sequence=state.woken_by,
         )
         return Publication(subject=self._names.task(state.queue, state.id, state.number), payload=encode_record(task))
@@ -125,6 +147,11 @@ class Dispatcher:
             payload=encode_record(timer),
             schedule=Schedule(at_ms=timer.due_ms - TIMER_LEAD_MS, target=self._names.fired(timer.run, command.timer)),
         )
+
+
+def once_more(command: SendCommand) -> SendCommand:
+    """Return a command as one that may have been carried out, by others too, and that may be out of date."""
+    return replace(command, again=True) if isinstance(command, Dispatch) else command
 
 
 def _failure(answer: Stored | BrokerError) -> BrokerError | None:

@@ -75,6 +75,15 @@ def render(results: Sequence[RowResult]) -> str:
     return "\n".join([*lines, *(line for result in results for line in _violations(result))])
 
 
+def summary(results: Sequence[RowResult]) -> str:
+    """Return which rows have shown what is promised, which have not, and which have shown nothing."""
+    kept = [str(result.number) for result in results if result.ok]
+    broken = [str(result.number) for result in results if result.tested and not result.ok]
+    untested = [str(result.number) for result in results if not result.tested]
+    named = (("kept", kept), ("NOT KEPT", broken), ("NOT TESTED", untested))
+    return "\n".join(f"{what}: {'row' if len(rows) == 1 else 'rows'} {', '.join(rows)}" for what, rows in named if rows)
+
+
 def _verdict(result: RowResult, figure: Figure) -> str:
     if not result.tested:
         return "not tested"

@@ -255,7 +255,7 @@ def _own_writes(seen: Observed) -> list[Figure]:
 def _dispatches(seen: Observed) -> list[Figure]:
     return [
         Figure("tasks whose pass was executed again", figures.executed_again(seen.history), 0),
-        Figure("tasks stored again, and not executed", figures.stored_again(seen.history)),
+        Figure("tasks stored again", figures.stored_again(seen.history), 0),
         *_common(seen),
     ]
 

@@ -16,7 +16,7 @@ from tests.chaos import timeline
 from tests.chaos.checker import Violation
 from tests.chaos.faulty_broker import NO_FAULTS, BrokerFaults, CrashPoint, FaultSwitch, FaultyBroker
 from tests.chaos.proxy import MODES, Proxy
-from tests.chaos.report import Figure, RowResult, render
+from tests.chaos.report import Figure, RowResult, render, summary
 from tests.chaos.timeline import mixed
 from tests.chaos.witness import FileWitness, Line, MemoryWitness, read_witness
 from tests.support.eventually import eventually, holds_for
@@ -184,3 +184,9 @@ def test_a_row_holds_only_if_it_was_tested_and_nothing_exceeds_its_limit() -> No
     assert "not tested" in render([RowResult(1, "kills", 3, [], tested=False)])
     table = render([RowResult(1, "kills", 3, [], [Violation("claim", "run", "detail")])])
     assert "row 1: claim: not so 1 times\n  run: detail" in table
+
+
+def test_the_end_says_which_rows_were_kept_and_which_not() -> None:
+    good, bad = RowResult(1, "kills", 3, []), RowResult(6, "kills", 3, [Figure("worst", 2.5, 2.0, " s")])
+    untested = RowResult(9, "no room", 0, [], tested=False)
+    assert summary([good, bad, untested, good]) == "kept: rows 1, 1\nNOT KEPT: row 6\nNOT TESTED: row 9"

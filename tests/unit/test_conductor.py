@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
 from ironflow.broker.local import LocalServer, Stage
-from ironflow.broker.protocol import Ambiguous, BrokerError, StorageFull, Unavailable, WrongRevision
+from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, StorageFull, Unavailable, WrongRevision
 from ironflow.broker.topology import streams
 from ironflow.codec import decode_record
 from ironflow.names import Names
@@ -50,12 +51,12 @@ class Engines:
         self._broker = server.connect()
         self._tokens = itertools.count()
 
-    def new(self) -> Conductor:
+    def new(self, seconds: Callable[[], float] = time.monotonic) -> Conductor:
         broker = self.server.connect()
         store = RunStore(broker, NAMES, self._token)
         keeper = WaitKeeper(broker, NAMES, WaitStore(broker, NAMES), self._token)
         children = ChildKeeper(broker, NAMES, store, nobody_is_cancelled, self._token)
-        return Conductor(store, Dispatcher(broker, NAMES), keeper, children, Metrics())
+        return Conductor(store, Dispatcher(broker, NAMES), keeper, children, Metrics(), seconds)
 
     def _token(self) -> str:
         return f"token-{next(self._tokens)}"
@@ -288,3 +289,41 @@ async def test_a_fact_from_another_queue_does_nothing(engines: Engines) -> None:
     forged = OutcomeRecorded(run="r", queue="other", record=record, sequence=5, time_ms=5)
     assert await engine.apply([forged]) == {}
     assert await engines.state() == ("queued", 0, True)
+
+
+ENDED = Publication(subject=NAMES.journal_outcome("q", "r", 1), payload=b"{}")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_an_engine_that_was_stopped_publishes_no_task_for_a_pass_that_has_ended(
+    engines: Engines, *, stopped: bool
+) -> None:
+    now = [0.0]
+    held_up = engines.new(lambda: now[0])
+    await held_up.apply([started()])
+
+    def stop(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        # Between its decision and the task, while another engine publishes that, and a worker executes it.
+        if (stage, verb, subject) == ("after", "publish", NAMES.run_key("r")):
+            engines.server.interceptor = None
+            engines.server.store(ENDED)
+            now[0] += 10.0 if stopped else 0.1
+        return None
+
+    engines.server.interceptor = stop
+    assert await held_up.apply([outcome(0, 6), woken(8)]) == {}
+    assert await engines.state() == ("queued", 1, True)
+    assert [task.number for task in await engines.tasks()] == ([0] if stopped else [0, 1])
+
+
+async def test_a_task_that_may_be_missing_is_published_unless_its_pass_has_ended(engines: Engines) -> None:
+    one, other = engines.new(), engines.new()
+    await one.apply([started()])
+    engines.server.interceptor = lambda _, verb, subject: (
+        Unavailable("gone") if verb == "publish" and ".tasks." in subject else None
+    )
+    assert [*await one.apply([outcome(0, 6), woken(8)])] == ["r"]
+    engines.server.interceptor = None
+    engines.server.store(ENDED)
+    assert await other.apply([outcome(0, 6), woken(8)]) == {}
+    assert [task.number for task in await engines.tasks()] == [0]
