@@ -66,9 +66,11 @@ class Reads:
         self._read = self._broker.read
         monkeypatch.setattr(self._broker, "read", self.read)
 
-    async def read(self, stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+    async def read(
+        self, stream: str, subject_filter: str, after: int = 0, **how: Any
+    ) -> AsyncIterator[list[StoredMessage]]:
         """Read as the broker does."""
-        async for page in self._read(stream, subject_filter, after):
+        async for page in self._read(stream, subject_filter, after, **how):
             self.records += len(page) if stream == self._journal else 0
             yield page
 
