@@ -49,6 +49,7 @@ class EmbeddedServer:
         sync_interval: when JetStream forces data to disk: "always" (before it acknowledges), or a NATS
             duration such as "2m" for benchmarks.
         max_file_store_bytes: how much JetStream may store; default four fifths of what the disk has free.
+        ready_seconds: how long it may take until it serves; millions of messages take it a while to read back.
 
     Attributes:
         url: what clients connect to.
@@ -64,6 +65,7 @@ class EmbeddedServer:
         port: int = 0,
         sync_interval: str = "always",
         max_file_store_bytes: int | None = None,
+        ready_seconds: float = READY_SECONDS,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.log_file = self.folder / "server.log"
@@ -71,6 +73,7 @@ class EmbeddedServer:
         self._monitor_port = 0
         self._sync_interval = sync_interval
         self._max_file_store_bytes = max_file_store_bytes
+        self._ready_seconds = ready_seconds
         self._lock: IO[str] | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._pid = 0
@@ -111,7 +114,7 @@ class EmbeddedServer:
             self._lock = take_folder(self.folder)
         try:
             self._launch(program)
-            self._await_ready(time.monotonic() + READY_SECONDS)
+            self._await_ready(time.monotonic() + self._ready_seconds)
         except BaseException:
             self.stop()
             raise

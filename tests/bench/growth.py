@@ -75,7 +75,7 @@ async def fill(folder: Path, runs: Iterator[Planned]) -> float:
         function.id: FunctionRecord(id=function.id, queue=ironflow_app.QUEUE)
         for function in (ironflow_app.nap, ironflow_app.wait, ironflow_app.three)
     }
-    with EmbeddedServer(folder, sync_interval="2m") as server:
+    with EmbeddedServer(folder, sync_interval="2m", ready_seconds=START_SECONDS) as server:
         broker = await connect(ConnectionSettings(urls=(server.url,)), answer_seconds=PATIENT_SECONDS)
         try:
             began = time.monotonic()
@@ -113,7 +113,7 @@ class Side:
     async def start(self) -> None:
         """Start all of it, and run something once."""
         began = time.monotonic()
-        self._server = EmbeddedServer(self.folder / "nats")
+        self._server = EmbeddedServer(self.folder / "nats", ready_seconds=START_SECONDS)
         self._server.start()
         self.server_seconds = time.monotonic() - began
         options = ("--read-model", str(self.read_model))

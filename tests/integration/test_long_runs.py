@@ -67,10 +67,10 @@ class Reads:
         monkeypatch.setattr(self._broker, "read", self.read)
 
     async def read(
-        self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
+        self, stream: str, subject_filter: str, after: int = 0, **how: Any
     ) -> AsyncIterator[list[StoredMessage]]:
         """Read as the broker does."""
-        async for page in self._read(stream, subject_filter, after, one_each=one_each):
+        async for page in self._read(stream, subject_filter, after, **how):
             self.records += len(page) if stream == self._journal else 0
             yield page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -93,9 +94,11 @@ async def test_who_does_not_wait_for_all_of_it_hears_how_far_it_is_and_the_next_
     await write(broker, *(state(f"run-{number}") for number in range(10)))
     asked_from: list[int] = []
 
-    async def read_slowly(stream: str, subject_filter: str, after: int = 0) -> AsyncIterator[list[StoredMessage]]:
+    async def read_slowly(
+        stream: str, subject_filter: str, after: int = 0, **how: Any
+    ) -> AsyncIterator[list[StoredMessage]]:
         asked_from.append(after)
-        async for page in LocalBroker.read(broker, stream, subject_filter, after):
+        async for page in LocalBroker.read(broker, stream, subject_filter, after, **how):
             for message in page:
                 await asyncio.sleep(1)
                 yield [message]
