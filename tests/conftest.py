@@ -7,12 +7,20 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+import structlog
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local.virtual_time import VirtualTimeLoop
 from tests.support import fresh_namespace, nats_server_in
 
 pytest_plugins = ["tests.support.left_to_session"]
+
+
+def pytest_configure() -> None:
+    """Log plain tracebacks: to draw one, with colours and all variables, takes longer than most tests."""
+    before = structlog.get_config()["processors"][:-1]
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*before, renderer])
 
 
 @pytest.hookimpl(optionalhook=True)
