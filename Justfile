@@ -15,7 +15,7 @@ default:
 demo *args:
     python -m examples.demo "$@"
 
-# Run the tests, one process a core: `just test tests/unit -k retry`
+# Run the tests, three processes on two cores: `just test tests/unit -k retry`
 test *args:
     pytest -n auto --dist worksteal "$@"
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+import structlog
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local.virtual_time import VirtualTimeLoop
@@ -14,6 +15,13 @@ from tests.support import fresh_namespace, nats_server_in
 from tests.support.containers import ContainerServer, nats_container, wanted
 
 pytest_plugins = ["tests.support.left_to_session"]
+
+
+def pytest_configure() -> None:
+    """Log plain tracebacks: to draw one, with colours and all variables, takes longer than most tests."""
+    before = structlog.get_config()["processors"][:-1]
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*before, renderer])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -186,18 +186,15 @@ ESCAPING = [
 
 @contextlib.contextmanager
 def logging_as_workers_do() -> Generator[None]:
-    """Log as workers do, and nothing else: pytest's own handlers let escape what a message raises.
-
-    Without it, structlog has its default for developers, which never ends on causes that go in a circle.
-    """
-    handlers, level = logging.root.handlers[:], logging.root.level
+    """Log as workers do, and nothing else: pytest's own handlers let escape what a message raises."""
+    before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     configure_logging()
     try:
         yield
     finally:
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
-        structlog.reset_defaults()
+        structlog.configure(**before)
 
 
 @pytest.mark.parametrize("name", ESCAPING)

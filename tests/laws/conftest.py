@@ -21,6 +21,7 @@ def no_functions_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Log nothing: hundreds of worlds that go wrong on purpose have much to say."""
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)

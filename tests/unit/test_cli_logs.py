@@ -18,11 +18,11 @@ from ironflow.cli.logs import configure_logging, logging_options
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
+    before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     yield
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 def test_both_kinds_of_loggers_write_json_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

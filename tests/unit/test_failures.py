@@ -84,7 +84,7 @@ def test_a_part_that_has_its_own_group_as_its_context_is_looked_at_once() -> Non
 def test_groups_may_be_nested_deeper_than_calls() -> None:
     error: Exception = NondeterminismError()
     for _ in range(5_000):
-        error = ExceptionGroup("group", [error])
+        error = ExceptionGroup[Exception]("group", [error])
     assert is_parked(error)
     assert is_final(error)
     assert recorded_at(error) is None

@@ -42,7 +42,7 @@ def session(folder: Path, *options: str, skipped: bool = False) -> subprocess.Co
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), *options]
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
