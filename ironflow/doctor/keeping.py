@@ -51,6 +51,5 @@ def _check_retention(engine: EngineView) -> Finding:
     return Finding(
         check="retention",
         level="ok",
-        text="NATS keeps runs for ever, so its storage grows with each",
-        advice="give all engines --retention, such as 30d, where that is not wanted",
+        text="NATS keeps runs for ever; give all engines --retention, such as 30d, where that is not wanted",
     )

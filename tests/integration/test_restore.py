@@ -64,7 +64,7 @@ def bodies_of(processes: Cluster, ids: dict[str, str]) -> dict[str, int]:
     """Return how many bodies each run has begun."""
     seen = processes.witnessed()
     return {
-        function: sum(count for line, count in seen.items() if line.startswith(f"{run} "))
+        function: sum(count for line, count in seen.items() if line.startswith(f"{run} ") and " is in " not in line)
         for function, run in ids.items()
     }
 

@@ -29,8 +29,8 @@ def questions(system: System) -> list[str]:
     return asked
 
 
-@ironflow.function(id="three")
-async def three(ctx: Context) -> str:
+@ironflow.function(id="three-steps")
+async def three_steps(ctx: Context) -> str:
     for name in ("a", "b", "c"):
         await ctx.step.run(name, str, name)
     return str(ctx.event.data)
@@ -48,15 +48,15 @@ async def broken(ctx: Context) -> None:
 
 
 async def test_the_result_of_a_run_that_was_just_started_costs_no_question() -> None:
-    async with running_system(three) as system:
+    async with running_system(three_steps) as system:
         asked = questions(system)
-        assert await (await system.client.start(three, "done")).result() == "done"
+        assert await (await system.client.start(three_steps, "done")).result() == "done"
         assert asked == []
 
 
 async def test_a_run_whose_result_is_known_shows_as_ended() -> None:
-    async with running_system(three) as system:
-        run = await system.client.start(three, "done")
+    async with running_system(three_steps) as system:
+        run = await system.client.start(three_steps, "done")
         await run.result()
         assert (await run.state()).status == "completed"
 
@@ -99,11 +99,11 @@ async def test_to_wait_for_a_run_that_is_being_executed_asks_no_worker() -> None
 
 
 async def test_a_lost_hint_costs_a_second_at_the_most() -> None:
-    async with running_system(three) as system:
+    async with running_system(three_steps) as system:
         system.server.interceptor = lambda _, verb, subject: (
             Unavailable("lost") if verb == "notify" and ".ended." in subject else None
         )
-        run = await system.client.start(three, "done")
+        run = await system.client.start(three_steps, "done")
         began = asyncio.get_running_loop().time()
         assert await run.result() == "done"
         assert asyncio.get_running_loop().time() - began <= 1.0
