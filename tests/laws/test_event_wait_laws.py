@@ -11,12 +11,13 @@ W6  Once it is known how the run ends, no wait ends any more, and events find no
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ironflow.codec import decode_record
@@ -56,6 +57,9 @@ TRIGGER_SEQUENCE = 2
 Decide = Callable[[RunState | None, Fact], Decision]
 Message = tuple[Literal["wait", "event", "timer", "closed", "end"], int]
 ENDS: tuple[OutcomeStatus, ...] = ("compensating", "cancelled")
+TRIES = 30_000
+"""Ten times as many as the mistake needs that is hardest to meet."""
+
 CHOICES = st.lists(st.integers(0, 0xFFFF), max_size=60)
 
 
@@ -342,18 +346,11 @@ def test_a_mistake_breaks_a_law(mistake: str, monkeypatch: pytest.MonkeyPatch) -
     exec(source.replace(right, wrong), mutant.__dict__)  # noqa: S102 - it is our own source
     monkeypatch.setattr(reducer, "event_waits", mutant)
 
-    @given(choices=CHOICES)
-    @settings(
-        max_examples=5_000,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow],
-        report_multiple_bugs=False,
-    )
-    def laws(choices: list[int]) -> None:
-        check(reducer.decide, choices)
-
     with pytest.raises(AssertionError):
-        laws()
+        check_many(random.Random(7))
+
+
+def check_many(chance: random.Random) -> None:
+    """Check many histories: plain chance meets a mistake sooner than hypothesis, which prefers short and small."""
+    for _ in range(TRIES):
+        check(reducer.decide, [chance.randrange(0x10000) for _ in range(chance.randrange(5, 61))])
