@@ -101,7 +101,8 @@ def run(command: list[str]) -> int:
     """Run the task in the environment, with the exit code and the answer to Ctrl-C its own."""
     os.chdir(ROOT)
     path = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
-    environment = os.environ | {"PATH": path, "VIRTUAL_ENV": str(VENV)}
+    # Demo and tests start many processes, each of which would compile everything where no bytecode may be kept.
+    environment = os.environ | {"PATH": path, "VIRTUAL_ENV": str(VENV), "PYTHONDONTWRITEBYTECODE": ""}
     if os.name != "nt":
         os.execve(command[0], command, environment)  # noqa: S606 - a shell would take the signals
     # Windows cannot replace a process. Its console sends Ctrl-C to the task too, whose answer decides.
