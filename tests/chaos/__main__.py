@@ -70,7 +70,8 @@ def main(
             click.echo(f"row {number}, seed {its_seed} …", err=True)
             place = (folder or Path(temporary)) / f"row-{number}-seed-{its_seed}"
             result = _attempt(number, msgspec.structs.replace(scale, seed=its_seed), place, replay)
-            click.echo(render([result]), err=True)
+            if len(chosen) > 1:  # all of them come again at the end
+                click.echo(render([result]), err=True)
             results.append(result)
     click.echo(render(results))
     click.echo(summary(results))
