@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Generator, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -17,9 +18,13 @@ from ironflow_engine.facts import Fact
 
 _log = structlog.get_logger("ironflow.engine")
 
+T = TypeVar("T")
+
 BATCH = 500
 TRY_AGAIN_SECONDS = 1.0
 _MISTAKE_SECONDS = 10.0
+_AT_ONCE = 2
+"""So many batches keep the server busy; more of them would only be smaller, and each has its fixed cost."""
 _RENEW_SECONDS = ENGINE_ACK_WAIT_SECONDS / 3
 
 
@@ -45,7 +50,9 @@ class Intake(ABC):
         self._unreadable = conductor.metrics.unreadable.labels(stream)
         self._consumer = consumer
         self._prefetch = prefetch
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, Delivery] = {}
+        self._applying: dict[asyncio.Task[None], set[str]] = {}
+        """The batches that are being applied, each with the runs that it is about."""
         self._renewal: asyncio.TimerHandle | None = None
         self.progress = asyncio.Event()
         """Set after each batch; whoever waits for progress clears it first."""
@@ -57,25 +64,45 @@ class Intake(ABC):
         return self._puller is not None and self._puller.is_served
 
     async def run(self) -> None:
-        """Take batches until cancelled; what is cancelled half-way is delivered again."""
+        """Take batches until cancelled; what is cancelled half-way is delivered again.
+
+        While the server stores what one batch has come to, the next one is read and applied, unless they are about
+        the same run.
+        """
         async with self.broker.pull(self.stream, self._consumer) as puller:
             self._puller = puller
             puller.request(self._prefetch)
-            while True:
-                batch = await puller.batch(BATCH)
-                self._conductor.metrics.batch_messages.labels(self.stream).observe(len(batch))
-                with self._kept(batch):
-                    await self._process(batch)
-                puller.request(len(batch))
-                self.progress.set()
+            with self._kept():
+                async with asyncio.TaskGroup() as tasks:
+                    while True:
+                        batch = await puller.batch(BATCH)
+                        self._conductor.metrics.batch_messages.labels(self.stream).observe(len(batch))
+                        self._in_hand |= {delivery.lease: delivery for delivery in batch}
+                        facts = await self._guarded(batch, self.facts_of(batch))
+                        runs = {fact.run for _, found in facts or () for fact in found}
+                        await self._may_apply(runs)
+                        task = tasks.create_task(self._finish(batch, facts or []))
+                        self._applying[task] = runs
+                        task.add_done_callback(self._applying.pop)
 
-    async def _process(self, batch: Sequence[Delivery]) -> None:
+    async def _may_apply(self, runs: set[str]) -> None:
+        """Wait until few enough batches are being applied, and none about one of these runs: facts have an order."""
+        while len(self._applying) >= _AT_ONCE or not all(map(runs.isdisjoint, self._applying.values())):
+            await asyncio.wait(self._applying, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _finish(self, batch: Sequence[Delivery], facts: list[tuple[Delivery, list[Fact]]]) -> None:
+        """Apply what a batch means, and let go of it."""
+        await self._guarded(batch, self._apply(facts))
+        for delivery in batch:
+            self._in_hand.pop(delivery.lease, None)
+        if self._puller is not None:
+            self._puller.request(len(batch))
+        self.progress.set()
+
+    async def _guarded(self, batch: Sequence[Delivery], work: Awaitable[T]) -> T | None:
+        """Do some work on a batch; where that fails, see to it that the batch comes again, and return None."""
         try:
-            await self._apply(batch)
-        except asyncio.CancelledError:
-            # Other engines need not wait until our lease ends.
-            self.hand_back(0.0, *batch)
-            raise
+            return await work
         except BrokerError as error:
             _log.warning("batch not processed, it will come again", stream=self.stream, reason=str(error))
             self.hand_back(TRY_AGAIN_SECONDS, *batch)
@@ -84,14 +111,17 @@ class Intake(ABC):
             # A message that we fail on, which is a mistake of ours, must not hold up the others.
             if len(batch) > 1:
                 for delivery in batch:
-                    await self._process([delivery])
+                    await self._guarded([delivery], self._process(delivery))
             else:
                 self.hand_back(_MISTAKE_SECONDS, *batch)
+        return None
 
-    async def _apply(self, batch: Sequence[Delivery]) -> None:
-        facts = await self.facts_of(batch)
+    async def _process(self, delivery: Delivery) -> None:
+        await self._apply(await self.facts_of([delivery]))
+
+    async def _apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> None:
         applied = [fact for _, found in facts for fact in found]
-        failures = await self._conductor.apply(applied)
+        failures = await self._conductor.apply(applied) if applied else {}
         failures |= await self.conclude([fact for fact in applied if fact.run not in failures])
         for delivery, found in facts:
             if any(fact.run in failures for fact in found):
@@ -110,18 +140,19 @@ class Intake(ABC):
     def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
         """Have messages delivered again."""
         for delivery in deliveries:
-            self._in_hand.discard(delivery.lease)
+            self._in_hand.pop(delivery.lease, None)
             delivery.nak(delay_seconds)
 
     @contextlib.contextmanager
-    def _kept(self, batch: Sequence[Delivery]) -> Generator[None]:
-        """Keep the leases of a batch while the block runs, but for what is handed back meanwhile."""
-        self._in_hand = {delivery.lease for delivery in batch}
+    def _kept(self) -> Generator[None]:
+        """Keep the leases of what is in hand while the block runs; what is in hand at its end is handed back."""
         self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
         try:
             yield
         finally:
             self._renewal.cancel()
+            # Other engines need not wait until our leases end.
+            self.hand_back(0.0, *self._in_hand.values())
 
     def _renew(self) -> None:
         for lease in self._in_hand:

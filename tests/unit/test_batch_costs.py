@@ -52,3 +52,13 @@ def test_one_group_in_many_goes_out_singly_to_learn_from() -> None:
     decisions = [costs.next_smallest_batch() for _ in range(640)]
     assert decisions.count(48) == 10
     assert decisions.count(12) == 630
+
+
+def test_a_clock_that_stood_still_is_survived_and_forgotten() -> None:
+    costs = BatchCosts()
+    costs.note_singles(8, 0.0)
+    assert costs.smallest_batch == 500
+    for _ in range(200):
+        costs.note_singles(10, 0.005)
+        costs.note_batch(costs.smallest_batch, 0.006)
+    assert costs.smallest_batch <= 16
