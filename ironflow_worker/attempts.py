@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -26,6 +27,9 @@ from ironflow_worker.pass_tools import PassTools
 
 Append = Callable[[str, msgspec.Struct], Awaitable[Appended]]
 """Records something, or learns what was recorded before. It raises MessageTooLarge for a result only."""
+
+
+_NO_SPAN = contextlib.nullcontext()
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -99,6 +103,8 @@ class Attempt:
 
     def _span(self) -> AbstractContextManager[object]:
         call, tools = self._call, self._tools
+        if not tools.traced:
+            return _NO_SPAN
         shown: dict[str, str | int] = {
             "ironflow.run.id": tools.run,
             "ironflow.function.id": tools.function,

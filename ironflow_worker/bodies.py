@@ -151,6 +151,9 @@ def is_async_body(fn: Callable[..., Any]) -> bool:
     plain = fn
     while isinstance(plain, functools.partial):
         plain = plain.func
+    # Asking that first answers nearly always, at a tenth of the price.
+    if isinstance(plain, types.FunctionType) and plain.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
 
 

@@ -17,7 +17,7 @@ from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
-from ironflow.telemetry.tracing import carrier_of
+from ironflow.telemetry.tracing import carrier_of, is_wanted
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
@@ -274,9 +274,9 @@ class Executor:
             still_holds=lambda: any(map(self._leases.still_holds, leases)),
             chance=self._chance,
             now_ms=self._now_ms,
-            log=_log.bind(run=task.run, function=task.function),
             depth=task.depth,
             trace=trace,
+            traced=is_wanted(trace),
         )
 
     async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:

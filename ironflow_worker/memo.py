@@ -41,6 +41,9 @@ class Losses(msgspec.Struct, frozen=True):
     newest_ms: int
 
 
+_NO_LOSSES = Losses(begun=0, lost=0, newest_ms=0)
+
+
 class Memo:
     """The journal of one run, by step.
 
@@ -278,7 +281,9 @@ class Memo:
 
     def losses(self, number: int) -> Losses:
         """Return how many workers began a pass after others had, and are not known to have survived it."""
-        begun = self._begun.get(number, {})
+        begun = self._begun.get(number)
+        if begun is None:
+            return _NO_LOSSES
         lost = [count for count in begun if (number, count) not in self._excused]
         return Losses(begun=len(begun), lost=len(lost), newest_ms=max((begun[count] for count in lost), default=0))
 

@@ -18,6 +18,8 @@ from ironflow_worker.metrics import Metrics
 
 T = TypeVar("T")
 
+_log = structlog.get_logger("ironflow.worker")
+
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -46,6 +48,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
         trace: the context of the run's trace.
+        traced: whether anybody takes its spans.
 
     """
 
@@ -62,9 +65,15 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     still_holds: Callable[[], bool]
     chance: Callable[[], float]
     now_ms: Callable[[], int]
-    log: structlog.stdlib.BoundLogger
     depth: int = 0
     trace: dict[str, str] = {}
+    traced: bool = True
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """What is logged about the pass; made when it is needed, since most passes log nothing."""
+        bound: structlog.stdlib.BoundLogger = _log.bind(run=self.run, function=self.function)
+        return bound
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -27,6 +27,8 @@ from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
 from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
 from ironflow_worker.unwinding import Unwinding
+
+T = TypeVar("T")
 
 _UNWIND_SECONDS = 5.0
 """How long a handler may take to clean up once its pass has ended, before it is cancelled."""
@@ -103,7 +105,7 @@ class Replay:
 
     async def _run_handler(self, context: Context[Any]) -> asyncio.Task[Any]:
         """Run the handler until the pass is over; return its task, which has ended, or will not."""
-        handler = self._start(self._handle(context))
+        handler = self._start(lambda: self._handle(context))
         try:
             await self._until_over(handler)
         except asyncio.CancelledError:
@@ -114,12 +116,15 @@ class Replay:
             raise PassStopped
         return handler
 
-    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _start(self, begin: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
         """Start what :meth:`stop` is to cancel."""
-        # So that also what libraries log within it says which run it is about.
-        with structlog.contextvars.bound_contextvars(run=self._task.run, function=self._task.function):
-            self._running = asyncio.create_task(coroutine, name=f"run {self._task.run}")
+        self._running = asyncio.create_task(self._in_context(begin), name=f"run {self._task.run}")
         return self._running
+
+    async def _in_context(self, begin: Callable[[], Awaitable[T]]) -> T:
+        # So that also what libraries log within it says which run it is about; a task has a context of its own.
+        structlog.contextvars.bind_contextvars(run=self._task.run, function=self._task.function)
+        return await begin()
 
     async def _unwind(self) -> OutcomeRecord:
         """Replay the handler to learn what there is to undo, undo it, and end the run as it was to end."""
@@ -129,7 +134,7 @@ class Replay:
             raise BrokerError(msg)
         all_known = await self._learn_undos()
         unwinding = Unwinding(self._memo, self._tools, self._function.retry.policy)
-        undos = self._start(unwinding.run(self._current.undos))
+        undos = self._start(lambda: unwinding.run(self._current.undos))
         try:
             await asyncio.wait([undos])
         except asyncio.CancelledError:

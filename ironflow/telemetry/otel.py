@@ -12,19 +12,19 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 _NOTHING: contextlib.nullcontext[Mapping[str, str]] = contextlib.nullcontext({})
 
 
+def is_wanted(parent: Mapping[str, str]) -> bool:
+    """Tell whether there is somebody who takes spans, or a context to hand on."""
+    provided = not isinstance(trace.get_tracer("ironflow"), trace.ProxyTracer)
+    return provided or bool(parent) or trace.get_current_span().get_span_context().is_valid
+
+
 def span(
     name: str, kind: str, parent: Mapping[str, str], attributes: Mapping[str, str | int]
 ) -> AbstractContextManager[Mapping[str, str]]:
     """Have a span while the block runs; see :func:`ironflow.telemetry.tracing.span`."""
-    tracer = trace.get_tracer("ironflow")
-    # Where the API is installed and nobody takes spans, there is still a context to hand on, if there is one.
-    if (
-        isinstance(tracer, trace.ProxyTracer)
-        and not parent
-        and not trace.get_current_span().get_span_context().is_valid
-    ):
+    if not is_wanted(parent):
         return _NOTHING
-    return _span(tracer, name, kind, parent, attributes)
+    return _span(trace.get_tracer("ironflow"), name, kind, parent, attributes)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,15 @@ def carrier_of(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: metadata[key] for key in KEYS if key in metadata}
 
 
+def is_wanted(parent: Carrier) -> bool:
+    """Tell whether spans below this parent would be taken by anybody; asked once for many, since it takes a while."""
+    if not IS_INSTALLED:
+        return False
+    from ironflow.telemetry import otel  # noqa: PLC0415 - brings in what is not installed everywhere
+
+    return otel.is_wanted(parent)
+
+
 def span(
     name: str, kind: Kind, parent: Carrier, attributes: Mapping[str, str | int]
 ) -> AbstractContextManager[Carrier]:

@@ -33,7 +33,6 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-import structlog
 
 import ironflow
 from ironflow import Context
@@ -260,7 +259,6 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
         still_holds=lambda: True,
         chance=lambda: 0.5,
         now_ms=now_ms,
-        log=structlog.get_logger(),
     )
     return tools, memo
 
