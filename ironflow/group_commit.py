@@ -18,6 +18,10 @@ _IN_FLIGHT = 4
 only wait there, at the price of a sync each, where those that wait here can go out together."""
 _TOGETHER_FROM = 8
 """Whether so many make a batch or go out singly, all at a time, is for the broker to say, which measures that."""
+_SECOND_FROM = 24
+"""While a group is on its way, those who were answered before go on and gather again; a second group of so many has
+the server at work meanwhile. A smaller one would not be worth the fixed cost of its batch."""
+_GROUPS = 2
 _TOGETHER_MOST = 1000
 _COMPANY_ROUNDS = 12
 """Those whose records went out together often have their next ones together too, some rounds of the event loop
@@ -42,15 +46,19 @@ class GroupCommit:
         self._broker = broker
         self._observe = observe
         self._in_flight = 0
+        self._groups = 0
         self._gathers = False
+        """Whether a group is to be sent some rounds of the event loop from now."""
         self._waiting: deque[_Waiting] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def publish(self, publication: Publication) -> Stored:
         """Store a message; see :meth:`ironflow.broker.protocol.Broker.publish`."""
-        if self._gathers or self._in_flight >= _IN_FLIGHT:
+        if self._gathers or self._groups or self._in_flight >= _IN_FLIGHT:
             future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
             self._waiting.append((publication, future))
+            if self._groups and self._may_group():
+                self._await_company()
             return await future
         self._in_flight += 1
         self._observe(1)
@@ -60,16 +68,20 @@ class GroupCommit:
             self._in_flight -= 1
             self._send_waiting()
 
+    def _may_group(self) -> bool:
+        """Tell whether as many wait as make a group now."""
+        enough = _SECOND_FROM if self._groups else _TOGETHER_FROM
+        return self._groups < _GROUPS and len(self._waiting) >= enough
+
     def _send_waiting(self) -> None:
         """Send what waits: all of it together where it is enough, else as many as may be on their way."""
         if self._gathers:
             return
-        if len(self._waiting) >= _TOGETHER_FROM:
-            self._gathers = True
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), _TOGETHER_MOST))]
-            self._spawn(group)
+        if self._may_group():
+            self._groups += 1
+            self._spawn([self._waiting.popleft() for _ in range(min(len(self._waiting), _TOGETHER_MOST))])
             return
-        while self._waiting and self._in_flight < _IN_FLIGHT:
+        while self._waiting and self._in_flight < _IN_FLIGHT and not self._groups:
             self._in_flight += 1
             self._spawn([self._waiting.popleft()])
 
@@ -87,7 +99,8 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
             answers = [error] * len(group)
         if len(group) > 1:
-            self._await_company(_COMPANY_ROUNDS)
+            self._groups -= 1
+            self._await_company()
         else:
             self._in_flight -= 1
         for (_, future), answer in zip(group, answers, strict=True):
@@ -100,10 +113,15 @@ class GroupCommit:
         if len(group) == 1:
             self._send_waiting()
 
-    def _await_company(self, rounds: int) -> None:
+    def _await_company(self) -> None:
         """Have more gather for some rounds of the event loop, and send it then."""
+        if not self._gathers:
+            self._gathers = True
+            self._round(_COMPANY_ROUNDS)
+
+    def _round(self, rounds: int) -> None:
         if rounds:
-            asyncio.get_running_loop().call_soon(self._await_company, rounds - 1)
+            asyncio.get_running_loop().call_soon(self._round, rounds - 1)
             return
         self._gathers = False
         self._send_waiting()

@@ -80,6 +80,40 @@ async def test_callers_that_were_answered_together_go_out_together_again() -> No
     assert {name.replace("first", "second") for name in answered_together} <= set(sent_together)
 
 
+@pytest.mark.parametrize(("late", "groups"), [(23, [96, 23]), (24, [96, 24]), (500, [96, 500])])
+async def test_while_a_group_is_on_its_way_a_large_one_follows_at_once_and_a_small_one_waits(
+    late: int, groups: list[int]
+) -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+    calls = [asyncio.create_task(commit.publish(publication(f"s{number}"))) for number in range(100)]
+    await asyncio.sleep(1.5)
+    assert [len(call) for call in broker.calls if len(call) > 1] == groups[:1]
+    calls += [asyncio.create_task(commit.publish(publication(f"late {number}"))) for number in range(late)]
+    await asyncio.sleep(0.1)
+    assert [len(call) for call in broker.calls if len(call) > 1] == (groups if late >= 24 else groups[:1])
+    await asyncio.gather(*calls)
+    assert [len(call) for call in broker.calls if len(call) > 1] == groups
+
+
+async def test_no_more_than_two_groups_are_on_their_way() -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+    calls: list[asyncio.Task[Stored]] = []
+    for _ in range(10):
+        calls += [asyncio.create_task(commit.publish(publication(f"s{len(calls)}-{index}"))) for index in range(100)]
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # the four single ones are answered after a second
+    assert [len(call) for call in broker.calls if len(call) > 1] == [996]
+    calls += [asyncio.create_task(commit.publish(publication(f"more {index}"))) for index in range(100)]
+    await asyncio.sleep(0.1)
+    calls += [asyncio.create_task(commit.publish(publication(f"most {index}"))) for index in range(100)]
+    await asyncio.sleep(0.1)
+    assert [len(call) for call in broker.calls if len(call) > 1] == [996, 100]
+    await asyncio.gather(*calls)
+    assert [len(call) for call in broker.calls if len(call) > 1] == [996, 100, 100]
+
+
 async def test_each_caller_learns_what_became_of_its_own_record() -> None:
     commit = commit_on(SlowBroker())
     subjects = [f"{'taken' if number % 3 else 'free'}{number}" for number in range(80)]
