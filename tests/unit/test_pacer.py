@@ -97,6 +97,21 @@ async def test_a_place_without_answers_holds_up_no_other() -> None:
     await waiting
 
 
+async def test_whoever_asks_seldom_does_not_push_back_those_that_ask_soon() -> None:
+    pacer = Pacer()
+    late = [pacer.delay(1.0) for _ in range(10)]
+    assert min(late) >= 0.75
+    assert pacer.delay(0.05) <= 0.15
+
+
+async def test_what_nobody_asks_for_any_more_is_forgotten() -> None:
+    pacer = Pacer()
+    pacer.in_vain("stream")
+    assert not pacer.idle
+    await asyncio.sleep(1)
+    assert pacer.idle
+
+
 async def test_those_that_give_up_hold_up_nobody() -> None:
     place = Place(up_after=7)
     impatient = [asyncio.create_task(place.call(patience=3.0)) for _ in range(CALLS)]

@@ -8,6 +8,7 @@ there.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -45,7 +46,8 @@ class Pacer:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._outages: dict[str, _Outage] = {}
-        self._next = 0.0
+        self._slots: set[int] = set()
+        """The times at which some call asks again, in gaps since the loop's clock began."""
 
     @property
     def idle(self) -> bool:
@@ -57,8 +59,9 @@ class Pacer:
         return place in self._outages
 
     def in_vain(self, place: str) -> None:
-        """Learn that nobody answered."""
-        self._outages.setdefault(place, _Outage())
+        """Learn that nobody answered. Where nobody asks again, that is forgotten after a while."""
+        outage = self._outages.setdefault(place, _Outage())
+        self._arrange(place, outage)
 
     def heard(self, place: str) -> None:
         """Learn that somebody answered: some of those that wait go on, and their answers let go on more."""
@@ -75,9 +78,12 @@ class Pacer:
         """Return how many seconds from now a call may ask again that would do so after *pause*; that is its turn."""
         now = self._loop.time()
         # Spread, so that the processes that have lost the same leader do not ask in step.
-        at = max(now + pause * random.uniform(0.75, 1.25), self._next)  # noqa: S311 - hides nothing
-        self._next = at + GAP_SECONDS
-        return at - now
+        slot = math.ceil((now + pause * random.uniform(0.75, 1.25)) / GAP_SECONDS)  # noqa: S311 - hides nothing
+        # Whoever asks seldom, and so later, does not push back those that ask soon.
+        while slot in self._slots:
+            slot += 1
+        self._slots = {taken for taken in self._slots if taken * GAP_SECONDS > now} | {slot}
+        return slot * GAP_SECONDS - now
 
     async def turn(self, place: str, deadline: float) -> bool:
         """Wait until a call may ask; at once where all is well.
