@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -57,7 +58,7 @@ class Dispatcher:
                 break
             answers = await self._broker.publish_all([self._publication(commands[index]) for index in left])
             for index, answer in zip(left, answers, strict=True):
-                failures[index] = _failure(answer)
+                failures[index] = await self._failure(commands[index], answer)
             # What may be stored is sent again: a pending task refuses its double, a timer replaces itself.
             left = [index for index in left if isinstance(failures[index], Ambiguous)]
             commands = [once_more(command) for command in commands]
@@ -84,6 +85,41 @@ class Dispatcher:
             return await self._broker.last(self._names.journal, outcome) is not None
         except BrokerError:
             return False  # a task too many costs less than one that is missing
+
+    async def _failure(self, command: SendCommand, answer: Stored | BrokerError) -> BrokerError | None:
+        """Return what a command failed with; a task that was stored before and got lost is stored anew."""
+        if isinstance(answer, Stored) and answer.duplicate and isinstance(command, Dispatch):
+            return await self._replace_if_lost(command, answer)
+        return None if isinstance(answer, (Stored, SubjectTaken)) else answer
+
+    async def _replace_if_lost(self, command: Dispatch, stored: Stored) -> BrokerError | None:
+        """See to it that the pass of a task that was stored before takes place.
+
+        The server knows each task by an id of its own for a while, so that an engine which was stopped in mid-send
+        cannot store one that was used up meanwhile. A task that is gone although its pass has not ended was lost, to
+        a purge for instance. What replaces it is named after it: engines that replace the same one replace it once.
+        """
+        try:
+            while stored.duplicate and await self._is_lost(command.state):
+                stored = await self._broker.publish(self._task(once_more(command), replaces=stored.sequence))
+        except SubjectTaken:
+            return None
+        except BrokerError as error:
+            return error
+        return None
+
+    async def _is_lost(self, state: RunState) -> bool:
+        """Tell whether the task of a run's newest pass is neither there nor done with.
+
+        Raises:
+            BrokerError: nobody can tell.
+
+        """
+        # In this order: a worker gives up its task once the end of the pass is stored.
+        if await self._broker.last(self._names.tasks, self._names.task(state.queue, state.id, state.number)):
+            return False
+        outcome = self._names.journal_outcome(state.queue, state.id, state.number)
+        return await self._broker.last(self._names.journal, outcome) is None
 
     def _announce(self, commands: Sequence[SendCommand]) -> None:
         for command in commands:
@@ -123,7 +159,8 @@ class Dispatcher:
                 msg = "a hint is not stored"
                 raise AssertionError(msg)
 
-    def _task(self, command: Dispatch) -> Publication:
+    def _task(self, command: Dispatch, replaces: int = 0) -> Publication:
+        """Return the message of a task; of one that takes the place of a lost one, whose sequence *replaces* is."""
         state = command.state
         task = Task(
             run=state.id,
@@ -138,7 +175,11 @@ class Dispatcher:
             check_journal=command.again,
             journal_sequence=state.woken_by,
         )
-        return Publication(subject=self._names.task(state.queue, state.id, state.number), payload=encode_record(task))
+        return Publication(
+            subject=self._names.task(state.queue, state.id, state.number),
+            payload=encode_record(task),
+            message_id=f"{state.id}.{state.number}" + (f".{replaces}" if replaces else ""),
+        )
 
     def _timer(self, command: SetTimer) -> Publication:
         timer = command.record
@@ -149,13 +190,12 @@ class Dispatcher:
         )
 
 
-def once_more(command: SendCommand) -> SendCommand:
+_Command = TypeVar("_Command", bound=SendCommand)
+
+
+def once_more(command: _Command) -> _Command:
     """Return a command as one that may have been carried out, by others too, and that may be out of date."""
     return replace(command, again=True) if isinstance(command, Dispatch) else command
-
-
-def _failure(answer: Stored | BrokerError) -> BrokerError | None:
-    return None if isinstance(answer, (Stored, SubjectTaken)) else answer
 
 
 def _traced(command: SendCommand) -> SendCommand:

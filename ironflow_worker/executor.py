@@ -25,8 +25,9 @@ from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.pass_tools import LeaseLost, PassTools, WorkerDrains
-from ironflow_worker.poison import MOST_LOSSES, pause_ms, unknown_function, unreadable, worker_lost
+from ironflow_worker.poison import MOST_LOSSES, is_suspect, pause_ms, unknown_function, unreadable, worker_lost
 from ironflow_worker.presence import Presence
+from ironflow_worker.quarantine import Quarantine
 from ironflow_worker.recent_memos import RecentMemos
 from ironflow_worker.replay import Replay
 from ironflow_worker.signals import PassStopped
@@ -88,6 +89,7 @@ class Executor:
         self._limits = limits
         self._journal = Journal(broker, names, metrics.commit_records.observe)
         self._recent = RecentMemos()
+        self._quarantine = Quarantine()
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery) -> None:
@@ -194,12 +196,13 @@ class Executor:
         if event is None:
             msg = f"the journal of run {task.run} has no triggering event"
             raise SerializationError(msg)
-        if delivery.delivered > 1:
-            running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
-        tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
-        replay = Replay(function, task, event, memo, tools)
-        running.replays(replay)
-        outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
+        with await self._quarantine.enter(alone=is_suspect(losses)):
+            if delivery.delivered > 1:
+                running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
+            tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
+            replay = Replay(function, task, event, memo, tools)
+            running.replays(replay)
+            outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
         running.succeeded = True
         delivery.ack()
         if outcome.status == "suspended":

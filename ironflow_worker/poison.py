@@ -18,10 +18,19 @@ MOST_DELIVERIES = 20
 """So often a task is handed out that no worker can make anything of, before its run fails: over eight minutes or so,
 in which a deployment that is under way should bring a worker that can."""
 
+_SUSPICIOUS_LOSSES = 2
+"""One may have died of anything."""
 _FIRST_PAUSE_MS = 500
+_DOUBLINGS = 2
+"""With each loss. The start of a worker in place of the lost one costs half a second of CPU, which the others lack."""
 _LONGEST_PAUSE_MS = 30_000
 _FIRST_DELAY_SECONDS = 5.0
 _LONGEST_DELAY_SECONDS = 30.0
+
+
+def is_suspect(losses: Losses) -> bool:
+    """Tell whether a pass may well be what its workers were lost by."""
+    return losses.lost >= _SUSPICIOUS_LOSSES
 
 
 def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
@@ -36,9 +45,10 @@ def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
         now_ms: what the server's clock says.
 
     """
-    if losses.lost < 2:  # noqa: PLR2004 - one may have died of anything
+    if not is_suspect(losses):
         return 0
-    wait_ms = min(_FIRST_PAUSE_MS << (losses.lost - 2), _LONGEST_PAUSE_MS)
+    doublings = _DOUBLINGS * (losses.lost - _SUSPICIOUS_LOSSES)
+    wait_ms = min(_FIRST_PAUSE_MS << doublings, _LONGEST_PAUSE_MS)
     spread = zlib.crc32(run.encode()) / 2**32
     return max(0, losses.newest_ms + round(wait_ms * (1 + spread)) - now_ms)
 

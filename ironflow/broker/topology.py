@@ -12,6 +12,9 @@ ENGINE_MAX_ACK_PENDING = 10_000
 FIRED_MAX_ACK_PENDING = 200_000
 """Naks that wait for their time count against it, and so do bursts of timers."""
 TASK_LEASE_SECONDS = 10.0
+TASK_DUPLICATE_SECONDS = 60
+"""For so long the server knows a task that was used up. An engine that was stopped for longer looks by itself whether
+a pass has ended, and the server keeps every id in memory."""
 TASK_MAX_ACK_PENDING = 100_000
 """Bounds how many passes of one queue run at a time, over all workers."""
 
@@ -31,6 +34,7 @@ def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
             subjects=(f"{names.namespace}.tasks.>",),
             retention="work_queue",
             one_per_subject="keep_first",
+            duplicate_window_seconds=TASK_DUPLICATE_SECONDS,
             atomic_batches=True,
             replicas=replicas,
         ),

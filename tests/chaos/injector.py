@@ -19,6 +19,7 @@ from tests.chaos.history import Submitted
 from tests.chaos.poison import poison
 from tests.chaos.proxy import MODES
 from tests.chaos.timeline import Fault, Injected, Timeline
+from tests.support.disks import fill_disk
 
 FILLER = "CHAOS_FILLER"
 FILLER_BYTES = 256 * 1024
@@ -98,6 +99,14 @@ class Injector:
                 yield
                 self.unready_seconds += await watching
                 await self._cluster.broker.purge(FILLER, f"{FILLER}.>")
+            case "disk_full":
+                filler = self._cluster.servers[0].folder / "filler"
+                fill_disk(filler)
+                yield
+                filler.unlink()
+                # It takes nothing more until it is restarted, which is why its own limit should be reached before.
+                async with _down(self._cluster.servers[0]):
+                    pass
             case "poison":
                 self.submitted += await poison(self._cluster.client, len(self.injected))
                 yield

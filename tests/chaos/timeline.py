@@ -24,10 +24,11 @@ FaultKind = Literal[
     "reset_engine",
     "ambiguous",
     "storage_full",
+    "disk_full",
     "purge",
     "poison",
 ]
-_ONLY_WHERE_ASKED_FOR: tuple[FaultKind, ...] = ("kill_leader", "storage_full", "purge", "poison")
+_ONLY_WHERE_ASKED_FOR: tuple[FaultKind, ...] = ("kill_leader", "storage_full", "disk_full", "purge", "poison")
 _DISTURBING_NETWORKS: tuple[ModeName, ...] = ("black_hole", "deaf", "mute", "slow")
 
 

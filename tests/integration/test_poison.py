@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +14,14 @@ from ironflow import Context
 from ironflow.broker.protocol import Publication
 from ironflow.handles import RunHandle
 from ironflow.messages import ErrorView, RunView
+from tests.support import eventually
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
 
 MOST = 10
+SUSPICIOUS = 3
+"""The first loss is not noted, and the second one may be by chance."""
 
 
 async def failures(system: System) -> list[RunView]:
@@ -46,6 +50,9 @@ class Deadly:
             return await ctx.step.run("work", self.work)
 
         self.function = deadly
+
+    async def is_suspicious(self) -> None:
+        assert len(self.begun) >= SUSPICIOUS
 
     async def work(self) -> str:
         assert self.system is not None
@@ -107,6 +114,32 @@ async def test_a_run_that_dies_with_its_neighbour_parts_from_it_and_completes() 
         await system.client.start(deadly.function, id="1")
         assert await run.result("3h") == "done"
         assert 1 < len(begun) < MOST
+
+
+async def test_a_run_that_has_cost_workers_takes_no_neighbours_with_it_any_more() -> None:
+    deadly, begun = Deadly(), Counter[str]()
+
+    @ironflow.function(id="neighbour")
+    async def neighbour(ctx: Context) -> None:
+        await ctx.step.run("work", work, ctx.run.id)
+
+    async def work(run: str) -> None:
+        begun[run] += 1
+        await asyncio.sleep(0.8)
+
+    async with running_system(deadly.function, neighbour) as system:
+        deadly.system = system
+        harmful = await system.client.start(deadly.function)
+        await eventually(deadly.is_suspicious)
+        neighbours: list[RunHandle[Any]] = []
+        while (await harmful.state()).status != "failed":
+            neighbours.append(await system.client.start(neighbour))
+            await asyncio.sleep(1)
+        for each in neighbours:
+            await each.result("1m")
+        assert len(deadly.begun) == 1 + MOST
+        assert len(neighbours) > 100
+        assert set(begun.values()) == {1}
 
 
 async def test_a_run_that_costs_some_workers_and_then_none_completes() -> None:

@@ -316,6 +316,46 @@ async def test_an_engine_that_was_stopped_publishes_no_task_for_a_pass_that_has_
     assert [task.number for task in await engines.tasks()] == ([0] if stopped else [0, 1])
 
 
+async def test_an_engine_that_is_stopped_in_mid_send_stores_no_task_that_is_used_up_meanwhile(engines: Engines) -> None:
+    one, other = engines.new(), engines.new()
+    await one.apply([started()])
+    task, sent = NAMES.task("q", "r", 1), list[str]()
+
+    def used_up(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        # Behind the last look of the other engine, and before what it sends arrives.
+        if (stage, verb, subject) == ("before", "publish", task):
+            sent.append(subject)
+            engines.server.store(ENDED)
+            engines.server.stream(NAMES.tasks).purge(task)
+        return None
+
+    assert await one.apply([outcome(0, 6), woken(8)]) == {}
+    engines.server.interceptor = used_up
+    assert await other.apply([outcome(0, 6), woken(8)]) == {}
+    assert sent == [task]
+    assert [each.number for each in await engines.tasks()] == [0]
+
+
+async def test_a_task_that_is_lost_is_stored_anew_however_often(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+    for _ in range(5):
+        assert await engine.apply([outcome(0, 6), woken(8)]) == {}
+        assert [(task.number, task.check_journal) for task in await engines.tasks()][1:] in ([(1, False)], [(1, True)])
+        engines.server.stream(NAMES.tasks).purge(NAMES.task("q", "r", 1))
+
+
+async def test_where_nobody_can_tell_whether_a_task_is_lost_its_facts_come_again(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+    await engine.apply([outcome(0, 6), woken(8)])
+    engines.server.stream(NAMES.tasks).purge(NAMES.task("q", "r", 1))
+    engines.server.interceptor = lambda _, verb, subject: (
+        Unavailable("gone") if verb == "last" and NAMES.tasks in subject else None
+    )
+    assert [*await engine.apply([outcome(0, 6), woken(8)])] == ["r"]
+
+
 async def test_a_task_that_may_be_missing_is_published_unless_its_pass_has_ended(engines: Engines) -> None:
     one, other = engines.new(), engines.new()
     await one.apply([started()])

@@ -12,6 +12,7 @@ import structlog
 from ironflow.broker.nats.api import Api
 from ironflow.broker.nats.delivery import NAK, PROGRESS, names_delivery
 from ironflow.broker.nats.listening import Listening
+from ironflow.broker.nats.pacer import Pacer
 from ironflow.broker.nats.provisioner import Provisioner
 from ironflow.broker.nats.publisher import Publisher
 from ironflow.broker.nats.puller import NatsPuller
@@ -78,11 +79,17 @@ class NatsBroker:
         self._connections = 1
         self._patience_seconds = patience_seconds
         self._requester = Requester(wire, f"{self._inbox}.r")
+        self._pacer = Pacer()
         self.api = Api(
-            self._requester, answer_seconds=answer_seconds, patience_seconds=patience_seconds, prefix=api_prefix
+            self._requester,
+            self._pacer,
+            answer_seconds=answer_seconds,
+            patience_seconds=patience_seconds,
+            prefix=api_prefix,
         )
         self._publisher = Publisher(
             self._requester,
+            self._pacer,
             lambda: wire.max_payload,
             answer_seconds=answer_seconds,
             patience_seconds=patience_seconds,
@@ -184,7 +191,8 @@ class NatsBroker:
         """Open a consumer's deliveries."""
         self._pullers += 1
         subject = self.api.subject(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
-        return NatsPuller(self._wire, f"{self._inbox}.p{self._pullers}", stream, consumer, subject)
+        inbox = f"{self._inbox}.p{self._pullers}"
+        return NatsPuller(self._wire, self._pacer, inbox, stream=stream, consumer=consumer, subject=subject)
 
     def renew(self, lease: str) -> None:
         """Extend a delivery's lease by the consumer's ack wait."""

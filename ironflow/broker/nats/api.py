@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from typing import TypeVar
 
 import msgspec
 
+from ironflow.broker.nats.pacer import Pacer
 from ironflow.broker.nats.requester import Requester
 from ironflow.broker.nats.settings import API_PREFIX
-from ironflow.broker.protocol import Ambiguous, BrokerError, NoSuchStream, StorageFull, Unavailable
+from ironflow.broker.protocol import BrokerError, NoSuchStream, StorageFull, Unavailable
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -19,8 +18,6 @@ NO_SUCH = frozenset({10014, 10059})
 NOT_NOW = frozenset({10004, 10008, 10009, 10118, 10119, 10167})
 """No leader, not this server, offline, too many requests: it may work in a moment."""
 FULL = frozenset({10002, 10023, 10028, 10047})
-FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 0.5
 
 
 class ApiError(BrokerError):
@@ -53,20 +50,30 @@ class Api:
 
     Args:
         requester: carries requests and answers.
+        pacer: paces what nobody answers.
         answer_seconds: how long to wait for one answer.
         patience_seconds: how long to keep asking while there is none.
         prefix: what all of its subjects start with.
 
+    Attributes:
+        pacer: as above.
+
     """
 
     def __init__(
-        self, requester: Requester, *, answer_seconds: float, patience_seconds: float, prefix: str = API_PREFIX
+        self,
+        requester: Requester,
+        pacer: Pacer,
+        *,
+        answer_seconds: float,
+        patience_seconds: float,
+        prefix: str = API_PREFIX,
     ) -> None:
+        self.pacer = pacer
         self._requester = requester
         self._prefix = prefix
         self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
-        self._loop = asyncio.get_running_loop()
 
     def subject(self, verb: str) -> str:
         """Return the subject of a request."""
@@ -89,20 +96,13 @@ class Api:
 
         """
         payload = b"" if request is None else msgspec.json.encode(request)
-        deadline = self._loop.time() + self._patience_seconds
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            remaining = deadline - self._loop.time()
-            try:
-                return await self.once(verb, payload, answer, min(self._answer_seconds, remaining))
-            except (Ambiguous, Unavailable) as error:
-                if self._requester.closed:
-                    raise Unavailable(str(error)) from error
-                if self._loop.time() + pause >= deadline:
-                    message = f"no answer from JetStream for {self._patience_seconds:g} s: {error}"
-                    raise Unavailable(message) from error
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
-            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+        return await self.pacer.persist(
+            verb,
+            lambda seconds: self.once(verb, payload, answer, seconds),
+            answer_seconds=self._answer_seconds,
+            patience_seconds=self._patience_seconds,
+            is_closed=lambda: self._requester.closed,
+        )
 
     async def once(self, verb: str, payload: bytes, answer: type[T], timeout_seconds: float) -> T:
         """Send a request a single time and return its decoded answer; see :meth:`call`.

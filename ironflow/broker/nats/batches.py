@@ -39,7 +39,7 @@ def split(publications: Sequence[Publication], smallest: int) -> tuple[list[Batc
     """
     groups: dict[str, list[int]] = {}
     for place, publication in enumerate(publications):
-        groups.setdefault(_stream_of(publication.subject), []).append(place)
+        groups.setdefault(stream_of(publication.subject), []).append(place)
     batches: list[Batch] = []
     singles: list[int] = []
     for places in groups.values():
@@ -65,7 +65,7 @@ def batch_headers(batch_id: str, position: int, size: int) -> str:
     return f"{lines}Nats-Batch-Commit: 1\r\n" if position == size else lines
 
 
-def _stream_of(subject: str) -> str:
+def stream_of(subject: str) -> str:
     """Return what tells streams apart: the first two tokens, in all of our subjects."""
     return ".".join(subject.split(".", 2)[:2])
 

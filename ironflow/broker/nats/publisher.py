@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ironflow.broker.nats.batch_costs import BatchCosts
-from ironflow.broker.nats.batches import batch_headers, new_batch_id, split
-from ironflow.broker.nats.requester import Answer, Failure, Requester
+from ironflow.broker.nats.batches import batch_headers, new_batch_id, split, stream_of
+from ironflow.broker.nats.pacer import Pacer
+from ironflow.broker.nats.requester import Answer, Failure, Reply, Requester
 from ironflow.broker.protocol import (
     Ambiguous,
     BrokerError,
@@ -32,8 +33,6 @@ LONGEST_MESSAGE_ID = 256
 LATEST_SCHEDULE_MS = 9_223_372_036_000
 """In the year 2262. The server takes what lies beyond for overdue and fires it at once."""
 IN_FLIGHT_PAUSE_SECONDS = 0.001
-NO_RESPONDERS_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 0.5
 
 SUBJECT_HOLDS_ONE = "maximum messages per subject exceeded"
 
@@ -166,6 +165,7 @@ class Publisher:
 
     Args:
         requester: carries the messages and their answers.
+        pacer: paces what nobody answers.
         max_payload: tells how many bytes the connected server takes, headers included.
         answer_seconds: how long to wait for the answer to a message that was sent.
         patience_seconds: how long to keep trying where nothing can be stored for now.
@@ -175,12 +175,14 @@ class Publisher:
     def __init__(
         self,
         requester: Requester,
+        pacer: Pacer,
         max_payload: Callable[[], int],
         *,
         answer_seconds: float,
         patience_seconds: float,
     ) -> None:
         self._requester = requester
+        self._pacer = pacer
         self._max_payload = max_payload
         self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
@@ -205,7 +207,9 @@ class Publisher:
         messages is, goes out again message by message.
         Those on one subject should not depend on their order: one that has to be sent again is sent later.
         """
-        batches, singles = split(publications, self._costs.next_smallest_batch())
+        # What goes nowhere for now would be sent again message by message, so it is not tried together.
+        smallest = self._costs.next_smallest_batch() if self._pacer.idle else len(publications) + 1
+        batches, singles = split(publications, smallest)
         if not batches:
             return await self._singly(publications)
         try:
@@ -216,7 +220,7 @@ class Publisher:
         began = time.perf_counter()  # uvloop's own clock stands still for a millisecond at a time
         sent = [(batch, self._send_batch([publications[place] for place in batch.places])) for batch in batches]
         for batch, future in sent:
-            answer = None if future is None else judge(await future, publications[batch.places[-1]].subject)
+            answer = None if future is None else self._verdict(await future, publications[batch.places[-1]].subject)
             if isinstance(answer, Stored):
                 self._costs.note_batch(len(batch.places), (time.perf_counter() - began) / len(batches))
                 # The messages of a batch stand one behind the other.
@@ -253,7 +257,7 @@ class Publisher:
             await self._requester.connected(self._patience_seconds)
         except Unavailable as error:
             return [error] * len(publications)
-        verdicts = await self._round(publications)
+        verdicts = await self._first_round(publications)
         return await self._persist(publications, verdicts, deadline)
 
     async def _persist(
@@ -263,39 +267,87 @@ class Publisher:
         deadline: float,
     ) -> list[Stored | BrokerError]:
         """Send those again that may yet be stored, until the deadline; return the final verdicts."""
-        pause = 0.0
-        while again := [index for index, verdict in enumerate(verdicts) if isinstance(verdict, Again)]:
-            pause = next_pause(pause, [verdicts[index] for index in again])
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
-            try:
-                await self._requester.connected(deadline - self._loop.time())
-            except Unavailable:
-                break
-            if self._loop.time() >= deadline:
-                break
-            answers = await self._round([publications[index] for index in again])
-            for index, verdict in zip(again, answers, strict=True):
-                verdicts[index] = verdict
+        places: dict[str, list[int]] = {}
+        for index, verdict in enumerate(verdicts):
+            if isinstance(verdict, Again):
+                places.setdefault(stream_of(publications[index].subject), []).append(index)
+        # A stream without a leader does not hold up the others.
+        await asyncio.gather(*(self._persist_at(*each, publications, verdicts, deadline) for each in places.items()))
         return [
             Unavailable(f"{verdict.value} ({publication.subject})") if isinstance(verdict, Again) else verdict
             for publication, verdict in zip(publications, verdicts, strict=True)
         ]
+
+    async def _persist_at(
+        self,
+        place: str,
+        left: list[int],
+        publications: Sequence[Publication],
+        verdicts: list[Stored | BrokerError | Again],
+        deadline: float,
+    ) -> None:
+        """Send those of one stream again; while nobody answers there, one at a time, and more with each answer."""
+        width = 1
+        while left and await self._may_go_on(place, reasons := [verdicts[index] for index in left], deadline):
+            part = left[:width] if Again.NO_RESPONDERS in reasons else left
+            answers = await self._round([publications[index] for index in part])
+            for index, verdict in zip(part, answers, strict=True):
+                verdicts[index] = verdict
+            width = 1 if Again.NO_RESPONDERS in answers else 2 * width
+            left = [index for index in left if isinstance(verdicts[index], Again)]
+
+    async def _may_go_on(self, place: str, reasons: Sequence[object], deadline: float) -> bool:
+        """Wait until messages may be sent again; tell whether that is in time."""
+        if Again.NO_RESPONDERS not in reasons:
+            await asyncio.sleep(IN_FLIGHT_PAUSE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - hides nothing
+        elif not await self._pacer.turn(place, deadline):
+            return False
+        try:
+            await self._requester.connected(deadline - self._loop.time())
+        except Unavailable:
+            return False
+        return self._loop.time() < deadline
 
     async def _round(self, publications: Sequence[Publication]) -> list[Stored | BrokerError | Again]:
         """Send all, then collect all answers."""
         began = time.perf_counter()
         sent = [self._send(publication) for publication in publications]
         answers = [
-            future if isinstance(future, BrokerError) else judge(await future, publication.subject)
+            future if isinstance(future, BrokerError) else self._verdict(await future, publication.subject)
             for publication, future in zip(publications, sent, strict=True)
         ]
         if all(isinstance(answer, Stored) for answer in answers):
             self._costs.note_singles(len(answers), time.perf_counter() - began)
         return answers
 
+    async def _first_round(self, publications: Sequence[Publication]) -> list[Stored | BrokerError | Again]:
+        """Send those that are not known to go nowhere, then collect all answers."""
+        if self._pacer.idle:
+            return await self._round(publications)
+        verdicts: list[Stored | BrokerError | Again] = [Again.NO_RESPONDERS] * len(publications)
+        taken = [
+            index
+            for index, publication in enumerate(publications)
+            if not self._pacer.is_out(stream_of(publication.subject))
+        ]
+        for index, verdict in zip(taken, await self._round([publications[index] for index in taken]), strict=True):
+            verdicts[index] = verdict
+        return verdicts
+
     async def _attempt(self, publication: Publication) -> Stored | BrokerError | Again:
+        if not self._pacer.idle and self._pacer.is_out(stream_of(publication.subject)):
+            return Again.NO_RESPONDERS
         future = self._send(publication)
-        return future if isinstance(future, BrokerError) else judge(await future, publication.subject)
+        return future if isinstance(future, BrokerError) else self._verdict(await future, publication.subject)
+
+    def _verdict(self, answer: Answer, subject: str) -> Stored | BrokerError | Again:
+        """Return what an answer means, and have the others that wait for one learn of it."""
+        verdict = judge(answer, subject)
+        if verdict is Again.NO_RESPONDERS:
+            self._pacer.in_vain(stream_of(subject))
+        elif not self._pacer.idle and isinstance(answer, Reply):
+            self._pacer.heard(stream_of(subject))
+        return verdict
 
     def _send(self, publication: Publication) -> asyncio.Future[Answer] | BrokerError:
         subject = publication.subject
@@ -317,10 +369,3 @@ def check_subject(subject: str) -> None:
     if " " in subject or not subject.isprintable():
         message = f"{subject!r} is not a NATS subject"
         raise ValueError(message)
-
-
-def next_pause(previous: float, reasons: Sequence[Stored | BrokerError | Again]) -> float:
-    """Return how many seconds to wait before the next attempt: longer each time, while nobody answers."""
-    if Again.NO_RESPONDERS not in reasons:
-        return IN_FLIGHT_PAUSE_SECONDS
-    return min(max(NO_RESPONDERS_PAUSE_SECONDS, previous * 1.5), LONGEST_PAUSE_SECONDS)

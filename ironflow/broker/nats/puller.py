@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ import msgspec
 import structlog
 
 from ironflow.broker.nats.delivery import NatsDelivery
+from ironflow.broker.nats.pacer import Pacer
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import Delivery, Denied, Unavailable
 
@@ -85,6 +85,7 @@ class NatsPuller:
 
     Args:
         wire: the connection.
+        pacer: paces what nobody answers.
         inbox: a subject prefix of its own for what the server sends.
         stream: the stream's name.
         consumer: the consumer's name.
@@ -92,8 +93,9 @@ class NatsPuller:
 
     """
 
-    def __init__(self, wire: Wire, inbox: str, stream: str, consumer: str, subject: str) -> None:
+    def __init__(self, wire: Wire, pacer: Pacer, inbox: str, *, stream: str, consumer: str, subject: str) -> None:
         self._wire = wire
+        self._pacer = pacer
         self._inbox = inbox
         self._label = f"{stream}.{consumer}"
         self._subject = subject
@@ -184,8 +186,7 @@ class NatsPuller:
         if self._timer is not None or self._closed:
             return
         if self._pause:
-            pause = self._pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, hides nothing
-            self._timer = self._loop.call_later(pause, self._pull)
+            self._timer = self._loop.call_later(self._pacer.delay(self._pause), self._pull)
         else:
             self._timer = self._loop.call_soon(self._pull)
 

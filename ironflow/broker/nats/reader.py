@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-import random
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 import msgspec
 
-from ironflow.broker.nats.api import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Api, ApiError
+from ironflow.broker.nats.api import Api, ApiError
 from ironflow.broker.nats.requester import Reply, Requester
 from ironflow.broker.protocol import (
-    Ambiguous,
     BrokerError,
     ConsumerState,
     StoredMessage,
     StreamState,
-    Unavailable,
 )
 
 PAGE_MESSAGES = 500
@@ -198,23 +194,14 @@ class Reader:
             "max_bytes": PAGE_BYTES,
         }
         subject, payload = self._api.subject(f"DIRECT.GET.{stream}"), msgspec.json.encode(request)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_seconds
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            seconds = min(self._answer_seconds, deadline - loop.time())
-            try:
-                answers = await self._requester.collect(subject, payload, seconds, has_status)
-            except (Ambiguous, Unavailable) as error:
-                if self._requester.closed:
-                    raise Unavailable(str(error)) from error
-                if loop.time() + pause >= deadline:
-                    message = f"cannot read {stream} for {self._patience_seconds:g} s: {error}"
-                    raise Unavailable(message) from error
-            else:
-                return parse_page(answers, stream)
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
-            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+        answers = await self._api.pacer.persist(
+            f"DIRECT.GET.{stream}",
+            lambda seconds: self._requester.collect(subject, payload, seconds, has_status),
+            answer_seconds=self._answer_seconds,
+            patience_seconds=self._patience_seconds,
+            is_closed=lambda: self._requester.closed,
+        )
+        return parse_page(answers, stream)
 
 
 def has_status(reply: Reply) -> bool:

@@ -1,0 +1,73 @@
+"""What a worker tells of the tasks that it has, on either loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from ironflow.broker.local import LocalServer
+from ironflow.broker.protocol import Request
+from ironflow.codec import decode_record
+from ironflow.messages import Claims
+from ironflow.names import Names
+from ironflow_worker.presence import Presence
+
+NAMES = Names("test")
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+@dataclass
+class Delivered:
+    """A task that this worker got."""
+
+    sequence: int
+    subject: str = "test.tasks.q.r.0"
+    payload: bytes = b""
+    time_ms: int = 0
+    delivered: int = 1
+    lease: str = "lease"
+
+    def ack(self) -> None:
+        """Be done with it."""
+
+    def nak(self, delay_seconds: float = 0.0) -> None:
+        """Give it back."""
+
+
+def uvloops() -> asyncio.AbstractEventLoop:
+    uvloop = pytest.importorskip("uvloop")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+async def turns() -> None:
+    """Let the loop do what it has to, but for what waits for a time."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def heard_of_a_task_behind_one_that_ended() -> list[Claims]:
+    broker = LocalServer().connect()
+    heard: list[Claims] = []
+
+    async def hear(request: Request) -> None:
+        heard.append(decode_record(Claims, request.payload))
+
+    await broker.listen(NAMES.every_claim, hear)
+    presence = Presence(broker, NAMES, "w")
+    with presence.holds("q", Delivered(sequence=1)):
+        await turns()
+    with presence.holds("q", Delivered(sequence=2)):
+        await turns()
+    await broker.close()
+    return heard
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops], ids=["asyncio", "uvloop"])
+def test_that_a_task_was_taken_is_told_at_once_also_while_the_end_of_another_waits_to_be(loop: Loop) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        heard = runner.run(heard_of_a_task_behind_one_that_ended())
+    assert [([claim.task for claim in news.begun], news.ended) for news in heard] == [([1], ()), ([2], (1,))]
