@@ -52,3 +52,10 @@ def test_one_group_in_many_goes_out_singly_to_learn_from() -> None:
     decisions = [costs.next_smallest_batch() for _ in range(640)]
     assert decisions.count(48) == 10
     assert decisions.count(12) == 630
+
+
+def test_what_took_no_time_by_a_coarse_clock_teaches_nothing() -> None:
+    costs = learned(100, single=0.0005, batch=0.006)
+    costs.note_singles(10, 0.0)
+    costs.note_batch(12, 0.0)
+    assert costs.next_smallest_batch() == 12

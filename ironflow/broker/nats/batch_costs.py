@@ -22,7 +22,8 @@ class BatchCosts:
     then, lest a wrong first guess stay for ever.
 
     What else the server and this process are busy with only ever adds to what is measured, and not to both alike,
-    since they are measured at different times. So the quickest of late counts, and not the mean.
+    since they are measured at different times. So the quickest of late counts, and not the mean. What took no time at
+    all tells of the clock only, and would stay the quickest for ever.
     """
 
     def __init__(self) -> None:
@@ -43,13 +44,13 @@ class BatchCosts:
 
     def note_singles(self, count: int, seconds: float) -> None:
         """Learn from *count* messages that went out at a time and were all answered after *seconds*."""
-        if count >= _FEWEST_TO_LEARN:
+        if count >= _FEWEST_TO_LEARN and seconds > 0:
             self._single = _quickest_of_late(self._single, seconds / count)
 
     def note_batch(self, count: int, seconds: float) -> None:
         """Learn from a batch of *count* messages that was answered after *seconds*."""
         # Of one that is far larger than need be, the messages take longer than the batch does as such.
-        if count <= 2 * self.smallest_batch or seconds < self._batch:
+        if seconds > 0 and (count <= 2 * self.smallest_batch or seconds < self._batch):
             self._batch = _quickest_of_late(self._batch, seconds)
 
 
