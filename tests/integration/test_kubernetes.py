@@ -31,12 +31,13 @@ from tests.support.pod_security import omissions, violations
 ROOT = Path(__file__).parents[2]
 KUBERNETES = "1.34"
 OVERLAYS = pytest.mark.parametrize("overlay", ["single", "cluster"])
+VARIANTS = pytest.mark.parametrize("overlay", ["single", "cluster", "single+archive", "cluster+archive"])
 WORKLOADS = ("Deployment", "StatefulSet")
 SIGN_IN = ("NATS_USER", "NATS_CA", "NATS_INBOX_PREFIX", "NATS_JS_API_PREFIX")
 """Variables that every process takes, and no option stands for."""
 
 
-@OVERLAYS
+@VARIANTS
 def test_every_manifest_fits_its_schema(overlay: str) -> None:
     unchecked = set[str]()
     for manifest in rendered(overlay):
@@ -48,7 +49,7 @@ def test_every_manifest_fits_its_schema(overlay: str) -> None:
     assert unchecked == {"ScaledObject"}
 
 
-@OVERLAYS
+@VARIANTS
 def test_pods_are_restricted(overlay: str) -> None:
     namespace = of_kind(overlay, "Namespace")["ironflow"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -57,7 +58,7 @@ def test_pods_are_restricted(overlay: str) -> None:
         assert (name, violations(pod), omissions(pod)) == (name, [], [])
 
 
-@OVERLAYS
+@VARIANTS
 def test_every_workload_has_a_budget_and_every_port_that_is_asked_for_is_let_through(overlay: str) -> None:
     policies = of_kind(overlay, "NetworkPolicy").values()
     let_in = {port["port"] for each in policies for rule in each["spec"].get("ingress", ()) for port in rule["ports"]}
@@ -101,7 +102,7 @@ def test_a_cluster_keeps_three_copies_on_three_servers_that_know_each_other() ->
     assert routes == [f"nats-{number}.{nats['spec']['serviceName']}.ironflow.svc" for number in range(3)]
 
 
-@OVERLAYS
+@VARIANTS
 def test_every_variable_is_one_that_the_process_knows(overlay: str) -> None:
     for manifest in of_kind(overlay, "Deployment").values():
         container = container_of(manifest)
@@ -112,7 +113,7 @@ def test_every_variable_is_one_that_the_process_knows(overlay: str) -> None:
         assert environment.keys() <= known
 
 
-@OVERLAYS
+@VARIANTS
 def test_the_image_is_the_one_that_the_containerfile_makes(overlay: str) -> None:
     (user,) = re.findall(r"^USER (\d+):\d+$", (ROOT / "ops" / "Containerfile").read_text(), re.MULTILINE)
     for manifest in of_kind(overlay, "Deployment").values():
@@ -141,3 +142,15 @@ def test_nats_server_takes_the_configuration(overlay: str, tmp_path: Path) -> No
         words = [str(find_server()), "-t", "-c", str(server.folder / "nats.conf")]
         ended = subprocess.run(words, env=server.environment, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
+
+
+def test_the_archive_is_for_engines_alone_and_they_reach_it() -> None:
+    deployments = of_kind("single+archive", "Deployment")
+    archive = ("ironflow-archive", "url")
+    assert [name for name, each in deployments.items() if archive in secrets_of(container_of(each))] == [
+        "ironflow-engine"
+    ]
+    policy = of_kind("single+archive", "NetworkPolicy")["archive"]["spec"]
+    engine = deployments["ironflow-engine"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= engine.items()
+    assert policy["egress"] == [{"ports": [{"protocol": "TCP", "port": 5432}]}]

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ironflow.durations import parse_duration
+from tests.integration.test_archive import rows
 from tests.support import eventually
 from tests.support.deployed import Deployed, deployed
 from tests.support.manifests import environment_of, of_kind, pod_of
@@ -33,6 +35,19 @@ async def test_what_an_overlay_starts_becomes_ready_works_and_leaves_in_time(ove
             began = time.monotonic()
             assert await asyncio.to_thread(pod.process.terminate) == 0
             assert time.monotonic() - began < grace
+
+
+async def test_an_overlay_with_the_archive_fills_it(tmp_path: Path, archive_url: str) -> None:
+    async with deployed("single+archive", tmp_path, ironflow_archive={"url": archive_url}) as system:
+        await works(system, "orders")
+
+        async def archived() -> None:
+            ended = "SELECT function FROM runs WHERE finished_at IS NOT NULL"
+            assert await rows(archive_url, ended, schema="ironflow") == [("ten-steps",)]
+
+        await eventually(archived, within=20.0)
+        async with system.signed_in("operator") as client:
+            assert (await client.engine.status()).retention_ms == parse_duration("30d")
 
 
 def queues(system: Deployed) -> list[str]:

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import subprocess
 import tomllib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 
 from ironflow.broker.embedded import find_server
@@ -23,6 +23,7 @@ from tests.support import eventually
 from tests.support.identities import make_certificates
 from tests.support.manifests import (
     Manifest,
+    Secret,
     container_of,
     environment_of,
     of_kind,
@@ -35,7 +36,7 @@ from tests.support.scrapes import get
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-SECRETS = {
+NATS_SECRETS = {
     "ironflow-nats": {
         f"IRONFLOW_{role}_PASSWORD": f"p{secrets.token_hex(8)}"
         for role in ("ENGINE", "WORKER_ORDERS", "WORKER_MAIL", "PUBLISHER", "READER", "OPERATOR")
@@ -104,14 +105,22 @@ class Pod:
         manifest: its Deployment.
         folder: for its logs and volumes.
         elsewhere: what must differ.
+        secrets: what an operator has made.
 
     """
 
-    def __init__(self, overlay: str, manifest: Manifest, folder: Path, elsewhere: dict[str, str]) -> None:
+    def __init__(
+        self,
+        overlay: str,
+        manifest: Manifest,
+        folder: Path,
+        elsewhere: dict[str, str],
+        secrets: Mapping[str, Secret],
+    ) -> None:
         self.container = container_of(manifest)
         self.name = manifest["metadata"]["name"]
         self.port = free_port()
-        environment = environment_of(overlay, self.container, SECRETS)
+        environment = environment_of(overlay, self.container, secrets)
         app = APPS / FUNCTIONS[environment.get("QUEUE", "orders")]
         said = str(port_of(self.container, "readinessProbe"))
         assert environment["IRONFLOW_HEALTH_PORT"] == said == str(port_of(self.container, "livenessProbe"))
@@ -140,6 +149,7 @@ class Deployed:
     Args:
         overlay: which.
         folder: for data, certificates and logs.
+        secrets: what an operator has made.
 
     Attributes:
         servers: the pods of NATS.
@@ -147,8 +157,9 @@ class Deployed:
 
     """
 
-    def __init__(self, overlay: str, folder: Path) -> None:
+    def __init__(self, overlay: str, folder: Path, secrets: Mapping[str, Secret] = NATS_SECRETS) -> None:
         self.overlay = overlay
+        self._secrets = secrets
         self.folder = folder
         count = of_kind(overlay, "StatefulSet")["nats"]["spec"]["replicas"]
         ports = {f"nats-{number}": (free_port(), free_port(), free_port()) for number in range(count)}
@@ -174,7 +185,7 @@ class Deployed:
         elsewhere |= {"/etc/nats-ca/": f"{self.folder}/"}
         for manifest in of_kind(self.overlay, "Deployment").values():
             for _ in range(manifest["spec"].get("replicas", 1)):
-                self.pods.append(Pod(self.overlay, manifest, self.folder, elsewhere))
+                self.pods.append(Pod(self.overlay, manifest, self.folder, elsewhere, self._secrets))
         for pod in self.pods:
             await eventually(pod.probes_succeed, within=2 * _READY_SECONDS)
 
@@ -184,7 +195,7 @@ class Deployed:
         settings = ConnectionSettings(
             urls=self.urls,
             user=f"ironflow-{role}",
-            password=SECRETS["ironflow-nats"][f"IRONFLOW_{role.upper()}_PASSWORD"],
+            password=NATS_SECRETS["ironflow-nats"][f"IRONFLOW_{role.upper()}_PASSWORD"],
             inbox_prefix=f"_INBOX_ironflow-{role}",
             api_prefix="ironflow.js",
             tls_ca=str(self.folder / "ca.crt"),
@@ -210,9 +221,10 @@ class Deployed:
 
 
 @contextlib.asynccontextmanager
-async def deployed(overlay: str, folder: Path) -> AsyncGenerator[Deployed]:
-    """Have an overlay run until the block ends."""
-    everything = Deployed(overlay, folder)
+async def deployed(overlay: str, folder: Path, **secrets: Secret) -> AsyncGenerator[Deployed]:
+    """Have an overlay run until the block ends, with more secrets where it asks for more."""
+    more = {name.replace("_", "-"): secret for name, secret in secrets.items()}
+    everything = Deployed(overlay, folder, {**NATS_SECRETS, **more})
     try:
         await everything.start()
         yield everything
@@ -253,4 +265,4 @@ def write_nats_config(overlay: str, folder: Path, pod: str, ports: dict[str, tup
     (folder / "nats.conf").write_text(text)
     (folder / "accounts.conf").write_text(nats_file(overlay, "accounts.conf"))
     container = container_of(of_kind(overlay, "StatefulSet")["nats"])
-    return {**os.environ, **environment_of(overlay, container, SECRETS), "POD_NAME": pod}
+    return {**os.environ, **environment_of(overlay, container, NATS_SECRETS), "POD_NAME": pod}
