@@ -102,3 +102,18 @@ async def nobody_gets_in(url: str) -> None:
     """Make sure that the server wants to be shown something."""
     with pytest.raises(EngineUnavailableError, match=r"\A[^\n]*(sign in|TLS|authoriz|closed)[^\n]*\Z"):
         await connect(ConnectionSettings(urls=(url,), connect_timeout_seconds=2.0))
+
+
+@pytest.mark.parametrize(
+    ("host", "authority", "reason"),
+    [("127.0.0.1", "other", "local issuer certificate|self-signed"), ("localhost", ".", "not valid for 'localhost'")],
+)
+async def test_why_a_certificate_is_not_trusted_is_told(host: str, authority: str, reason: str, tmp_path: Path) -> None:
+    way = tls(tmp_path)
+    (tmp_path / "other").mkdir()
+    make_certificates(tmp_path / "other")
+    with configured_server(tmp_path, **way.configuration) as url:
+        address = f"nats://{host}:{url.rpartition(':')[2]}"
+        settings = ConnectionSettings(urls=(address,), tls_ca=str(tmp_path / authority / "ca.pem"))
+        with pytest.raises(EngineUnavailableError, match=rf"\A[^\n]*({reason})[^\n]*Check CA[^\n]*\Z"):
+            await connect(settings)
