@@ -151,10 +151,13 @@ async def test_a_worker_finds_out_that_the_server_is_full_although_its_canary_is
             await broker.close()
 
 
-async def test_runs_leave_no_series_behind() -> None:
-    few, many = await measure(550, 1_100)
+async def test_runs_leave_no_series_behind_and_all_that_is_asked_for_is_there_under_load() -> None:
+    figures = await measure(550, 1_100)
+    few, many = figures.rows
     assert few[1:3] == many[1:3]
     assert sum(many[1:3]) < 50 * COUNT
+    assert figures.scrapes
+    assert figures.unknown == set()
 
 
 def _assert_witnessed(processes: Cluster, line: str) -> None:
