@@ -100,6 +100,8 @@ class Examination:
         before = now_ms()
         try:
             there = await self._broker.server_time_ms(self._names.tasks)
+        except Denied:
+            raise  # no engine helps against that
         except BrokerError as error:
             text = f"the server's time is not known: {error}"
             return Finding(check="clock", level="unknown", text=text, advice="start an engine: it makes streams")
