@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import os
 import signal
 from pathlib import Path
@@ -82,6 +84,22 @@ async def test_a_process_that_drains_is_unready_at_once(
             (tmp_path / "gate").touch()
             await run.result(timeout=30)
         assert await asyncio.to_thread(worker.terminate) == 0
+
+
+async def test_an_engine_that_stops_is_never_ready_again(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    with cluster(nats_server.url, namespace, tmp_path) as processes:
+        engine = processes.engine(*SERVED)
+        port = await health_port(engine)
+        await ready(port)
+        os.kill(engine.pid, signal.SIGTERM)
+        told: list[int] = []
+        while not engine.is_dead:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                told.append((await get(port, "/readyz", seconds=1.0))[0])
+        assert 200 not in told[told.index(503) if 503 in told else len(told) :]
+        assert engine.terminate() == 0
 
 
 async def test_a_process_without_a_server_is_live_but_not_ready(namespace: str, tmp_path: Path) -> None:

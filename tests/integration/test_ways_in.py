@@ -117,11 +117,8 @@ async def test_a_context_holds_all_that_a_role_needs_under_the_accounts(
         (tmp_path / "witness").touch()
         witness = {"WITNESS": str(tmp_path / "witness")}
         for role, *words in (("engine", "ironflow_engine"), ("worker-orders", "ironflow_worker", *WORKER)):
-            # What Secured ends with the block.
-            process = Process(
-                [*words, "--context", role], {"WITNESS": str(tmp_path / "witness")}, tmp_path / f"{role}.log"
-            )
-            secured.processes.append(process)
+            process = Process([*words, "--context", role], witness, tmp_path / f"{role}.log")
+            secured.processes.append(process)  # it ends them
         async with ironflow.connect(context="operator") as client:
             await functions_are_known(client, "ten-steps")
         async with ironflow.connect(context="publisher") as client:
