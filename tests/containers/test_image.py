@@ -65,6 +65,7 @@ async def test_engine_and_worker_run_in_the_image_as_the_manifests_say(
         for container, each in zip(containers, deployments.values(), strict=True):
             assert container.exec_run("id -u").output == f"{pod_of(each)['securityContext']['runAsUser']}\n".encode()
             assert container.exec_run("touch /app/x /opt/ironflow/x").exit_code != 0
+            assert container.exec_run(["python", "-c", "import asyncpg, opentelemetry"]).exit_code == 0
             container.stop(timeout=pod_of(each)["terminationGracePeriodSeconds"])
             assert container.wait()["StatusCode"] == 0
     finally:

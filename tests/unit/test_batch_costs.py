@@ -54,8 +54,11 @@ def test_one_group_in_many_goes_out_singly_to_learn_from() -> None:
     assert decisions.count(12) == 630
 
 
-def test_what_took_no_time_by_a_coarse_clock_teaches_nothing() -> None:
-    costs = learned(100, single=0.0005, batch=0.006)
-    costs.note_singles(10, 0.0)
-    costs.note_batch(12, 0.0)
-    assert costs.next_smallest_batch() == 12
+def test_a_clock_that_stood_still_is_survived_and_forgotten() -> None:
+    costs = BatchCosts()
+    costs.note_singles(8, 0.0)
+    assert costs.smallest_batch == 500
+    for _ in range(200):
+        costs.note_singles(10, 0.005)
+        costs.note_batch(costs.smallest_batch, 0.006)
+    assert costs.smallest_batch <= 16

@@ -5,6 +5,8 @@ from __future__ import annotations
 _ASSUMED_SINGLE_SECONDS = 0.000_35
 _ASSUMED_BATCH_SECONDS = 0.005_5
 """A synced server on a small machine: a batch pays from 16 messages on."""
+_SHORTEST_SECONDS = 0.000_001
+"""Nothing takes less; a clock that has stood still says otherwise."""
 _FEWEST = 8
 _MOST = 500
 _FEWEST_TO_LEARN = 8
@@ -22,8 +24,7 @@ class BatchCosts:
     then, lest a wrong first guess stay for ever.
 
     What else the server and this process are busy with only ever adds to what is measured, and not to both alike,
-    since they are measured at different times. So the quickest of late counts, and not the mean. What took no time at
-    all tells of the clock only, and would stay the quickest for ever.
+    since they are measured at different times. So the quickest of late counts, and not the mean.
     """
 
     def __init__(self) -> None:
@@ -44,15 +45,15 @@ class BatchCosts:
 
     def note_singles(self, count: int, seconds: float) -> None:
         """Learn from *count* messages that went out at a time and were all answered after *seconds*."""
-        if count >= _FEWEST_TO_LEARN and seconds > 0:
+        if count >= _FEWEST_TO_LEARN:
             self._single = _quickest_of_late(self._single, seconds / count)
 
     def note_batch(self, count: int, seconds: float) -> None:
         """Learn from a batch of *count* messages that was answered after *seconds*."""
         # Of one that is far larger than need be, the messages take longer than the batch does as such.
-        if seconds > 0 and (count <= 2 * self.smallest_batch or seconds < self._batch):
+        if count <= 2 * self.smallest_batch or seconds < self._batch:
             self._batch = _quickest_of_late(self._batch, seconds)
 
 
 def _quickest_of_late(known: float, measured: float) -> float:
-    return min(measured, known * _FORGETTING)
+    return max(_SHORTEST_SECONDS, min(measured, known * _FORGETTING))
