@@ -82,7 +82,7 @@ schemas-check:
 # Recompile the locks from pyproject.toml; `just lock --upgrade` takes the newest releases
 lock *args:
     @{{ compile }} pyproject.toml --group dev --extra archive --extra dev-server --output-file requirements/dev.txt "$@"
-    @{{ compile }} pyproject.toml --group build --extra dev-server --constraint requirements/dev.txt --output-file requirements/runtime.txt "$@"
+    @{{ compile }} pyproject.toml --group build --extra archive --extra otel --extra dev-server --constraint requirements/dev.txt --output-file requirements/runtime.txt "$@"
     @{{ compile }} --group build --constraint requirements/dev.txt --output-file requirements/build.txt "$@"
 
 # For all platforms and Pythons, and without addresses: which index serves the files is the installer's choice.

@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream
+from ironflow.broker.protocol import Broker, BrokerError, ConsumerState, NoSuchStream
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow_engine.function_store import FunctionStore, queues_of
 from ironflow_engine.history import Archive
@@ -61,17 +61,20 @@ class Gauges:
 
     async def _queues(self) -> None:
         queues = queues_of(list((await self._functions.current()).functions.values()))
+        states = await asyncio.gather(*map(self._queue, queues))
+        # All are known now, so those of before can go: a queue whose last function was deleted is gone.
         for gauge in (self._metrics.queue_waiting, self._metrics.queue_running):
-            gauge.clear()  # a queue whose last function was deleted is gone
-        await asyncio.gather(*map(self._queue, queues))
+            gauge.clear()
+        for queue, state in zip(queues, states, strict=True):
+            if state is not None:
+                self._metrics.queue_waiting.labels(queue).set(state.pending)
+                self._metrics.queue_running.labels(queue).set(state.ack_pending)
 
-    async def _queue(self, queue: str) -> None:
+    async def _queue(self, queue: str) -> ConsumerState | None:
         try:
-            state = await self._broker.consumer_state(self._names.tasks, queue)
+            return await self._broker.consumer_state(self._names.tasks, queue)
         except NoSuchStream:
-            return
-        self._metrics.queue_waiting.labels(queue).set(state.pending)
-        self._metrics.queue_running.labels(queue).set(state.ack_pending)
+            return None
 
     async def _intake(self, stream: str) -> None:
         state = await self._broker.consumer_state(stream, ENGINE_CONSUMER)

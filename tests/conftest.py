@@ -16,12 +16,33 @@ from tests.support.containers import ContainerServer, nats_container, wanted
 
 pytest_plugins = ["tests.support.left_to_session"]
 
+_SHOWN = "shown"
+
 
 def pytest_configure() -> None:
     """Log plain tracebacks: to draw one, with colours and all variables, takes longer than most tests."""
     before = structlog.get_config()["processors"][:-1]
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*before, renderer])
+
+
+@pytest.fixture
+def show(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return what has a text stand in front of the session's last lines, in whichever process the test runs."""
+
+    def add(text: str) -> None:
+        request.node.user_properties.append((_SHOWN, text))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have to show."""
+    reports = [each for outcome in ("passed", "failed") for each in terminalreporter.stats.get(outcome, ())]
+    for report in reports:
+        for name, text in report.user_properties:
+            if name == _SHOWN and report.when == "call":
+                terminalreporter.write_line(f"\n{text}\n")
 
 
 @pytest.hookimpl(optionalhook=True)

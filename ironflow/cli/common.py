@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import click
 import msgspec
 
-from ironflow.broker.protocol import BrokerError, NoSuchStream, Unavailable
+from ironflow.broker.protocol import BrokerError, Denied, NoSuchStream, Unavailable
 from ironflow.errors import DefinitionError, EngineUnavailableError, IronflowError, LimitError, PublishError
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class ExitCode(enum.IntEnum):
     PIPE_CLOSED = 141
     """Whoever read the output has had enough; shells know this number as SIGPIPE."""
 
+
+_WHO_MAY = (
+    "is it the right user, namespace and NATS_JS_API_PREFIX? ('ironflow nats-accounts' prints what each role may do)"
+)
 
 # How commands run and end
 
@@ -102,7 +106,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, (IronflowError, BrokerError)):
-        return one_line(str(error) or type(error).__name__)
+        text = one_line(str(error) or type(error).__name__)
+        return f"{text}; {_WHO_MAY}" if isinstance(error.__cause__ or error, Denied) else text
     text = one_line(f"internal error: {type(error).__name__}: {error}")
     return f"{text}; run again with IRONFLOW_DEBUG=1 for the traceback"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any, NamedTuple
 
 import click
@@ -78,6 +79,8 @@ def cli() -> None:
 
     # Left alone, structlog would write to stdout. Commands that run for long configure it themselves.
     configure_logging("warning")
+    # What a command may not do ends it with a line that says so; a line of the log before it says no more.
+    logging.getLogger("ironflow.broker.nats.adapter").setLevel(logging.CRITICAL)
 
 
 def main() -> None:

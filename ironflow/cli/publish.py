@@ -108,7 +108,8 @@ async def _publish(client: Client, event: dict[str, Any]) -> Published:
         else:
             msg = (
                 f"event {event['event']!r} was not acknowledged within {PUBLISH_SECONDS} s and may or may not be "
-                f"stored; publish it again with --id {shlex.quote(event['id'])}"
+                f"stored; publish it again with --id {shlex.quote(event['id'])}, and see 'ironflow doctor': where no "
+                f"engine has ever run in namespace {client.names.namespace!r}, there are no streams yet"
             )
         raise EngineUnavailableError(msg) from error
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from ironflow.doctor.finding import Finding
+
+_LONGEST_REASONS = 250
 
 
 def check_access(refused: Mapping[str, str]) -> Finding:
@@ -16,10 +19,12 @@ def check_access(refused: Mapping[str, str]) -> Finding:
     """
     if not refused:
         return Finding(check="access", level="ok", text="this identity may look at all that was asked for")
-    reasons = "; ".join(f"{check}: {reason}" for check, reason in refused.items())
+    checks = ", ".join(refused)
+    reasons = textwrap.shorten("; ".join(dict.fromkeys(refused.values())), _LONGEST_REASONS, placeholder=" …")
     return Finding(
         check="access",
         level="warning",
-        text=f"this identity may not look at {len(refused)} of the checks ({reasons})",
-        advice="sign in with the operator's role, which 'ironflow nats-accounts' prints",
+        text=f"this identity may not look at {checks} ({reasons})",
+        advice="sign in with the operator's role, which 'ironflow nats-accounts' prints, and with the "
+        "NATS_JS_API_PREFIX that goes with it",
     )

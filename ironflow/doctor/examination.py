@@ -76,6 +76,7 @@ class Examination:
             ("consumers", self._consumers),
             ("engine", self._engines),
             ("workers", self._workers),
+            ("versions", self._versions),
             ("stuck runs", self._runs),
             ("timers", self._timers),
         )
@@ -100,6 +101,8 @@ class Examination:
         before = now_ms()
         try:
             there = await self._broker.server_time_ms(self._names.tasks)
+        except Denied:
+            raise  # no engine helps against that
         except BrokerError as error:
             text = f"the server's time is not known: {error}"
             return Finding(check="clock", level="unknown", text=text, advice="start an engine: it makes streams")
@@ -131,6 +134,13 @@ class Examination:
 
     async def _workers(self) -> list[Finding]:
         return fleet.check_workers(await self._functions(), await self._answering_workers())
+
+    async def _versions(self) -> Finding:
+        try:
+            engine = await self._engine.status()
+        except EngineUnavailableError:
+            engine = None
+        return fleet.check_versions(engine, await self._answering_workers())
 
     async def _functions(self) -> list[FunctionRecord]:
         """Return the registered functions; from their bucket, so that no engine is needed."""

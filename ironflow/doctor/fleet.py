@@ -39,6 +39,25 @@ def check_workers(functions: Sequence[FunctionRecord], workers: Sequence[WorkerV
     ]
 
 
+def check_versions(engine: EngineView | None, workers: Sequence[WorkerView]) -> Finding:
+    """Say whether all that answered are of one version, as they are but for the moments of an upgrade."""
+    by_version: dict[str, list[str]] = {}
+    if engine is not None:
+        by_version.setdefault(engine.version, []).append(f"engine {engine.id}")
+    for queue in sorted({queue for worker in workers for queue in worker.queues}):
+        for version in sorted({worker.version for worker in workers if queue in worker.queues}):
+            by_version.setdefault(version, []).append(f"workers of {queue}")
+    shown = "; ".join(f"{version}: {', '.join(who)}" for version, who in sorted(by_version.items()))
+    if len(by_version) < 2:  # noqa: PLR2004 - one of a kind
+        return Finding(check="versions", level="ok", text=shown or "nobody answers who could have one")
+    return Finding(
+        check="versions",
+        level="warning",
+        text=shown,
+        advice="finish the upgrade, engines first: what one version writes another may not be able to read",
+    )
+
+
 def _check_queue(queue: str, functions: Sequence[str], workers: Sequence[WorkerView]) -> Finding:
     if not workers:
         return Finding(

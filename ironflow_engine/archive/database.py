@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib.resources
 import re
+import socket
 from collections.abc import AsyncGenerator
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -86,7 +87,7 @@ class Database:
         except REFUSED:
             raise  # it is about what was handed over, not about the database
         except _TROUBLE as error:
-            raise Unavailable(f"the archive does not answer: {type(error).__name__}: {error}") from error
+            raise Unavailable(f"the archive does not answer: {_reason(error)}") from error
 
     async def _ready(self) -> asyncpg.Pool:
         async with self._lock:
@@ -104,6 +105,18 @@ class Database:
                     await migrate(connection, self._schema)
                 self._migrated = True
             return self._pool
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong in a few words, and without the URL, which is a secret."""
+    if isinstance(error, socket.gaierror):
+        return "the host that its URL names is not known"
+    # Where a host has several addresses, it is one error about all of them.
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "nothing listens at the host and port that its URL names"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}"
 
 
 def schema_of(names: Names) -> str:

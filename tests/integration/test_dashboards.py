@@ -6,35 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client.metrics_core import Metric
 
 from ironflow.broker.embedded import EmbeddedServer
 from tests.support import eventually
 from tests.support.processes import cluster, functions_are_known
-from tests.support.queries import alerts, asked_of, panels
+from tests.support.queries import OF_PROMETHEUS, alerts, asked_of, exported, panels, queries
 from tests.support.scrapes import SERVED, health_port, scrape, value
 
-OF_PROMETHEUS = {"up": {"job", "instance"}}
 OF_TARGETS = {"job", "instance"}
 """Labels that Prometheus gives all that it scrapes from a target."""
-SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",), "info": ("_info",)}
-
-
-def queries() -> list[tuple[str, str]]:
-    of_panels = [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
-    return [(rule["alert"], rule["expr"]) for rule in alerts()] + of_panels
-
-
-def exported(*scrapes: dict[str, Metric]) -> dict[str, set[str]]:
-    """Return the labels of each series by name; of counters that have not counted anything yet too."""
-    found: dict[str, set[str]] = {}
-    for metrics in scrapes:
-        for family in metrics.values():
-            for suffix in SUFFIXES[family.type]:
-                found.setdefault(family.name + suffix, set())
-            for sample in family.samples:
-                found[sample.name] |= sample.labels.keys()
-    return found
 
 
 async def test_every_metric_and_label_of_alerts_and_dashboard_is_exported(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import os
 import signal
 from pathlib import Path
@@ -84,6 +86,22 @@ async def test_a_process_that_drains_is_unready_at_once(
         assert await asyncio.to_thread(worker.terminate) == 0
 
 
+async def test_an_engine_that_stops_is_never_ready_again(
+    nats_server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    with cluster(nats_server.url, namespace, tmp_path) as processes:
+        engine = processes.engine(*SERVED)
+        port = await health_port(engine)
+        await ready(port)
+        os.kill(engine.pid, signal.SIGTERM)
+        told: list[int] = []
+        while not engine.is_dead:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                told.append((await get(port, "/readyz", seconds=1.0))[0])
+        assert 200 not in told[told.index(503) if 503 in told else len(told) :]
+        assert engine.terminate() == 0
+
+
 async def test_a_process_without_a_server_is_live_but_not_ready(namespace: str, tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "nats") as server, cluster(server.url, namespace, tmp_path) as processes:
         ports = [await health_port(each) for each in (processes.engine(*SERVED), processes.worker("flows.py", *SERVED))]
@@ -151,10 +169,13 @@ async def test_a_worker_finds_out_that_the_server_is_full_although_its_canary_is
             await broker.close()
 
 
-async def test_runs_leave_no_series_behind() -> None:
-    few, many = await measure(550, 1_100)
+async def test_runs_leave_no_series_behind_and_all_that_is_asked_for_is_there_under_load() -> None:
+    figures = await measure(550, 1_100)
+    few, many = figures.rows
     assert few[1:3] == many[1:3]
     assert sum(many[1:3]) < 50 * COUNT
+    assert figures.scrapes
+    assert figures.unknown == set()
 
 
 def _assert_witnessed(processes: Cluster, line: str) -> None:

@@ -122,3 +122,25 @@ async def test_an_engine_hands_back_nothing_but_tasks_of_the_queue_that_were_cla
         await eventually(only_mine, within=10.0)
         await holds_for(only_mine, 0.3)
         await asyncio.gather(worker.close(), admin.close())
+
+
+async def test_records_of_no_run_that_a_worker_writes_hold_nothing_up(names: Names, tmp_path: Path) -> None:
+    """It may write anything below its own queue; the server also takes subjects with wildcards in them."""
+    with Secured(names, tmp_path).running() as secured:
+        engine = secured.engine()
+        secured.worker("orders", "flows.py")
+        async with secured.client("operator") as operator:
+            await functions_are_known(operator, "ten-steps")
+        async with secured.client("publisher") as publisher:
+            run = await publisher.start("ten-steps")
+            await run.result("20s")
+            attacker = await connect(secured.settings("worker-orders"))
+            queue = f"{names.namespace}.journal.orders"
+            for rest in (">", "*.outcome.0", f"{run.id}.>", f"{run.id}.*.x", "x", "x.y", "x.outcome.y", "x.step.*.*.*"):
+                for payload in (b"{}", b"", b"\xff", b"[" * 100_000):
+                    attacker.notify(f"{queue}.{rest}", payload)
+            assert await (await publisher.start("ten-steps")).result("20s") == 55
+            assert await run.result("20s") == 55
+            assert len(await run.steps()) == 10
+            await attacker.close()
+        assert "Traceback" not in engine.log.read_text()

@@ -287,6 +287,21 @@ async def overhear(a: Attacker) -> None:
         await a.listen(subject)
 
 
+async def use_wildcards_as_ids(a: Attacker) -> None:
+    """Name everything at once, where one's own queue, run or event belongs."""
+    ns = a.names.namespace
+    for verb in ("STREAM.PURGE", "STREAM.INFO", "STREAM.DELETE", "STREAM.MSG.GET", "DIRECT.GET", "CONSUMER.LIST"):
+        for every in ("*", ">"):
+            await a.ask(f"{verb}.{every}", {"seq": 1})
+    for every in (f"{a.names.tasks}.*", f"{a.names.tasks}.>", "*.*"):
+        await a.ask(f"CONSUMER.MSG.NEXT.{every}", {"batch": 5, "expires": 100_000_000})
+        await a.ask(f"CONSUMER.INFO.{every}")
+    for subject in ("journal.>", "journal.*.victim.outcome.0", "tasks.*.victim.0", "timers.>"):
+        await a.send(f"{ns}.{subject}")
+    for run in ("victim.step.>", "*.step.paid", "victim step paid", "..", "victim/../../reports/victim"):
+        await a.send(f"{ns}.journal.reports.{run}")
+
+
 async def inject_replies(a: Attacker) -> None:
     """Have answers stored where this role may not write: what it reads back, what it pulls, and acknowledgements."""
     ns, own = a.names.namespace, a.names.journal_step("orders", "mine", BAIT)
@@ -317,6 +332,6 @@ ATTACKS = tuple(
         *(write_kv, wipe_kv, forge_schedule, schedule_elsewhere, roll_up, purge, change_streams, make_consumers),
         *(pull_from_another_queue, read_tasks, settle_another_queues_task, append_to_another_queue, publish_tasks),
         *(publish_reserved_events, say_what_the_engine_says, claim_for_another_queue, answer_for_the_server),
-        *(overhear, inject_replies, delete_streams),
+        *(overhear, use_wildcards_as_ids, inject_replies, delete_streams),
     )
 )

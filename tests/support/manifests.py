@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import shutil
+import os
 import subprocess
+import sysconfig
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 OVERLAYS = Path(__file__).parents[2] / "ops" / "k8s" / "overlays"
@@ -20,11 +21,29 @@ Secret = Mapping[str, str]
 
 @functools.cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
-    """Return what an overlay consists of; without kubectl the test is skipped, which pytest says."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is not installed, so the manifests cannot be rendered")
-    done = subprocess.run([kubectl, "kustomize", OVERLAYS / overlay], capture_output=True, text=True, check=False)
+    """Return what an overlay consists of, by the kubectl that is installed beside this Python.
+
+    Args:
+        overlay: its name; or "single+archive" for one with a component, as an operator would put it together.
+
+    """
+    name, *components = overlay.split("+")
+    if not components:
+        return _rendered(OVERLAYS / name)
+    with tempfile.TemporaryDirectory() as folder:
+        # Kustomize takes no absolute paths.
+        above = Path(os.path.relpath(OVERLAYS.parent, Path(folder).resolve()))
+        of_both = {
+            "resources": [str(above / "overlays" / name)],
+            "components": [str(above / "components" / component) for component in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(of_both))
+        return _rendered(Path(folder))
+
+
+def _rendered(folder: Path) -> tuple[Manifest, ...]:
+    kubectl = Path(sysconfig.get_path("scripts")) / "kubectl"
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 

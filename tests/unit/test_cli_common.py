@@ -52,6 +52,11 @@ def _caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+WHO_MAY = (
+    "is it the right user, namespace and NATS_JS_API_PREFIX? ('ironflow nats-accounts' prints what each role may do)"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -59,14 +64,14 @@ def _caused(error: Exception, cause: Exception) -> Exception:
         (IronflowError("one\n  two\n\nthree"), 1, "one two three"),
         (IronflowError(), 1, "IronflowError"),
         (PublishError("not stored"), 1, "not stored"),
-        (_caused(PublishError("not stored"), Denied("no")), 1, "not stored"),
+        (_caused(PublishError("not stored"), Denied("no")), 1, f"not stored; {WHO_MAY}"),
         (_caused(PublishError("not stored"), Unavailable("away")), 3, "not stored"),
         (_caused(PublishError("not stored"), NoSuchStream("EVENTS")), 3, "not stored"),
         (DefinitionError("bad name"), 2, "bad name"),
         (LimitError("too long"), 2, "too long"),
         (EngineUnavailableError("no engine answers"), 3, "no engine answers"),
         (Unavailable("no leader"), 3, "no leader"),
-        (Denied("publish to x"), 1, "publish to x"),
+        (Denied("publish to x"), 1, f"publish to x; {WHO_MAY}"),
         (ExceptionGroup("several", [EngineUnavailableError("away"), ValueError("x")]), 3, "away"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (

@@ -19,13 +19,13 @@ from ironflow.broker.topology import engine_consumers, queue_consumer, streams
 from ironflow.cli.doctor import doctor, print_findings
 from ironflow.client import Client
 from ironflow.doctor import Examination, Finding, monitor
-from ironflow.doctor.fleet import check_engine, check_workers
+from ironflow.doctor.fleet import check_engine, check_versions, check_workers
 from ironflow.doctor.monitor import JetStreamConfig, JetStreamStats, JetStreamVarz, Monitoring, Varz
 from ironflow.doctor.server import check_clock, check_storage, check_sync, check_version
 from ironflow.doctor.stuck import check_runs, check_timers, overdue_runs
 from ironflow.doctor.topology import check_consumers, check_streams
 from ironflow.errors import EngineUnavailableError
-from ironflow.messages import WorkerView
+from ironflow.messages import EngineView, WorkerView
 from ironflow.names import Names
 from ironflow.records import FunctionRecord
 
@@ -207,6 +207,23 @@ def test_a_function_that_no_worker_has_the_code_of_is_warned_about() -> None:
     [finding] = check_workers(functions, [worker()])
     assert finding.level == "warning"
     assert "gone" in finding.text
+
+
+def test_a_fleet_of_several_versions_is_warned_about_with_who_has_which() -> None:
+    engine = EngineView(id="e", host="h", pid=1, version="2", namespace="n", started_at="")
+    fleet = [worker(version="2"), worker(version="1"), worker(version="1", queues=("mail",))]
+    found = check_versions(engine, fleet)
+    assert (found.level, found.text) == (
+        "warning",
+        "1: workers of mail, workers of orders; 2: engine e, workers of orders",
+    )
+    assert "engines first" in found.advice
+
+
+def test_a_fleet_of_one_version_is_in_order() -> None:
+    engine = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="")
+    assert check_versions(engine, [worker(version="1")]).level == "ok"
+    assert check_versions(None, []).level == "ok"
 
 
 # What stands still

@@ -47,5 +47,11 @@ def test_what_was_refused_is_named_with_what_to_do() -> None:
     assert check_access({}).level == "ok"
     found = check_access({"streams": "no", "timers": "not you"})
     assert found.level == "warning"
-    assert "2 of the checks (streams: no; timers: not you)" in found.text
+    assert found.text == "this identity may not look at streams, timers (no; not you)"
     assert "operator" in found.advice
+
+
+def test_what_is_refused_often_is_told_on_one_line() -> None:
+    refused = {f"check {number}": f"the account's permissions do not allow it (x.{number})" for number in range(100)}
+    assert len(check_access(dict.fromkeys(refused, "no")).text) < 1_200
+    assert check_access(refused).text.count("permissions") < 7

@@ -152,7 +152,9 @@ class _Attempt:
         if "authorization" in reason.lower():
             return f"NATS at {where} refused to sign in: {reason}. Check user, password, token or credentials"
         if isinstance(error, ssl.SSLError):
-            reason = error.reason or reason
+            # Python's own text has the place in its source; which certificate is wrong how stands here.
+            told = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason
+            reason = (told or reason).rstrip(".")
             return f"the TLS handshake with NATS at {where} failed: {reason}. Check CA, certificate and key"
         if isinstance(error, TimeoutError):
             heard = "it named its version and then said nothing" if said_hello else "no answer"

@@ -269,7 +269,8 @@ class NatsPuller:
             # How much of it was served is not known, and pulling too much would hold up other clients.
             self._abandon_pulls()
         if status.is_failure:
-            self._failed(f"{status.code} {status.text}")
+            missing = status.code == NO_RESPONDERS
+            self._failed("no engine has made this consumer yet" if missing else f"{status.code} {status.text}")
         self._schedule()
 
     def _denied(self, operation: str, subject: str) -> None:
