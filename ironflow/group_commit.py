@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from ironflow.broker.protocol import Broker, Publication, Stored
 
@@ -22,13 +23,21 @@ _SECOND_FROM = 24
 """While a group is on its way, those who were answered before go on and gather again; a second group of so many has
 the server at work meanwhile. A smaller one would not be worth the fixed cost of its batch."""
 _GROUPS = 2
-_TOGETHER_MOST = 1000
+_SPLIT_FROM = 64
+"""All callers of one group go on at the same time, and then have all their next records in one group again: while they
+go on the server has nothing to do, and then they wait for it. From so many on the second half of them goes on once the
+next records of the first half are on their way."""
+_TOGETHER_MOST = 150
+"""Of larger groups a message costs little less, and all that they hold goes through every stage in step: one process
+works while the others wait."""
 _COMPANY_ROUNDS = 12
 """Those whose records went out together often have their next ones together too, some rounds of the event loop
 later. A round with nothing else to do costs a few microseconds; one that all of them go on in may take longer than
 a batch does."""
 
-_Waiting = tuple[Publication, "asyncio.Future[Stored]"]
+_Future: TypeAlias = "asyncio.Future[Stored]"
+_Waiting = tuple[Publication, _Future]
+_Answered = tuple[_Future, Stored | Exception]
 
 
 class GroupCommit:
@@ -50,12 +59,14 @@ class GroupCommit:
         self._gathers = False
         """Whether a group is to be sent some rounds of the event loop from now."""
         self._waiting: deque[_Waiting] = deque()
+        self._held_back: list[_Answered] = []
+        """Who may go on once the next group is on its way."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def publish(self, publication: Publication) -> Stored:
         """Store a message; see :meth:`ironflow.broker.protocol.Broker.publish`."""
         if self._gathers or self._groups or self._in_flight >= _IN_FLIGHT:
-            future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+            future: _Future = asyncio.get_running_loop().create_future()
             self._waiting.append((publication, future))
             if self._groups and self._may_group():
                 self._await_company()
@@ -98,20 +109,19 @@ class GroupCommit:
             )
         except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
             answers = [error] * len(group)
-        if len(group) > 1:
-            self._groups -= 1
-            self._await_company()
-        else:
-            self._in_flight -= 1
-        for (_, future), answer in zip(group, answers, strict=True):
-            if future.done():  # its caller was cancelled
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        answered: list[_Answered] = [(future, answer) for (_, future), answer in zip(group, answers, strict=True)]
         if len(group) == 1:
+            self._in_flight -= 1
+            _settle(answered)
             self._send_waiting()
+            return
+        self._groups -= 1
+        if len(group) >= _SPLIT_FROM and not self._groups:
+            half = len(group) // 2
+            self._held_back += answered[half:]
+            answered = answered[:half]
+        self._await_company()
+        _settle(answered)
 
     def _await_company(self) -> None:
         """Have more gather for some rounds of the event loop, and send it then."""
@@ -125,3 +135,16 @@ class GroupCommit:
             return
         self._gathers = False
         self._send_waiting()
+        held_back, self._held_back = self._held_back, []
+        _settle(held_back)
+
+
+def _settle(answered: Sequence[_Answered]) -> None:
+    """Tell callers what became of their records, but for those that were cancelled."""
+    for future, answer in answered:
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

@@ -155,7 +155,8 @@ class Wire(Client):
             return
         transport = writer.transport
         incoming = Incoming(self._handlers, self._take_operation, transport.get_protocol())
-        was_at_end = reader.at_eof()
+        # Not at_eof(), which is only true once all is read; no other way tells that the server has hung up already.
+        was_at_end: bool = getattr(reader, "_eof", False)
         transport.set_protocol(incoming)
         # What nats-py's stream has read on its own account comes first.
         reader.feed_eof()
