@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import structlog
@@ -73,18 +72,30 @@ class Intake(ABC):
         async with self.broker.pull(self.stream, self._consumer) as puller:
             self._puller = puller
             puller.request(self._prefetch)
-            with self._kept():
-                async with asyncio.TaskGroup() as tasks:
-                    while True:
-                        batch = await puller.batch(BATCH)
-                        self._conductor.metrics.batch_messages.labels(self.stream).observe(len(batch))
-                        self._in_hand |= {delivery.lease: delivery for delivery in batch}
-                        facts = await self._guarded(batch, self.facts_of(batch))
-                        runs = {fact.run for _, found in facts or () for fact in found}
-                        await self._may_apply(runs)
-                        task = tasks.create_task(self._finish(batch, facts or []))
-                        self._applying[task] = runs
-                        task.add_done_callback(self._applying.pop)
+            try:
+                while True:
+                    await self._begin(await puller.batch(BATCH))
+            finally:
+                await self._leave()
+
+    async def _begin(self, batch: Sequence[Delivery]) -> None:
+        """Read a batch, and have it applied as soon as that may be."""
+        self._conductor.metrics.batch_messages.labels(self.stream).observe(len(batch))
+        self._keep(batch)
+        facts = await self._guarded(batch, self.facts_of(batch)) or []
+        runs = {fact.run for _, found in facts for fact in found}
+        await self._may_apply(runs)
+        task = asyncio.create_task(self._finish(batch, facts))
+        self._applying[task] = runs
+        task.add_done_callback(self._applying.pop)
+
+    async def _leave(self) -> None:
+        """Stop what is being applied, and hand back what is in hand: other engines need not wait until leases end."""
+        applying = list(self._applying)
+        for task in applying:
+            task.cancel()
+        await asyncio.gather(*applying, return_exceptions=True)
+        self.hand_back(0.0, *self._in_hand.values())
 
     async def _may_apply(self, runs: set[str]) -> None:
         """Wait until few enough batches are being applied, and none about one of these runs: facts have an order."""
@@ -144,21 +155,19 @@ class Intake(ABC):
             self._in_hand.pop(delivery.lease, None)
             delivery.nak(delay_seconds)
 
-    @contextlib.contextmanager
-    def _kept(self) -> Generator[None]:
-        """Keep the leases of what is in hand while the block runs; what is in hand at its end is handed back."""
-        self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
-        try:
-            yield
-        finally:
-            self._renewal.cancel()
-            # Other engines need not wait until our leases end.
-            self.hand_back(0.0, *self._in_hand.values())
+    def _keep(self, batch: Sequence[Delivery]) -> None:
+        """Keep the leases of a batch until it is let go of."""
+        self._in_hand |= {delivery.lease: delivery for delivery in batch}
+        if self._renewal is None:
+            self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
 
     def _renew(self) -> None:
+        """Renew what is in hand; with nothing in hand no timer is set."""
+        self._renewal = None
         for lease in self._in_hand:
             self.broker.renew(lease)
-        self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
+        if self._in_hand:
+            self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
 
     def unreadable(self, delivery: Delivery, error: SerializationError) -> None:
         """Say that a message cannot be read. It is acknowledged, since it never will be."""

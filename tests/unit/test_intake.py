@@ -43,8 +43,22 @@ class Recorder(Conductor):
         self.refused: dict[str, BrokerError] = {}
         self.fails: dict[str, Exception] = {}
         self.seconds = 0.0
+        self.at_work: Counter[str] = Counter()
+        self.most_batches = 0
+        self._batches = 0
 
     async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+        self._batches += 1
+        self.most_batches = max(self.most_batches, self._batches)
+        self.at_work.update(fact.run for fact in facts)
+        assert max(self.at_work.values(), default=0) <= 1, "two batches about one run at the same time"
+        try:
+            return await self._take(facts)
+        finally:
+            self._batches -= 1
+            self.at_work.subtract(fact.run for fact in facts)
+
+    async def _take(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         await asyncio.sleep(self.seconds)
         for fact in facts:
             if fact.run in self.fails:
@@ -160,3 +174,28 @@ async def test_what_an_engine_leaves_behind_goes_to_the_next_at_once(bench: Benc
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)
     await second.broker.close()
+
+
+async def test_while_a_batch_is_being_stored_the_next_one_is_applied_and_a_third_waits(bench: Bench) -> None:
+    bench.conductor.seconds = 1.0
+    for run in "abcd":
+        bench.put(run)
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1.0)  # a second and a bit after the first, its place and the next one's were taken again
+    assert bench.conductor.applied == {"a": 1, "b": 1}
+    await asyncio.sleep(1.0)
+    assert bench.conductor.applied == dict.fromkeys("abcd", 1)
+    assert bench.conductor.most_batches == 2
+    assert await bench.unsettled() == (0, 0)
+
+
+async def test_a_batch_about_a_run_that_is_at_work_waits_for_it(bench: Bench) -> None:
+    bench.conductor.seconds = 1.0
+    for run in "aab":
+        bench.put(run)
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1.0)
+    assert bench.conductor.applied == {"a": 1}
+    await asyncio.sleep(1.0)
+    # What came behind it was read behind it, too.
+    assert bench.conductor.applied == {"a": 2, "b": 1}
