@@ -88,10 +88,9 @@ class GroupCommit:
         """Send what waits: all of it together where it is enough, else as many as may be on their way."""
         if self._gathers:
             return
-        if self._may_group():
+        while self._may_group():
             self._groups += 1
             self._spawn([self._waiting.popleft() for _ in range(min(len(self._waiting), _TOGETHER_MOST))])
-            return
         while self._waiting and self._in_flight < _IN_FLIGHT and not self._groups:
             self._in_flight += 1
             self._spawn([self._waiting.popleft()])
