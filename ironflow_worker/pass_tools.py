@@ -18,8 +18,6 @@ from ironflow_worker.metrics import Metrics
 
 T = TypeVar("T")
 
-_log = structlog.get_logger("ironflow.worker")
-
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -71,9 +69,11 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
-        """What is logged about the pass; made when it is needed, since most passes log nothing."""
-        bound: structlog.stdlib.BoundLogger = _log.bind(run=self.run, function=self.function)
-        return bound
+        """What is logged about the pass; bound when it is first used, since most passes log nothing."""
+        lazy: structlog.stdlib.BoundLogger = structlog.get_logger(
+            "ironflow.worker", run=self.run, function=self.function
+        )
+        return lazy
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.
