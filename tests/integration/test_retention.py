@@ -193,6 +193,7 @@ class Lagging(NoHistory):
 
     def __init__(self) -> None:
         self.has_all = False
+        self.position = 0
 
     @property
     def history(self) -> Lagging:
@@ -200,6 +201,9 @@ class Lagging(NoHistory):
 
     async def keep(self, broker: object, duty: object) -> None:  # noqa: ARG002 - it never copies anything
         await asyncio.Event().wait()
+
+    async def copied(self, stream: str) -> int:  # noqa: ARG002 - as above
+        return self.position
 
     async def behind(self, broker: object) -> int:  # noqa: ARG002 - as above
         return 0
