@@ -17,7 +17,7 @@ from ironflow.codec import decode_record
 from ironflow.doctor import fleet, monitor, replicas, server, stuck, topology
 from ironflow.doctor.access import check_access
 from ironflow.doctor.finding import Finding
-from ironflow.doctor.keeping import check_events, check_keeping
+from ironflow.doctor.keeping import check_events, check_keeping, check_writes
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError
 from ironflow.messages import EngineView, RunView, WorkerCensus, WorkerView
@@ -29,6 +29,8 @@ MOST_RUNS = 500
 MOST_TIMERS = 100_000
 """Up to this many all timers are looked at, which one request can list; else those due in the last day."""
 CENSUS_SECONDS = 0.3
+ENGINE_SECONDS = 4.0
+"""Where the server takes no write, an engine answers after the two seconds that its canary is given."""
 
 _DAY_BUCKETS = 24 * 60 * 60 // stuck.BUCKET_SECONDS
 _AT_ONCE = 50
@@ -61,7 +63,7 @@ class Examination:
     ) -> None:
         self._broker = broker
         self._names = names
-        self._engine = EngineApi(broker, names, timeout_seconds=2.0)
+        self._engine = EngineApi(broker, names, timeout_seconds=ENGINE_SECONDS)
         self._inspector = Inspector(broker, api_prefix)
         self._nats_urls = tuple(nats_urls)
         self._monitor_url = monitor_url
@@ -136,7 +138,7 @@ class Examination:
         engine = await self._answering_engine()
         if engine is None:
             return [fleet.check_engine(None)]
-        return [fleet.check_engine(engine), *check_keeping(engine)]
+        return [fleet.check_engine(engine), *check_writes(engine), *check_keeping(engine)]
 
     async def _workers(self) -> list[Finding]:
         return fleet.check_workers(await self._functions(), await self._answering_workers())

@@ -38,6 +38,19 @@ def check_events(engine: EngineView | None, *, for_ever: bool) -> list[Finding]:
     ]
 
 
+def check_writes(engine: EngineView) -> list[Finding]:
+    """Say which streams the server has given up writing to, as it does when its disk is full."""
+    return [
+        Finding(
+            check="writes",
+            level="error",
+            text=f"stream {stream} takes nothing more, and what is published to it is not answered: {reason}",
+            advice="see that the disk of nats-server has room, and restart nats-server: room alone does not help",
+        )
+        for stream, reason in engine.stuck_streams.items()
+    ]
+
+
 def _check_health(engine: EngineView) -> Finding:
     if engine.problems:
         return Finding(
