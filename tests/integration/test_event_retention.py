@@ -19,7 +19,7 @@ from ironflow_engine.archive import archiver
 from ironflow_engine.archive.archive import PostgresArchive
 from ironflow_engine.engine import Engine
 from tests.integration.test_archive import rows
-from tests.integration.test_retention import Lagging
+from tests.support.archives import Lagging
 from tests.support.eventually import eventually
 from tests.support.inprocess import System, running_system
 from tests.support.postgres import PostgresServer

@@ -12,7 +12,7 @@ from ironflow.broker.protocol import Publication, Unavailable
 from ironflow.broker.topology import EVENTS_KEPT_SECONDS, engine_consumers, streams
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow_engine.event_retention import EventRetention
-from tests.integration.test_retention import Lagging
+from tests.support.archives import Lagging
 
 pytestmark = pytest.mark.virtual_time
 
