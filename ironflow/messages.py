@@ -361,6 +361,7 @@ class EngineView(Message, frozen=True, kw_only=True):
         problems: why it is not ready, as its probe says; empty where it is.
         retention_ms: how long NATS keeps runs after their end; 0 for ever.
         archive: what becomes of them then; None where it has no archive.
+        stuck_streams: those which take nothing more until the server is restarted, with what it says.
 
     """
 
@@ -373,6 +374,7 @@ class EngineView(Message, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     retention_ms: int = 0
     archive: ArchiveView | None = None
+    stuck_streams: dict[str, str] = {}
 
 
 def error_view(error: ErrorRecord | None) -> ErrorView | None:

@@ -63,8 +63,9 @@ def engine(names: Names) -> Role:
     buckets = (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
     streams = (names.events, names.tasks, names.journal, names.timers, *map(bucket_stream, buckets))
     consumed = (names.events, names.journal, names.timers)
-    # The journal and the run states are emptied of runs whose retention is over.
-    emptied = (names.tasks, names.timers, names.journal, *map(bucket_stream, (names.waits_bucket, names.runs_bucket)))
+    # The journal and the run states are emptied of runs whose retention is over, EVENTS of what an archive has.
+    swept = map(bucket_stream, (names.waits_bucket, names.runs_bucket))
+    emptied = (names.events, names.tasks, names.timers, names.journal, *swept)
     # What may be in hand when a run ends is deleted one by one.
     picked = (names.tasks, names.timers)
     stored = ("events.>", "tasks.>", "journal.>", "timers.>")

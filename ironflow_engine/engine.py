@@ -43,6 +43,7 @@ from ironflow_engine.dispatcher import Dispatcher
 from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
+from ironflow_engine.event_retention import EventRetention
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.gauges import Gauges
 from ironflow_engine.history import ARCHIVE_DUTY_SECONDS, Archive, History, NoHistory
@@ -119,6 +120,7 @@ class Engine:
         self._broker = broker
         self._names = names
         self._settings = settings or EngineSettings()
+        self._archived = archive is not None
         self.metrics = Metrics()
         store = self._store = RunStore(broker, names, make_token)
         self._functions = FunctionStore(broker, names, make_token)
@@ -168,7 +170,7 @@ class Engine:
             BrokerError: the broker refuses or cannot be reached.
 
         """
-        for stream in streams(self._names, self._settings.replicas):
+        for stream in streams(self._names, self._settings.replicas, archived=self._archived):
             await self._broker.ensure_stream(stream)
         for consumer in engine_consumers(self._names):
             await self._broker.ensure_consumer(consumer)
@@ -222,6 +224,7 @@ class Engine:
         if archive is not None:
             duty = Duty(broker, names, "archive", self.id, ARCHIVE_DUTY_SECONDS, make_token)
             chores["archive"] = partial(archive.keep, broker, duty)
+            chores["events"] = EventRetention(broker, names, archive).run
         if self._settings.retention_ms:
             duty = Duty(broker, names, "retention", self.id, retention.DUTY_SECONDS, make_token)
             keep_ms = self._settings.retention_ms

@@ -82,6 +82,15 @@ class Archive(Protocol):
         """Copy what comes to it, until cancelled."""
         ...
 
+    async def copied(self, stream: str) -> int:
+        """Return up to where a stream is copied.
+
+        Raises:
+            BrokerError: the archive cannot be asked.
+
+        """
+        ...
+
     async def behind(self, broker: Broker) -> int:
         """Return how many messages of the streams are not copied yet.
 

@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 
-from ironflow.broker.protocol import Broker, BrokerError
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Denied, NoSuchStream, StorageFull, Unavailable
 from ironflow.clock import now_ms, to_iso
 from ironflow.engine_api import Empty
 from ironflow.messages import ArchiveView, EngineView
-from ironflow.names import Names
+from ironflow.names import Names, bucket_stream
 from ironflow.version import __version__
 from ironflow_engine.history import Archive
 
@@ -52,7 +52,9 @@ class Status:
 
     async def view(self, _request: Empty) -> EngineView:
         """Return how this engine stands."""
-        problems, archive = await asyncio.gather(self._problems(), archive_view(self._archive, self._broker))
+        problems, archive, stuck = await asyncio.gather(
+            self._problems(), archive_view(self._archive, self._broker), stuck_streams(self._broker, self._names)
+        )
         return EngineView(
             id=self._engine,
             host=socket.gethostname(),
@@ -63,7 +65,32 @@ class Status:
             problems=tuple(problems),
             retention_ms=self._retention_ms,
             archive=archive,
+            stuck_streams=stuck,
         )
+
+
+async def stuck_streams(broker: Broker, names: Names) -> dict[str, str]:
+    """Return the streams that could not be written once, as on a full disk, with what the server says.
+
+    It answers all that is asked about them, and no write. But whoever wants something deleted is told, also where
+    there is nothing to delete.
+    """
+    buckets = (names.runs_bucket, names.waits_bucket)
+    streams = (names.events, names.tasks, names.journal, names.timers, *map(bucket_stream, buckets))
+    problems = await asyncio.gather(*(_write_problem(broker, names, stream) for stream in streams))
+    return {stream: problem for stream, problem in zip(streams, problems, strict=True) if problem is not None}
+
+
+async def _write_problem(broker: Broker, names: Names, stream: str) -> str | None:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            # No stream takes that subject, nor does a consumer: of those that do, it would change the place.
+            await broker.purge(stream, f"{names.namespace}.nothing")
+    except (TimeoutError, Ambiguous, Denied, NoSuchStream, StorageFull, Unavailable):
+        return None  # that is not it, and other checks find what it is
+    except BrokerError as error:
+        return str(error)
+    return None
 
 
 async def archive_view(archive: Archive | None, broker: Broker) -> ArchiveView | None:

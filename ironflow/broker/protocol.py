@@ -70,6 +70,8 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     one_per_subject: Literal["no", "keep_first", "keep_last"] = "no"
     """keep_first refuses a second message on a subject (SubjectTaken); keep_last replaces the first."""
     max_age_seconds: int = 0
+    age_stays_lifted: bool = False
+    """One that exists and forgets nothing by age goes on like that: to forget must be somebody's decision."""
     duplicate_window_seconds: int = 120
     schedules: bool = False
     atomic_batches: bool = False

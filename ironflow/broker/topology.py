@@ -6,7 +6,8 @@ from ironflow.broker.protocol import ConsumerSpec, StreamSpec
 from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream
 
 DAY = 24 * 60 * 60
-EVENTS_KEPT_DAYS = 7
+EVENTS_KEPT_SECONDS = 7 * DAY
+"""How far back a wait finds its event; what is older is forgotten, by the server or where an archive has it first."""
 ENGINE_ACK_WAIT_SECONDS = 5.0
 ENGINE_MAX_ACK_PENDING = 10_000
 FIRED_MAX_ACK_PENDING = 200_000
@@ -19,13 +20,22 @@ TASK_MAX_ACK_PENDING = 100_000
 """Bounds how many passes of one queue run at a time, over all workers."""
 
 
-def streams(names: Names, replicas: int = 1) -> tuple[StreamSpec, ...]:
-    """Return every stream of a namespace, the ones behind buckets included."""
+def streams(names: Names, replicas: int = 1, *, archived: bool = False) -> tuple[StreamSpec, ...]:
+    """Return every stream of a namespace, the ones behind buckets included.
+
+    Args:
+        names: the namespace.
+        replicas: on how many servers each is kept.
+        archived: EVENTS is emptied by who archives it; the server, which does not wait for the archive, forgets none.
+
+    """
     return (
         StreamSpec(
             name=names.events,
             subjects=(f"{names.namespace}.events.>",),
-            max_age_seconds=EVENTS_KEPT_DAYS * DAY,
+            max_age_seconds=0 if archived else EVENTS_KEPT_SECONDS,
+            # Of an engine without an archive beside others, or whose URL was forgotten, no event must be lost.
+            age_stays_lifted=True,
             atomic_batches=True,
             replicas=replicas,
         ),

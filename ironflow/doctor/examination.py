@@ -17,10 +17,10 @@ from ironflow.codec import decode_record
 from ironflow.doctor import fleet, monitor, replicas, server, stuck, topology
 from ironflow.doctor.access import check_access
 from ironflow.doctor.finding import Finding
-from ironflow.doctor.keeping import check_keeping
+from ironflow.doctor.keeping import check_events, check_keeping, check_writes
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError
-from ironflow.messages import RunView, WorkerCensus, WorkerView
+from ironflow.messages import EngineView, RunView, WorkerCensus, WorkerView
 from ironflow.names import Names, bucket_stream
 from ironflow.records import TERMINAL, FunctionRecord, RunState, RunStatus
 
@@ -29,6 +29,8 @@ MOST_RUNS = 500
 MOST_TIMERS = 100_000
 """Up to this many all timers are looked at, which one request can list; else those due in the last day."""
 CENSUS_SECONDS = 0.3
+ENGINE_SECONDS = 4.0
+"""Where the server takes no write, an engine answers after the two seconds that its canary is given."""
 
 _DAY_BUCKETS = 24 * 60 * 60 // stuck.BUCKET_SECONDS
 _AT_ONCE = 50
@@ -61,7 +63,7 @@ class Examination:
     ) -> None:
         self._broker = broker
         self._names = names
-        self._engine = EngineApi(broker, names, timeout_seconds=2.0)
+        self._engine = EngineApi(broker, names, timeout_seconds=ENGINE_SECONDS)
         self._inspector = Inspector(broker, api_prefix)
         self._nats_urls = tuple(nats_urls)
         self._monitor_url = monitor_url
@@ -115,9 +117,16 @@ class Examination:
         return replicas.check_replicas(dict(zip(names, found, strict=True)))
 
     async def _streams(self) -> list[Finding]:
-        specs = streams(self._names)
+        engine = await self._answering_engine()
+        specs = streams(self._names, archived=engine is not None and engine.archive is not None)
         found = await asyncio.gather(*(self._inspector.stream_differences(spec) for spec in specs))
-        return topology.check_streams(dict(zip(specs, found, strict=True)))
+        standing = topology.check_streams(dict(zip(specs, found, strict=True)))
+        return [*standing, *check_events(engine, for_ever=await self._keeps_events_for_ever())]
+
+    async def _keeps_events_for_ever(self) -> bool:
+        spec = msgspec.structs.replace(streams(self._names)[0], age_stays_lifted=False)
+        differences = await self._inspector.stream_differences(spec) or {}
+        return "max_age" in differences and not differences["max_age"][0]
 
     async def _consumers(self) -> list[Finding]:
         queues = sorted({function.queue for function in await self._functions()})
@@ -126,21 +135,16 @@ class Examination:
         return topology.check_consumers(dict(zip(specs, found, strict=True)))
 
     async def _engines(self) -> list[Finding]:
-        try:
-            engine = await self._engine.status()
-        except EngineUnavailableError:
+        engine = await self._answering_engine()
+        if engine is None:
             return [fleet.check_engine(None)]
-        return [fleet.check_engine(engine), *check_keeping(engine)]
+        return [fleet.check_engine(engine), *check_writes(engine), *check_keeping(engine)]
 
     async def _workers(self) -> list[Finding]:
         return fleet.check_workers(await self._functions(), await self._answering_workers())
 
     async def _versions(self) -> Finding:
-        try:
-            engine = await self._engine.status()
-        except EngineUnavailableError:
-            engine = None
-        return fleet.check_versions(engine, await self._answering_workers())
+        return fleet.check_versions(await self._answering_engine(), await self._answering_workers())
 
     async def _functions(self) -> list[FunctionRecord]:
         """Return the registered functions; from their bucket, so that no engine is needed."""
@@ -153,6 +157,12 @@ class Examination:
         except NoSuchStream:
             return []
         return [record for record in records if not record.deleted]
+
+    async def _answering_engine(self) -> EngineView | None:
+        try:
+            return await self._engine.status()
+        except EngineUnavailableError:
+            return None
 
     async def _answering_workers(self) -> list[WorkerView]:
         answers = await self._broker.survey(self._names.worker_census, b"", CENSUS_SECONDS)

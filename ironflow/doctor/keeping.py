@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ironflow.doctor.finding import Finding
 from ironflow.messages import ArchiveView, EngineView
+from ironflow.names import Names
 
 MOST_BEHIND = 10_000
 """Messages that an archive may be behind under load; it copies a thousand a second and more."""
@@ -14,6 +15,40 @@ _DAY_MS = 24 * 60 * 60 * 1000
 def check_keeping(engine: EngineView) -> list[Finding]:
     """Say whether the engine that answered is ready, and how it keeps what has ended."""
     return [_check_health(engine), _check_archive(engine.archive), _check_retention(engine)]
+
+
+def check_events(engine: EngineView | None, *, for_ever: bool) -> list[Finding]:
+    """Say where EVENTS keeps all for an archive that the engine which answered knows nothing of.
+
+    Args:
+        engine: the one that answered.
+        for_ever: the server forgets no event by its age.
+
+    """
+    if engine is None or engine.archive is not None or not for_ever:
+        return []
+    return [
+        Finding(
+            check="events",
+            level="warning",
+            text=f"nothing deletes old events: an engine had an archive for them, and engine {engine.id} has none",
+            advice="give all engines the archive; where there is to be none any more, have the server forget: "
+            f"'nats stream edit {Names(engine.namespace).events} --max-age 7d'",
+        )
+    ]
+
+
+def check_writes(engine: EngineView) -> list[Finding]:
+    """Say which streams the server has given up writing to, as it does when its disk is full."""
+    return [
+        Finding(
+            check="writes",
+            level="error",
+            text=f"stream {stream} takes nothing more, and what is published to it is not answered: {reason}",
+            advice="see that the disk of nats-server has room, and restart nats-server: room alone does not help",
+        )
+        for stream, reason in engine.stuck_streams.items()
+    ]
 
 
 def _check_health(engine: EngineView) -> Finding:

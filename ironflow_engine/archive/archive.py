@@ -40,6 +40,15 @@ class PostgresArchive:
         """Copy what comes to it, until cancelled."""
         await Archiver(broker, self._names, self._database, duty).run()
 
+    async def copied(self, stream: str) -> int:
+        """Return up to where a stream is copied.
+
+        Raises:
+            BrokerError: Postgres cannot be reached.
+
+        """
+        return (await Writer(self._database).positions()).get(stream, 0)
+
     async def behind(self, broker: Broker) -> int:
         """Return how many messages of the streams are not copied yet.
 

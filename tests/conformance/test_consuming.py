@@ -371,6 +371,27 @@ async def test_what_was_purged_or_replaced_before_its_delivery_is_not_delivered(
     assert (await arena.broker.consumer_state(bucket.name, worker)).pending == 0
 
 
+async def test_a_purge_of_what_is_acknowledged_leaves_alone_what_is_in_hand(arena: Arena) -> None:
+    log = await arena.log()
+    worker = await log.consumer(ack_wait_seconds=1.0)
+    await log.put_many(list("abcdefgh"))
+    async with arena.broker.pull(log.name, worker) as puller:
+        puller.request(6)
+        for delivery in await receive(puller, 6):
+            if delivery.sequence not in (4, 6):
+                delivery.ack()
+
+        async def they_are_acknowledged() -> None:
+            state = await arena.broker.consumer_state(log.name, worker)
+            assert (state.ack_floor, state.ack_pending) == (3, 2)
+
+        await eventually(they_are_acknowledged)
+        assert await arena.broker.purge(log.name, ">", 3) == 3
+        assert await arena.broker.purge(log.name, arena.subject("of-no-stream")) == 0
+        puller.request(4)
+        assert sorted(subjects_of(await receive(puller, 4))) == ["d", "f", "g", "h"]
+
+
 async def test_leaving_a_puller_gives_back_what_was_not_handed_out(arena: Arena) -> None:
     queue = await arena.queue()
     worker = await queue.consumer()

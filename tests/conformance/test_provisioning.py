@@ -16,7 +16,7 @@ from ironflow.broker.protocol import (
     Unavailable,
 )
 from ironflow.names import Names
-from tests.conformance.bench import Arena, now, receive, receive_nothing, subjects_of
+from tests.conformance.bench import Arena, StreamUnderTest, now, receive, receive_nothing, subjects_of
 from tests.support import eventually
 
 
@@ -74,6 +74,27 @@ async def test_message_ids_are_remembered_for_no_longer_than_messages_live(arena
         assert not (await arena.broker.publish(log.message("a", message_id="m"))).duplicate
 
     await eventually(it_is_stored_again)
+
+
+async def test_a_stream_whose_age_was_lifted_forgets_nothing_until_somebody_says_so(arena: Arena) -> None:
+    ages = arena.spec(max_age_seconds=1, duplicate_window_seconds=1, age_stays_lifted=True)
+    log = await arena.make(ages)
+    await arena.broker.ensure_stream(msgspec.structs.replace(ages, max_age_seconds=0))
+    await log.put("a")
+    await arena.broker.ensure_stream(ages)
+    beside = await arena.make(arena.spec(max_age_seconds=1, duplicate_window_seconds=1, age_stays_lifted=True))
+    await beside.put("a")
+
+    async def forgotten(by: StreamUnderTest) -> None:
+        assert await by.last("a") is None
+
+    await eventually(lambda: forgotten(beside))
+    assert await log.last("a") is not None
+    await arena.broker.ensure_stream(msgspec.structs.replace(ages, age_stays_lifted=False))
+    await eventually(lambda: forgotten(log))
+    await arena.broker.ensure_stream(ages)
+    await log.put("b")
+    await eventually(lambda: forgotten(log))
 
 
 async def test_making_a_consumer_again_keeps_its_position(arena: Arena) -> None:

@@ -47,6 +47,17 @@ async def test_a_setting_that_was_changed_is_named_with_what_it_is_and_shall_be(
     assert await Inspector(broker).stream_differences(spec) == {"max_age": (hour, week)}
 
 
+async def test_a_stream_of_events_that_keeps_all_is_right_with_and_without_an_archive(
+    broker: NatsBroker, namespace: str
+) -> None:
+    names, inspector = Names(namespace), Inspector(broker)
+    plain, archived = streams(names)[0], streams(names, archived=True)[0]
+    await broker.ensure_stream(plain)
+    assert await inspector.stream_differences(archived) == {"max_age": (7 * 24 * 3600 * 10**9, 0)}
+    await broker.ensure_stream(archived)
+    assert [await inspector.stream_differences(spec) for spec in (plain, archived)] == [{}, {}]
+
+
 async def test_the_subjects_of_a_filter_are_listed(broker: NatsBroker, namespace: str) -> None:
     names, inspector = Names(namespace), Inspector(broker)
     assert await inspector.subjects(names.timers, f"{namespace}.timers.>") == []

@@ -77,10 +77,10 @@ class TestProvisioning:
             await broker.close()
 
     def test_fewer_copies_are_nobodys_default(self) -> None:
-        three = stream_config(StreamSpec(name="S", subjects=("s.>",), replicas=3))
-        one = stream_config(StreamSpec(name="S", subjects=("s.>",)))
-        assert merge(three, one)["num_replicas"] == 3
-        assert merge(one, three)["num_replicas"] == 3
+        three = StreamSpec(name="S", subjects=("s.>",), replicas=3)
+        one = StreamSpec(name="S", subjects=("s.>",))
+        assert merge(stream_config(three), one)["num_replicas"] == 3
+        assert merge(stream_config(one), three)["num_replicas"] == 3
 
     async def test_buckets_are_read_by_other_clients(
         self, nats_server: EmbeddedServer, broker: NatsBroker, namespace: str

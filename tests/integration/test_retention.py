@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError
 from ironflow.errors import DefinitionError, RunNotFoundError
 from ironflow.names import bucket_stream
-from ironflow_engine.history import NoHistory
+from tests.support.archives import Lagging
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -186,23 +185,3 @@ async def test_a_retry_after_the_end_of_the_retention_is_refused_while_the_run_i
         await asyncio.sleep(200)
         assert len(refused) == 1
         assert await left_of(system, run.id) == []
-
-
-class Lagging(NoHistory):
-    """An archive that takes its time."""
-
-    def __init__(self) -> None:
-        self.has_all = False
-
-    @property
-    def history(self) -> Lagging:
-        return self
-
-    async def keep(self, broker: object, duty: object) -> None:  # noqa: ARG002 - it never copies anything
-        await asyncio.Event().wait()
-
-    async def behind(self, broker: object) -> int:  # noqa: ARG002 - as above
-        return 0
-
-    async def missing(self, runs: Collection[tuple[str, int, int]]) -> set[str]:
-        return set() if self.has_all else {run for run, _, _ in runs}

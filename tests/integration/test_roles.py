@@ -174,6 +174,15 @@ async def command(
     )
 
 
+async def test_an_engine_may_delete_the_events_that_its_archive_has(tmp_path: Path) -> None:
+    with Secured(Names(fresh_namespace()), tmp_path).running() as secured:
+        await provision(secured)
+        engine = await connect(secured.settings("engine"))
+        stored = await engine.publish(Publication(subject=secured.names.event("x"), payload=b"{}"))
+        assert await engine.purge(secured.names.events, ">", stored.sequence) == 1
+        await engine.close()
+
+
 # What must not work
 
 

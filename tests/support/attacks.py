@@ -329,9 +329,10 @@ def _streams(names: Names) -> tuple[str, ...]:
 ATTACKS = tuple(
     Attack(attempt.__name__.replace("_", " "), attempt)
     for attempt in (
-        *(write_kv, wipe_kv, forge_schedule, schedule_elsewhere, roll_up, purge, change_streams, make_consumers),
+        *(write_kv, wipe_kv, forge_schedule, schedule_elsewhere, roll_up, change_streams, make_consumers),
         *(pull_from_another_queue, read_tasks, settle_another_queues_task, append_to_another_queue, publish_tasks),
         *(publish_reserved_events, say_what_the_engine_says, claim_for_another_queue, answer_for_the_server),
-        *(overhear, use_wildcards_as_ids, inject_replies, delete_streams),
+        # These come last, so that there is something left to be read and taken.
+        *(overhear, use_wildcards_as_ids, inject_replies, purge, delete_streams),
     )
 )

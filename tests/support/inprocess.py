@@ -52,6 +52,7 @@ class System:
     Attributes:
         server: the broker's server; restart it as you like.
         client: publishes and reads.
+        archive: what engines that are added from now on fill.
 
     """
 
@@ -70,7 +71,7 @@ class System:
         self._engine_settings = EngineSettings(
             sweep_seconds=sweep_seconds, lease_seconds=lease_seconds, retention_ms=round(retention * 1000)
         )
-        self._archive = archive
+        self.archive = archive
         self.names = Names("test")
         self.server = server or LocalServer()
         self.functions = functions
@@ -86,7 +87,7 @@ class System:
     async def add_engine(self) -> Engine:
         """Start one more engine."""
         broker = self.server.connect()
-        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token, archive=self._archive)
+        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token, archive=self.archive)
         await engine.start()
         self.engines[engine] = broker
         return engine

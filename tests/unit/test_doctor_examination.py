@@ -59,6 +59,17 @@ def test_a_stream_that_somebody_changed_is_found() -> None:
     run_virtual(examine_changed())
 
 
+def test_events_that_are_kept_for_an_archive_that_no_engine_has_are_found() -> None:
+    async def examine_kept() -> None:
+        house = await Installation.make()
+        house.configs[NAMES.events]["max_age"] = 0
+        await house.engine()
+        found = await house.examine()
+        assert (levels(found)["streams"], levels(found)["events"]) == ("ok", "warning")
+
+    run_virtual(examine_kept())
+
+
 def test_a_missing_consumer_is_found() -> None:
     async def examine_missing() -> None:
         house = await Installation.make()

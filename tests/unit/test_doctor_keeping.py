@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ironflow.doctor.access import check_access
-from ironflow.doctor.keeping import check_keeping
+from ironflow.doctor.keeping import check_events, check_keeping, check_writes
 from ironflow.messages import ArchiveView, EngineView
 
 
@@ -41,6 +42,26 @@ def test_an_archive_must_answer_and_keep_up(archive: ArchiveView, level: str) ->
 def test_the_retention_is_told_in_days() -> None:
     view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", retention_ms=129_600_000)
     assert check_keeping(view)[-1].text == "NATS keeps runs for 1.5 days after their end"
+
+
+@pytest.mark.parametrize(
+    ("archive", "found"), [(None, ["events"]), (ArchiveView(), []), (ArchiveView(problem="it does not answer"), [])]
+)
+def test_events_that_nobody_deletes_are_warned_of(archive: ArchiveView | None, found: list[str]) -> None:
+    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", archive=archive)
+    assert [finding.check for finding in check_events(view, for_ever=True)] == found
+    assert check_events(view, for_ever=False) == check_events(None, for_ever=True) == []
+
+
+def test_a_stream_that_takes_nothing_more_is_an_error_that_says_to_restart_the_server() -> None:
+    stuck = {"N_EVENTS": "no space left on device"}
+    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", stuck_streams=stuck)
+    (found,) = check_writes(view)
+    assert (found.check, found.level) == ("writes", "error")
+    assert "N_EVENTS" in found.text
+    assert "no space left on device" in found.text
+    assert "restart nats-server" in found.advice
+    assert check_writes(msgspec.structs.replace(view, stuck_streams={})) == []
 
 
 def test_what_was_refused_is_named_with_what_to_do() -> None:

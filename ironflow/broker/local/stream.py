@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from ironflow.broker.local.clock import US_PER_MS, US_PER_SECOND, Clock
 from ironflow.broker.local.consumer import Consumer
 from ironflow.broker.local.index import SubjectIndex
@@ -61,6 +63,8 @@ class Stream:
         """
         if spec.retention != self.spec.retention or (self.spec.schedules and not spec.schedules):
             raise BrokerError(f"stream {spec.name!r} cannot change its retention or give up schedules")
+        if spec.age_stays_lifted and not self.spec.max_age_seconds:
+            spec = msgspec.structs.replace(spec, max_age_seconds=0)
         self.spec = spec
         self.takes = matcher_of_any(spec.subjects)
         self._recent.window_us = _window_us(spec)

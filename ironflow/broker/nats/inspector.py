@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ironflow.broker.nats.provisioner import consumer_config, differences, merge, stream_config
+from ironflow.broker.nats.provisioner import consumer_config, differences, merge
 from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec, Unavailable
 
@@ -138,7 +138,7 @@ class Inspector:
         found = await self._ask(f"STREAM.INFO.{spec.name}", b"", _Stream)
         if _is_missing(found):
             return None
-        return differences(found.config, merge(found.config, stream_config(spec)))
+        return differences(found.config, merge(found.config, spec))
 
     async def placement(self, stream: str) -> Placement | None:
         """Return which servers have a stream; None where there is no such stream."""

@@ -59,10 +59,12 @@ def stream_config(spec: StreamSpec) -> dict[str, Any]:
     return config
 
 
-def merge(existing: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+def merge(existing: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
     """Return the settings that an existing stream shall get."""
-    merged = existing | wanted
-    if wanted["num_replicas"] == 1:
+    merged = existing | stream_config(spec)
+    if spec.age_stays_lifted and not existing.get("max_age"):
+        merged["max_age"] = 0
+    if spec.replicas == 1:
         # One is what a caller says who does not care. Fewer copies must be somebody's decision.
         merged["num_replicas"] = existing.get("num_replicas", 1)
     return merged
@@ -123,7 +125,7 @@ class Provisioner:
             else:
                 return
             try:
-                await self._update(spec.name, wanted)
+                await self._update(spec)
             except NoSuchStream:
                 continue  # deleted since the first request
             return
@@ -167,9 +169,10 @@ class Provisioner:
             raise
         return True
 
-    async def _update(self, stream: str, wanted: dict[str, Any]) -> None:
+    async def _update(self, spec: StreamSpec) -> None:
+        stream = spec.name
         existing = (await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)).config
-        merged = merge(existing, wanted)
+        merged = merge(existing, spec)
         changes = differences(existing, merged)
         if not changes:
             return
