@@ -2,7 +2,8 @@
 
 Who has died beside such a pass looks as if it had done it: what is lost with it waits as it does, and a run that
 meets one often enough would be given up as harmful itself. So the suspect waits until the passes that are at work
-have ended, and the others until it has. Neither waits for long: a pass may rightly take hours.
+have ended, and the others until it has. Neither waits for long: a pass may rightly take hours, and whoever waits has
+a slot that others could use.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ WAIT_SECONDS = 1.0
 """For so long a suspect waits for others to end; those that take longer are at risk."""
 ALONE_SECONDS = 1.0
 """For so long others wait for it to end. What ends its process mostly does so soon."""
+LONGEST_WAIT_SECONDS = 5.0
+"""For so long a suspect waits in all, for the suspects before it too. Then it begins beside whoever is there."""
 
 
 class Quarantine:
@@ -34,24 +37,36 @@ class Quarantine:
             while not self._open.is_set():
                 await self._open.wait()
             return Place(self, None)
-        turn = await self._turn()
+        now = asyncio.get_running_loop().time
+        latest = now() + LONGEST_WAIT_SECONDS
+        turn = await self._turn(latest)
+        if turn is None:
+            return Place(self, None)
         try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAIT_SECONDS):
-                    while self._inside:
-                        self._empty.clear()
-                        await self._empty.wait()
+            await self._emptied(min(now() + WAIT_SECONDS, latest))
         except BaseException:
             turn.end()
             raise
         turn.end_after(ALONE_SECONDS)
         return Place(self, turn)
 
-    async def _turn(self) -> _Turn:
-        """Wait for the suspects before, and keep others out."""
-        await self._suspects.acquire()
+    async def _turn(self, latest: float) -> _Turn | None:
+        """Wait for the suspects before, and keep others out; return None where that would take too long."""
+        try:
+            async with asyncio.timeout_at(latest):
+                await self._suspects.acquire()
+        except TimeoutError:
+            return None
         self._open.clear()
         return _Turn(self)
+
+    async def _emptied(self, latest: float) -> None:
+        """Wait until no pass is at work, or no longer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(latest):
+                while self._inside:
+                    self._empty.clear()
+                    await self._empty.wait()
 
     def count(self, passes: int) -> None:
         """Count passes that have begun, or, negative, that have ended."""

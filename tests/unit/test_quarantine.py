@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ironflow_worker.quarantine import ALONE_SECONDS, WAIT_SECONDS, Quarantine
+from ironflow_worker.quarantine import ALONE_SECONDS, LONGEST_WAIT_SECONDS, WAIT_SECONDS, Quarantine
 
 pytestmark = pytest.mark.virtual_time
 
@@ -87,6 +87,45 @@ async def test_nobody_waits_long_for_a_suspect_that_takes_its_time() -> None:
     await passes.end()
     assert passes.begun["behind"] == pytest.approx(began + ALONE_SECONDS)
     assert passes.begun["next"] == pytest.approx(began + ALONE_SECONDS + WAIT_SECONDS)
+
+
+async def test_of_many_suspects_that_take_their_time_none_waits_for_all_the_others() -> None:
+    passes = Passes()
+    began = asyncio.get_running_loop().time()
+    for number in range(100):
+        await passes.begin(f"suspect {number}", 600, alone=True)
+    await asyncio.sleep(LONGEST_WAIT_SECONDS + 0.1)
+    assert len(passes.begun) == 100
+    assert max(passes.begun.values()) == pytest.approx(began + LONGEST_WAIT_SECONDS)
+    await passes.begin("behind", 0.1)
+    behind = asyncio.get_running_loop().time()
+    await passes.end()
+    assert passes.begun["behind"] <= behind + ALONE_SECONDS
+
+
+async def test_a_suspect_that_has_waited_for_long_enough_keeps_nobody_out() -> None:
+    passes = Passes()
+    await passes.begin("before", 0.5)
+    began = passes.begun["before"]
+    for number in range(4):
+        await passes.begin(f"suspect {number}", 600, alone=True)
+    await asyncio.sleep(0.5 + 2 * (ALONE_SECONDS + WAIT_SECONDS) + ALONE_SECONDS + 0.1)
+    assert passes.begun["suspect 3"] == pytest.approx(began + LONGEST_WAIT_SECONDS)
+    now = asyncio.get_running_loop().time()
+    await passes.begin("behind", 0.1)
+    assert passes.begun["behind"] == now
+    await passes.end()
+
+
+async def test_a_suspect_whose_turn_comes_late_waits_for_others_for_less_long() -> None:
+    passes = Passes()
+    await passes.begin("before", 0.5)
+    began = passes.begun["before"]
+    for number, seconds in enumerate((600, 600, 0.2, 1)):
+        await passes.begin(f"suspect {number}", seconds, alone=True)
+    await passes.end()
+    assert passes.ended["suspect 2"] == pytest.approx(began + 4.7)
+    assert passes.begun["suspect 3"] == pytest.approx(began + LONGEST_WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("waits", [True, False])
