@@ -240,10 +240,10 @@ class Executor:
         self._metrics.pass_ended(function.id, "stopped")
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
-        if (
-            _nothing_can_be_recorded(task, delivery, self._broker.server.id)
-            and self._is_too_young_for_others(task)
-            and self._cancellations.surely_none(task.run, task.started_at)
+        # A pass that waits for a suspect grows older meanwhile. From here to where it begins nothing is awaited, if its
+        # journal is not read.
+        if self._is_surely_first(task, delivery) and (
+            not await self._quarantine.opened() or self._is_surely_first(task, delivery)
         ):
             return Memo(task.attempt - 1)
         memo = self._recent.take(task, self._broker.server.id)
@@ -251,6 +251,14 @@ class Executor:
         async for page in self._broker.read(self._names.journal, subject_filter, memo.seen, one_each=True):
             memo.read(page)
         return memo
+
+    def _is_surely_first(self, task: Task, delivery: Delivery) -> bool:
+        """Tell whether nothing can be recorded of a task's run by now."""
+        return (
+            _nothing_can_be_recorded(task, delivery, self._broker.server.id)
+            and self._is_too_young_for_others(task)
+            and self._cancellations.surely_none(task.run, task.started_at)
+        )
 
     def _is_too_young_for_others(self, task: Task) -> bool:
         """Tell whether a run began so lately that nobody else can have been handed its event or its task.

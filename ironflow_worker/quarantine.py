@@ -34,8 +34,7 @@ class Quarantine:
     async def enter(self, *, alone: bool) -> Place:
         """Wait until a pass may begin, and have it count until the place is left."""
         if not alone:
-            while not self._open.is_set():
-                await self._open.wait()
+            await self.opened()
             return Place(self, None)
         now = asyncio.get_running_loop().time
         latest = now() + LONGEST_WAIT_SECONDS
@@ -49,6 +48,18 @@ class Quarantine:
             raise
         turn.end_after(ALONE_SECONDS)
         return Place(self, turn)
+
+    async def opened(self) -> bool:
+        """Wait until passes that nothing is known of may begin, as they may until something else is awaited.
+
+        Returns:
+            Whether that took any time.
+
+        """
+        waits = not self._open.is_set()
+        while not self._open.is_set():
+            await self._open.wait()
+        return waits
 
     async def _turn(self, latest: float) -> _Turn | None:
         """Wait for the suspects before, and keep others out; return None where that would take too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ from ironflow.broker.topology import queue_consumer, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
-from ironflow.records import EventRecord, OutcomeRecord, StepRecord, Task
+from ironflow.records import BeganRecord, EventRecord, OutcomeRecord, StepRecord, Task
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
@@ -57,6 +58,8 @@ class Bench:
         self.broker = broker
         self.passes = 0
         self.bodies = 0
+        self.seconds = 0.0
+        self.is_at_work = asyncio.Event()
         self.cancellations = Cancellations(broker, NAMES)
         self.listens_since_ms = 0
         self.now_ms = 0
@@ -86,6 +89,8 @@ class Bench:
 
     async def body(self) -> int:
         self.bodies += 1
+        self.is_at_work.set()
+        await asyncio.sleep(self.seconds)
         return self.bodies
 
     def record(self, rest: str, record: msgspec.Struct) -> None:
@@ -143,6 +148,34 @@ async def test_the_journal_of_a_task_that_is_surely_new_is_not_read(bench: Bench
     bench.server.interceptor = refuse_to_read
     assert await bench.answers(bench.task()) == ["ack"]
     assert (bench.passes, bench.bodies) == (1, 1)
+
+
+@pytest.mark.parametrize(("seconds", "bodies"), [(0.5, 2), (2.5, 1)])
+async def test_the_journal_of_a_task_that_waited_for_a_harmful_one_is_read_if_it_is_not_surely_new_any_more(
+    bench: Bench, seconds: float, bodies: int
+) -> None:
+    for count in (1, 2):
+        bench.record(f"began.0.{count}", BeganRecord(token="lost", worker=f"lost {count}"))
+    await asyncio.sleep(2)
+    bench.seconds = 0.9
+    suspect = asyncio.create_task(bench.answers(bench.task(delivered=2)))
+    await bench.is_at_work.wait()
+    delivery = bench.task(run="other")
+    delivery.lease = "another lease"
+    waiting = asyncio.create_task(bench.answers(delivery))
+    await asyncio.sleep(0)
+    bench.now_ms += round(1000 * seconds)
+    bench.server.store(
+        Publication(
+            subject="test.journal.q.other.step.work",
+            payload=encode_record(StepRecord(name="work", kind="run", token="another", output=msgspec.Raw(b"41"))),
+        )
+    )
+    assert bench.passes == 1
+    assert [*await asyncio.gather(suspect, waiting)] == [["ack"], ["ack"]]
+    assert bench.passes == 2
+    # Where it could be taken for new, its body was begun, which another's record then overrules.
+    assert bench.bodies == bodies
 
 
 @pytest.mark.parametrize(("newest", "passes"), [(0, 1), (1, 0), (2, 0)])
