@@ -25,6 +25,7 @@ class Place:
         self.pacer = Pacer()
         self.loop = asyncio.get_running_loop()
         self.up_at = self.loop.time() + up_after
+        self.closed = False
         self.in_vain: list[float] = []
         self.heard: list[float] = []
         self.at_a_time = 0
@@ -44,8 +45,12 @@ class Place:
 
     async def call(self, place: str = "stream", patience: float = 15.0) -> str:
         return await self.pacer.persist(
-            place, self.answer, answer_seconds=5.0, patience_seconds=patience, is_closed=lambda: False
+            place, self.answer, answer_seconds=5.0, patience_seconds=patience, is_closed=lambda: self.closed
         )
+
+    def close(self) -> None:
+        self.closed = True
+        self.pacer.close()
 
     def most_in_vain_in_a_second(self, after: float = 0.0) -> int:
         moments = [moment for moment in self.in_vain if moment > after]
@@ -125,6 +130,21 @@ async def test_those_that_give_up_hold_up_nobody() -> None:
     failures = await asyncio.gather(*impatient, return_exceptions=True)
     assert {type(failure) for failure in failures} == {Unavailable}
     assert "no leader" in str(failures[0])
+
+
+async def test_those_that_wait_learn_at_once_that_the_connection_was_closed() -> None:
+    place = Place(up_after=3600)
+    calls = [asyncio.create_task(place.call(f"stream-{number % 3}")) for number in range(CALLS)]
+    turn = asyncio.create_task(place.pacer.turn("stream-0", place.loop.time() + 15))
+    await asyncio.sleep(2)
+    place.close()
+    closed_at = place.loop.time()
+    assert {type(failure) for failure in await asyncio.gather(*calls, return_exceptions=True)} == {Unavailable}
+    assert await turn
+    with pytest.raises(Unavailable):
+        await place.call("stream-0")
+    assert place.loop.time() - closed_at <= 3 * ROUND_TRIP_SECONDS
+    assert place.pacer.idle
 
 
 async def test_an_answer_that_refuses_is_an_answer() -> None:

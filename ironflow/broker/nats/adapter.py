@@ -137,6 +137,7 @@ class NatsBroker:
         # Unread answers in the socket would make the close a reset, and the server drop what it has not read.
         await self._wire.barrier(CLOSE_SECONDS)
         self._requester.close()
+        self._pacer.close()
         await self._wire.shut()
 
     # Writing

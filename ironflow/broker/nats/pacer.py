@@ -46,7 +46,8 @@ class Pacer:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._outages: dict[str, _Outage] = {}
-        self._slots: set[int] = set()
+        self._closed = False
+        self._taken: set[int] = set()
         """The times at which some call asks again, in gaps since the loop's clock began."""
 
     @property
@@ -60,8 +61,18 @@ class Pacer:
 
     def in_vain(self, place: str) -> None:
         """Learn that nobody answered. Where nobody asks again, that is forgotten after a while."""
+        if self._closed:
+            return
         outage = self._outages.setdefault(place, _Outage())
         self._arrange(place, outage)
+
+    def close(self) -> None:
+        """Have all calls go on that wait, and those to come: they find that the connection was closed for good."""
+        self._closed = True
+        for place, outage in list(self._outages.items()):
+            while _release(outage):
+                pass
+            self._close(place, outage)
 
     def heard(self, place: str) -> None:
         """Learn that somebody answered: some of those that wait go on, and their answers let go on more."""
@@ -78,15 +89,15 @@ class Pacer:
         """Return how many seconds from now a call may ask again that would do so after *pause*; that is its turn."""
         now = self._loop.time()
         # Spread, so that the processes that have lost the same leader do not ask in step.
-        slot = math.ceil((now + pause * random.uniform(0.75, 1.25)) / GAP_SECONDS)  # noqa: S311 - hides nothing
+        moment = math.ceil((now + pause * random.uniform(0.75, 1.25)) / GAP_SECONDS)  # noqa: S311 - hides nothing
         # Whoever asks seldom, and so later, does not push back those that ask soon.
-        while slot in self._slots:
-            slot += 1
-        self._slots = {taken for taken in self._slots if taken * GAP_SECONDS > now} | {slot}
-        return slot * GAP_SECONDS - now
+        while moment in self._taken:
+            moment += 1
+        self._taken = {taken for taken in self._taken if taken * GAP_SECONDS > now} | {moment}
+        return moment * GAP_SECONDS - now
 
     async def turn(self, place: str, deadline: float) -> bool:
-        """Wait until a call may ask; at once where all is well.
+        """Wait until a call may ask; at once where all is well, or where the connection was closed.
 
         Returns:
             Whether that was before the deadline, by the loop's clock.

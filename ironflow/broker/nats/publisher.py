@@ -273,8 +273,9 @@ class Publisher:
                 places.setdefault(stream_of(publications[index].subject), []).append(index)
         # A stream without a leader does not hold up the others.
         await asyncio.gather(*(self._persist_at(*each, publications, verdicts, deadline) for each in places.items()))
+        closed = "the connection to NATS was closed" if self._requester.closed else None
         return [
-            Unavailable(f"{verdict.value} ({publication.subject})") if isinstance(verdict, Again) else verdict
+            Unavailable(f"{closed or verdict.value} ({publication.subject})") if isinstance(verdict, Again) else verdict
             for publication, verdict in zip(publications, verdicts, strict=True)
         ]
 
