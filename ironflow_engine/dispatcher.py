@@ -56,9 +56,10 @@ class Dispatcher:
             left = [index for index in left if index not in over]
             if not left:
                 break
-            answers = await self._broker.publish_all([self._publication(commands[index]) for index in left])
-            for index, answer in zip(left, answers, strict=True):
-                failures[index] = await self._failure(commands[index], answer)
+            sent = [commands[index] for index in left]
+            answers = await self._broker.publish_all([self._publication(command) for command in sent])
+            for index, failure in zip(left, await self._failures(sent, answers), strict=True):
+                failures[index] = failure
             # What may be stored is sent again: a pending task refuses its double, a timer replaces itself.
             left = [index for index in left if isinstance(failures[index], Ambiguous)]
             commands = [once_more(command) for command in commands]
@@ -86,11 +87,21 @@ class Dispatcher:
         except BrokerError:
             return False  # a task too many costs less than one that is missing
 
-    async def _failure(self, command: SendCommand, answer: Stored | BrokerError) -> BrokerError | None:
-        """Return what a command failed with; a task that was stored before and got lost is stored anew."""
-        if isinstance(answer, Stored) and answer.duplicate and isinstance(command, Dispatch):
-            return await self._replace_if_lost(command, answer)
-        return None if isinstance(answer, (Stored, SubjectTaken)) else answer
+    async def _failures(
+        self, commands: Sequence[SendCommand], answers: Sequence[Stored | BrokerError]
+    ) -> list[BrokerError | None]:
+        """Return what commands failed with; tasks that were stored before and got lost are stored anew."""
+        failures = [None if isinstance(answer, (Stored, SubjectTaken)) else answer for answer in answers]
+        # Where an engine took over from one that died, that may be all of them.
+        doubles = {
+            place: (command, answer)
+            for place, (command, answer) in enumerate(zip(commands, answers, strict=True))
+            if isinstance(answer, Stored) and answer.duplicate and isinstance(command, Dispatch)
+        }
+        found = await asyncio.gather(*(self._replace_if_lost(*double) for double in doubles.values()))
+        for place, failure in zip(doubles, found, strict=True):
+            failures[place] = failure
+        return failures
 
     async def _replace_if_lost(self, command: Dispatch, stored: Stored) -> BrokerError | None:
         """See to it that the pass of a task that was stored before takes place.

@@ -10,8 +10,16 @@ from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
-from ironflow.broker.local import LocalServer, Stage
-from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, StorageFull, Unavailable, WrongRevision
+from ironflow.broker.local import LocalBroker, LocalServer, Stage
+from ironflow.broker.protocol import (
+    Ambiguous,
+    BrokerError,
+    Publication,
+    StorageFull,
+    StoredMessage,
+    Unavailable,
+    WrongRevision,
+)
 from ironflow.broker.topology import streams
 from ironflow.codec import decode_record
 from ironflow.names import Names
@@ -343,6 +351,30 @@ async def test_a_task_that_is_lost_is_stored_anew_however_often(engines: Engines
         assert await engine.apply([outcome(0, 6), woken(8)]) == {}
         assert [(task.number, task.check_journal) for task in await engines.tasks()][1:] in ([(1, False)], [(1, True)])
         engines.server.stream(NAMES.tasks).purge(NAMES.task("q", "r", 1))
+
+
+async def test_tasks_that_were_stored_before_are_looked_for_at_the_same_time(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = LocalBroker.last
+
+    async def look_slowly(broker: LocalBroker, stream: str, subject: str) -> StoredMessage | None:
+        if stream == NAMES.tasks:
+            await asyncio.sleep(1)
+        return await last(broker, stream, subject)
+
+    engine = engines.new()
+    runs = [f"r{number}" for number in range(150)]
+    facts = [fact for run in runs for fact in (outcome(0, 6, run=run), woken(8, run))]
+    await engine.apply([started(run) for run in runs])
+    assert await engine.apply(facts) == {}
+    for run in runs[::2]:
+        engines.server.stream(NAMES.tasks).purge(NAMES.task("q", run, 1))
+    monkeypatch.setattr(LocalBroker, "last", look_slowly)
+    began = asyncio.get_running_loop().time()
+    assert await engine.apply(facts) == {}
+    assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+    assert {task.run for task in await engines.tasks() if task.number == 1} == set(runs)
 
 
 async def test_where_nobody_can_tell_whether_a_task_is_lost_its_facts_come_again(engines: Engines) -> None:
