@@ -170,7 +170,7 @@ class Dispatcher:
                 msg = "a hint is not stored"
                 raise AssertionError(msg)
 
-    def _task(self, command: Dispatch, replaces: int = 0) -> Publication:
+    def _task(self, command: Dispatch, replaces: int | None = None) -> Publication:
         """Return the message of a task; of one that takes the place of a lost one, whose sequence *replaces* is."""
         state = command.state
         task = Task(
@@ -189,7 +189,7 @@ class Dispatcher:
         return Publication(
             subject=self._names.task(state.queue, state.id, state.number),
             payload=encode_record(task),
-            message_id=f"{state.id}.{state.number}" + (f".{replaces}" if replaces else ""),
+            message_id=f"{state.id}.{state.number}" + ("" if replaces is None else f".{replaces}"),
         )
 
     def _timer(self, command: SetTimer) -> Publication:

@@ -46,7 +46,7 @@ class Presence:
         self._begun: list[tuple[str, Claim]] = []
         self._ended: list[tuple[str, int]] = []
         self._sending: asyncio.Handle | None = None
-        self._waits = False
+        self._sends_later = False
         self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
@@ -86,12 +86,12 @@ class Presence:
     def _send_soon(self, seconds: float) -> None:
         """Send what there is to tell, with all that comes up until then."""
         loop = asyncio.get_running_loop()
-        if self._sending is not None and self._waits and not seconds:
+        if self._sending is not None and self._sends_later and not seconds:
             self._sending.cancel()
             self._sending = None
         if self._sending is None:
             # Noted here, since the kinds of handles of uvloop are not those of asyncio.
-            self._waits = bool(seconds)
+            self._sends_later = bool(seconds)
             self._sending = loop.call_later(seconds, self._send) if seconds else loop.call_soon(self._send)
 
     def _send(self) -> None:
