@@ -75,7 +75,8 @@ def _by_subject(places: list[int], publications: Sequence[Publication]) -> tuple
     firsts: list[int] = []
     doubles: list[int] = []
     for place in places:
-        # Those with ids of their own are all wanted, so their stream does not hold just one for each subject.
+        # Events of one name share a subject, and are told apart by their ids. Where a stream holds just one for each
+        # subject, two on one subject have the same id or none. If not, the batch is refused and they go out singly.
         what = publications[place].subject, publications[place].message_id
         (doubles if what in seen else firsts).append(place)
         seen.add(what)
