@@ -40,7 +40,13 @@ def check_workers(functions: Sequence[FunctionRecord], workers: Sequence[WorkerV
 
 
 def check_versions(engine: EngineView | None, workers: Sequence[WorkerView]) -> Finding:
-    """Say whether all that answered are of one version, as they are but for the moments of an upgrade."""
+    """Say whether workers and one engine are of one version, as all are but for the moments of an upgrade.
+
+    Args:
+        engine: the one that took the request; no other is asked, so that there may be engines of other versions.
+        workers: all that answered.
+
+    """
     by_version: dict[str, list[str]] = {}
     if engine is not None:
         by_version.setdefault(engine.version, []).append(f"engine {engine.id}")
@@ -48,6 +54,8 @@ def check_versions(engine: EngineView | None, workers: Sequence[WorkerView]) -> 
         for version in sorted({worker.version for worker in workers if queue in worker.queues}):
             by_version.setdefault(version, []).append(f"workers of {queue}")
     shown = "; ".join(f"{version}: {', '.join(who)}" for version, who in sorted(by_version.items()))
+    if engine is not None:
+        shown += " (one engine answers for all; others may be of another version)"
     if len(by_version) < 2:  # noqa: PLR2004 - one of a kind
         return Finding(check="versions", level="ok", text=shown or "nobody answers who could have one")
     return Finding(

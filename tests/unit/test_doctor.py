@@ -213,17 +213,24 @@ def test_a_fleet_of_several_versions_is_warned_about_with_who_has_which() -> Non
     engine = EngineView(id="e", host="h", pid=1, version="2", namespace="n", started_at="")
     fleet = [worker(version="2"), worker(version="1"), worker(version="1", queues=("mail",))]
     found = check_versions(engine, fleet)
-    assert (found.level, found.text) == (
-        "warning",
-        "1: workers of mail, workers of orders; 2: engine e, workers of orders",
+    assert found.level == "warning"
+    assert found.text == (
+        "1: workers of mail, workers of orders; 2: engine e, workers of orders"
+        " (one engine answers for all; others may be of another version)"
     )
     assert "engines first" in found.advice
 
 
 def test_a_fleet_of_one_version_is_in_order() -> None:
     engine = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="")
-    assert check_versions(engine, [worker(version="1")]).level == "ok"
+    found = check_versions(engine, [worker(version="1")])
+    assert found.level == "ok"
+    assert "others may be of another version" in found.text
     assert check_versions(None, []).level == "ok"
+
+
+def test_nothing_is_said_of_other_engines_where_none_answers() -> None:
+    assert check_versions(None, [worker(version="1")]).text == "1: workers of orders"
 
 
 # What stands still
