@@ -305,6 +305,8 @@ class RunState(Record, frozen=True, kw_only=True):
         timeout_ms: how long the run may take as a whole, as its function said when it started; 0 for ever.
         event_waits: how each wait for an event has ended, by a short hash of its step: "" where it is open,
             "timeout", "closed" where its branch was cancelled, or a short hash of the id of the event that ended it.
+        waits_repeated: whether a wait for an event was met a second time. Whoever met it first may have been held up,
+            and may register it when it is over.
         attempt: 1 + how often the run was retried.
         epoch_sequence: the journal sequence of the newest retry; 0 where there was none.
         epoch_started_at: when that was recorded; 0 likewise.
@@ -337,6 +339,7 @@ class RunState(Record, frozen=True, kw_only=True):
     timeout_ms: int = 0
     error: ErrorRecord | None = None
     event_waits: dict[str, str] = {}
+    waits_repeated: bool = False
     epoch_sequence: int = 0
     epoch_started_at: int = 0
     ending: Ending | None = None

@@ -43,7 +43,10 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
     if known in (TIMED_OUT, CLOSED):
         # It may have been registered by an engine that was held up.
         return Decision(state, too_late(fact))
-    after = state if known is not None else _with(state, step, OPEN)
+    if known is None:
+        after = _with(state, step, OPEN)
+    else:
+        after = state if state.waits_repeated else replace(state, waits_repeated=True)
     entry = WaitEntry(
         run=fact.run, queue=fact.queue, step=fact.step, wait=fact.record, sequence=fact.sequence, time_ms=fact.time_ms
     )
@@ -118,7 +121,7 @@ def has_ending(state: RunState) -> bool:
 
 def leave(state: RunState) -> tuple[Command, ...]:
     """Return what is left to do about the waits of a run that has ended, or will."""
-    if OPEN not in state.event_waits.values():
+    if OPEN not in state.event_waits.values() and not state.waits_repeated:
         return ()
     return (ForgetWaits(run=state.id, queue=state.queue, epoch=epochs.current(state)),)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import structlog
 
@@ -16,8 +15,6 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import Fact
 
 _log = structlog.get_logger("ironflow.engine")
-
-T = TypeVar("T")
 
 BATCH = 150
 """Of larger batches a message costs little less, and whoever comes next waits longer."""
@@ -82,12 +79,26 @@ class Intake(ABC):
         """Read a batch, and have it applied as soon as that may be."""
         self._conductor.metrics.batch_messages.labels(self.stream).observe(len(batch))
         self._keep(batch)
-        facts = await self._guarded(batch, self.facts_of(batch)) or []
+        facts = await self._read(batch)
         runs = {fact.run for _, found in facts for fact in found}
         await self._may_apply(runs)
         task = asyncio.create_task(self._finish(batch, facts))
         self._applying[task] = runs
         task.add_done_callback(self._applying.pop)
+
+    async def _read(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
+        """Return what a batch means, but for what is handed back because it cannot be read now."""
+        try:
+            return await self.facts_of(batch)
+        except BrokerError as error:
+            _log.warning("batch not processed, it will come again", stream=self.stream, reason=str(error))
+            self.hand_back(TRY_AGAIN_SECONDS, *batch)
+        except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
+            self._tell_mistake(batch)
+            if len(batch) > 1:
+                return [fact for delivery in batch for fact in await self._read([delivery])]
+            self.hand_back(_MISTAKE_SECONDS, *batch)
+        return []
 
     async def _leave(self) -> None:
         """Stop what is being applied, and hand back what is in hand: other engines need not wait until leases end."""
@@ -104,32 +115,32 @@ class Intake(ABC):
 
     async def _finish(self, batch: Sequence[Delivery], facts: list[tuple[Delivery, list[Fact]]]) -> None:
         """Apply what a batch means, and let go of it."""
-        await self._guarded(batch, self._apply(facts))
+        await self._try_to_apply(facts)
         for delivery in batch:
             self._in_hand.pop(delivery.lease, None)
         if self._puller is not None:
             self._puller.request(len(batch))
         self.progress.set()
 
-    async def _guarded(self, batch: Sequence[Delivery], work: Awaitable[T]) -> T | None:
-        """Do some work on a batch; where that fails, see to it that the batch comes again, and return None."""
+    async def _try_to_apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> None:
+        """Apply facts; where that fails, see to it that their deliveries come again."""
+        batch = [delivery for delivery, _ in facts]
         try:
-            return await work
+            await self._apply(facts)
         except BrokerError as error:
             _log.warning("batch not processed, it will come again", stream=self.stream, reason=str(error))
             self.hand_back(TRY_AGAIN_SECONDS, *batch)
         except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
-            _log.exception("batch not processed, its messages come again", stream=self.stream, messages=len(batch))
-            # A message that we fail on, which is a mistake of ours, must not hold up the others.
-            if len(batch) > 1:
-                for delivery in batch:
-                    await self._guarded([delivery], self._process(delivery))
+            self._tell_mistake(batch)
+            if len(facts) > 1:
+                for each in facts:
+                    await self._try_to_apply([each])
             else:
                 self.hand_back(_MISTAKE_SECONDS, *batch)
-        return None
 
-    async def _process(self, delivery: Delivery) -> None:
-        await self._apply(await self.facts_of([delivery]))
+    def _tell_mistake(self, batch: Sequence[Delivery]) -> None:
+        """Log a mistake of ours. The message that we make it about must not hold up the others, so each goes alone."""
+        _log.exception("batch not processed, its messages come again", stream=self.stream, messages=len(batch))
 
     async def _apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> None:
         applied = [fact for _, found in facts for fact in found]

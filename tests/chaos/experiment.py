@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from ironflow.broker.protocol import BrokerError
 from tests.chaos import timeline as timelines
 from tests.chaos.cluster import ChaosCluster, ClusterSettings, chaos_cluster
 from tests.chaos.collector import Collector
@@ -75,9 +73,9 @@ async def carry_out(experiment: Experiment, folder: Path) -> Observed:
         await cluster.heal()
         began = asyncio.get_running_loop().time()
         collector = Collector(cluster.broker, cluster.names)
-        ended = await all_end(collector, load.submitted, experiment.end_within)
+        ended, leftovers = await all_end(collector, load.submitted, experiment.end_within)
         seconds = asyncio.get_running_loop().time() - began
-        history = await _collect(cluster, collector, load, injector)
+        history = await _collect(cluster, collector, load, injector, leftovers)
         exits = tuple(code for child in cluster.children for code in child.exits)
     return Observed(history, ended, seconds, exits, tuple(injector.unready_seconds))
 
@@ -89,10 +87,9 @@ def _keep(experiment: Experiment, folder: Path) -> None:
     (folder / "orders.json").write_bytes(msgspec.json.encode(experiment.orders))
 
 
-async def _collect(cluster: ChaosCluster, collector: Collector, load: Load, injector: Injector) -> History:
-    leftovers: dict[str, int] = {}
-    with contextlib.suppress(BrokerError):
-        leftovers = await collector.leftovers()
+async def _collect(
+    cluster: ChaosCluster, collector: Collector, load: Load, injector: Injector, leftovers: Mapping[str, int]
+) -> History:
     return History(
         submitted=[*load.submitted, *injector.submitted],
         events=await collector.events(),

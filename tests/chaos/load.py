@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ironflow.client import Client
 from ironflow.errors import IronflowError
@@ -124,14 +124,20 @@ class Load:
             return
 
 
-async def all_end(collector: Collector, submitted: Sequence[Submitted], within: float) -> bool:
-    """Wait until all runs have ended and everything is used up; tell whether that came in time."""
+async def all_end(
+    collector: Collector, submitted: Sequence[Submitted], within: float
+) -> tuple[bool, Mapping[str, int]]:
+    """Wait until all runs have ended and everything is used up; tell whether that came in time, and what is left.
+
+    What is left is of that moment: timers of waits that an event has ended fire later, and mean nothing.
+    """
     wanted = {each.run for each in submitted if each.order is not None}
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         states = await collector.states()
         ended = {run for run, state in states.items() if state.status in TERMINAL}
-        if wanted <= ended and not any((await collector.leftovers()).values()):
-            return True
+        leftovers = await collector.leftovers()
+        if wanted <= ended and not any(leftovers.values()):
+            return True, leftovers
         await asyncio.sleep(LOOK_SECONDS)
-    return False
+    return False, await collector.leftovers()

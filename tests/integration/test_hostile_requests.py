@@ -11,7 +11,7 @@ import pytest
 
 from ironflow.broker.nats import NatsBroker, connect
 from ironflow.messages import Claim, Claims
-from ironflow.names import Names, bucket_stream
+from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream
 from tests.support import eventually, fresh_namespace, holds_for
 from tests.support.processes import functions_are_known
 from tests.support.secured import Secured
@@ -144,3 +144,35 @@ async def test_records_of_no_run_that_a_worker_writes_hold_nothing_up(names: Nam
             assert len(await run.steps()) == 10
             await attacker.close()
         assert "Traceback" not in engine.log.read_text()
+
+
+async def test_messages_whose_subjects_are_no_text_are_done_with_and_hold_up_nothing(
+    names: Names, tmp_path: Path
+) -> None:
+    with Secured(names, tmp_path).running() as secured:
+        engine = secured.engine()
+        secured.worker("orders", "flows.py")
+        async with secured.client("operator") as operator:
+            await functions_are_known(operator, "ten-steps")
+        admin = await connect(secured.settings("admin"))
+        for role, subject in (
+            ("publisher", f"{names.namespace}.events.a"),
+            ("worker-orders", f"{names.namespace}.journal.orders.r.outcome.0"),
+        ):
+            hostile = await connect(secured.settings(role))
+            hostile._wire._write(b"PUB %b\xff 2\r\n{}\r\n" % subject.encode())  # noqa: SLF001 - no client of ours would
+            assert await hostile._wire.barrier(5.0)  # noqa: SLF001 - as above
+            await hostile.close()
+        async with secured.client("publisher") as publisher:
+            run = await publisher.start("ten-steps", id="behind")
+            await run.result("30s")
+
+        async def all_is_done_with() -> None:
+            for stream, stored in ((names.events, 2), (names.journal, 12)):
+                assert (await admin.stream_state(stream)).last_sequence >= stored
+                state = await admin.consumer_state(stream, ENGINE_CONSUMER)
+                assert (state.pending, state.ack_pending) == (0, 0)
+
+        await eventually(all_is_done_with, within=20.0)
+        assert "lost the connection" not in engine.log.read_text()
+        await admin.close()

@@ -331,7 +331,7 @@ MISTAKES = {
         "return state.ending is not None and state.status not in TERMINAL",
     ),
     "the waits of a run that ends stay where events find them": (
-        "if OPEN not in state.event_waits.values():",
+        "if OPEN not in state.event_waits.values() and not state.waits_repeated:",
         "if True:",
     ),
 }

@@ -36,9 +36,10 @@ class NatsDelivery:
 
     def __init__(self, wire: Wire, subject: bytes, lease: bytes, payload: bytes) -> None:
         self._wire = wire
-        self.subject = subject.decode()
+        # One that is no text means nothing to anybody, and is done with as that.
+        self.subject = subject.decode(errors="replace")
         self.payload = payload
-        self.lease = lease.decode()
+        self.lease = lease.decode(errors="replace")
         tokens = self.lease.split(".")
         start = _COUNTS_WITHOUT_DOMAIN if len(tokens) == _TOKENS_WITHOUT_DOMAIN else _COUNTS_WITH_DOMAIN
         self.delivered = int(tokens[start])

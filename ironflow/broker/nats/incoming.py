@@ -10,9 +10,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import nats.errors
+import structlog
 
 Handler = Callable[[bytes, bytes, bytes, bytes], None]
 """Is given subject, reply subject, payload and encoded headers of each message of a subscription."""
+
+log = structlog.get_logger(__name__)
 
 END = b"\r\n"
 LONGEST_LINE = 64 * 1024
@@ -25,7 +28,7 @@ class Incoming(asyncio.Protocol):
     Args:
         handlers: the subscriptions, by number; messages for others are dropped.
         operation: called with each line that is no message: PING, PONG, INFO, -ERR and the like.
-        before: what else is told of the connection: nats-py's stream, which waits for it to close.
+        stream: what else is told of the connection: nats-py's stream, which waits for it to close.
 
     Attributes:
         lost: settled when the connection has ended, or what came on it is not NATS.
@@ -33,11 +36,11 @@ class Incoming(asyncio.Protocol):
     """
 
     def __init__(
-        self, handlers: Mapping[int, Handler], operation: Callable[[bytes], None], before: asyncio.BaseProtocol
+        self, handlers: Mapping[int, Handler], operation: Callable[[bytes], None], stream: asyncio.BaseProtocol
     ) -> None:
         self._handlers = handlers
         self._operation = operation
-        self._before = before
+        self._stream = stream
         self._parts: list[bytes] = []
         self._has = 0
         self._needs = 0
@@ -60,18 +63,22 @@ class Incoming(asyncio.Protocol):
         self._parts = [data[taken:]] if taken < len(data) else []
         self._has = len(data) - taken
 
+    def eof_received(self) -> None:
+        """Say that nothing more will come; to close may take until what is written is sent, if it ever is."""
+        self._end(nats.errors.UnexpectedEOF(), None)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Say so."""
         self._end(nats.errors.UnexpectedEOF(), exc)
-        self._before.connection_lost(exc)
+        self._stream.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Pass it on."""
-        self._before.pause_writing()
+        self._stream.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass it on."""
-        self._before.resume_writing()
+        self._stream.resume_writing()
 
     def _end(self, error: Exception, cause: BaseException | None) -> None:
         if not self.lost.done():
@@ -104,12 +111,20 @@ class Incoming(asyncio.Protocol):
                 return start, stop + 2 - start
             handler = self._handlers.get(int(words[2]))
             if handler is not None:
-                handler(subject, reply, data[body:stop], data[headers_at:body])
+                _hand_over(handler, (subject, reply, data[body:stop], data[headers_at:body]))
             start = stop + 2
         if len(data) - start > LONGEST_LINE:
             msg = "a line without an end"
             raise ValueError(msg)
         return start, 0
+
+
+def _hand_over(handler: Handler, message: tuple[bytes, bytes, bytes, bytes]) -> None:
+    """Have a message handled. One that cannot be must not end the connection: it would come again on the next one."""
+    try:
+        handler(*message)
+    except Exception:
+        log.exception("a NATS message could not be handled", subject=message[0].decode(errors="replace"))
 
 
 def _parsed(words: list[bytes], sizes: int) -> tuple[bytes, bytes, list[bytes]]:

@@ -24,7 +24,7 @@ class NatsRequest:
     def __init__(self, wire: Wire, subject: bytes, reply: bytes, payload: bytes) -> None:
         self._wire = wire
         self._reply = reply
-        self.subject = subject.decode()
+        self.subject = subject.decode(errors="replace")
         self.payload = payload
 
     def respond(self, payload: bytes) -> None:

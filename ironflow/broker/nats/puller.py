@@ -33,6 +33,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 STRAGGLER_SECONDS = 5.0
 BARRIER_SECONDS = 2.0
 NO_RESPONDERS = 503
+_NOBODY = "nobody serves this consumer: no engine has made it yet, or its leader is being elected"
 PULL = b'{"batch":%%d,"expires":%d,"idle_heartbeat":%d}' % (
     round(EXPIRES_SECONDS * 1_000_000_000),
     round(HEARTBEAT_SECONDS * 1_000_000_000),
@@ -270,7 +271,7 @@ class NatsPuller:
             self._abandon_pulls()
         if status.is_failure:
             missing = status.code == NO_RESPONDERS
-            self._failed("no engine has made this consumer yet" if missing else f"{status.code} {status.text}")
+            self._failed(_NOBODY if missing else f"{status.code} {status.text}")
         self._schedule()
 
     def _denied(self, operation: str, subject: str) -> None:

@@ -23,7 +23,8 @@ INBOX_PREFIX = "_INBOX"
 CONNECT_TIMEOUT_SECONDS = 3.5
 """Leaves a command time to say so within the five seconds that it may take."""
 
-_SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
+_SCHEMES = frozenset({"nats", "tls"})
+"""Not ws and wss: what nats-py needs for web sockets is not installed with us, and what we add does not reach there."""
 _PREFIX = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _SECRET = frozenset({"user", "password", "token", "user_jwt", "user_seed"})
 

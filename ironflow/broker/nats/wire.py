@@ -14,7 +14,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, cast
 
 import nats.errors
 import structlog
@@ -26,6 +26,11 @@ FIRST_RECONNECT_SECONDS = 0.03
 RECONNECT_SECONDS = 0.25
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
+
+_READER = "_io_reader"
+_WRITER = "_io_writer"
+_AT_END = "_eof"
+"""Where nats-py's transport has its streams, and such a stream whether its end has come. There are no public names."""
 
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
@@ -114,8 +119,8 @@ class Wire(Client):
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         pong.add_done_callback(lambda _: settle_all(waiting, value=True))
         self._pongs.append(pong)  # pyright: ignore[reportUnknownMemberType]
-        self._transport.writelines([*self._pending, PING])
-        self._forget_pending()
+        self._pending.append(PING)
+        self._flush_now()
 
     # In
 
@@ -148,28 +153,33 @@ class Wire(Client):
 
     async def _read_loop(self) -> None:
         """Have what comes handed over without a task, for as long as the connection lasts."""
-        reader: asyncio.StreamReader | None = getattr(self._transport, "_io_reader", None)
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
-        if reader is None or writer is None:  # a web socket
-            await super()._read_loop()
-            return
-        transport = writer.transport
-        incoming = Incoming(self._handlers, self._take_operation, transport.get_protocol())
-        # Not at_eof(), which is only true once all is read; no other way tells that the server has hung up already.
-        was_at_end: bool = getattr(reader, "_eof", False)
+        try:
+            error = await self._read()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, nobody reads any more
+            error = failure
+        log.debug("a NATS connection has ended", error=repr(error), cause=repr(error.__cause__))
+        if isinstance(error, nats.errors.UnexpectedEOF):
+            await self._error_cb(error)
+        await self._process_op_err(error)
+
+    async def _read(self) -> Exception:
+        """Have what comes handed over, and return what has ended the connection."""
+        reader: asyncio.StreamReader = getattr(self._transport, _READER)
+        transport = self._socket()
+        # Some turns of the event loop have gone by since the handshake, and the server may have hung up meanwhile; not
+        # at_eof(), which is only true once all is read.
+        if transport.is_closing() or reader.exception() is not None or getattr(reader, _AT_END):
+            return nats.errors.UnexpectedEOF()
+        stream = cast("asyncio.BaseProtocol | None", transport.get_protocol())
+        if stream is None:  # a TLS connection that was lost has none any more
+            return nats.errors.UnexpectedEOF()
+        incoming = Incoming(self._handlers, self._take_operation, stream)
         transport.set_protocol(incoming)
         # What nats-py's stream has read on its own account comes first.
         reader.feed_eof()
         if early := await reader.read():
             incoming.data_received(early)
-        if was_at_end:
-            incoming.connection_lost(None)
-        await self._end_of_connection(await incoming.lost)
-
-    async def _end_of_connection(self, error: Exception) -> None:
-        if isinstance(error, nats.errors.UnexpectedEOF):
-            await self._error_cb(error)
-        await self._process_op_err(error)
+        return await incoming.lost
 
     def _take_operation(self, line: bytes) -> None:
         """Do what the server asks for, or note what it says; both are rare."""
@@ -279,14 +289,22 @@ class Wire(Client):
     def _flush_now(self) -> None:
         """Send all that was written in this turn of the event loop, past nats-py's task for that."""
         self._will_flush = False
-        pending, transport = self._pending, self._transport
-        if pending and transport is not None and self.up:
-            self._forget_pending()
+        pending = self._pending
+        if not pending or not self.up:
+            return
+        self._forget_pending()
+        transport = self._socket()
+        # What has just closed refuses to take more, and is about to say that it has.
+        if not transport.is_closing():
             transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    def _socket(self) -> asyncio.WriteTransport:
+        writer: asyncio.StreamWriter = getattr(self._transport, _WRITER)
+        return writer.transport
 
     def _abort(self) -> None:
         """Drop the socket. Closing would wait until what is buffered was sent, if it ever is."""
-        writer = getattr(self._transport, "_io_writer", None)
+        writer: asyncio.StreamWriter | None = getattr(self._transport, _WRITER, None)
         if writer is not None:
             writer.transport.abort()
 
