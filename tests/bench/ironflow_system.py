@@ -11,6 +11,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, connect
 from ironflow.broker.protocol import Publication, StreamSpec
 from ironflow.client import Client
+from ironflow.names import run_id, start_event_id
 from tests.bench import ironflow_app
+from tests.bench.workloads import NAP_SECONDS
 from tests.support.processes import Process, cluster, functions_are_known, workers_answer
 
 CONCURRENCY = 600
@@ -111,6 +114,15 @@ class Ironflow:
             accounts = json.load(answer)["account_details"]
         streams = [stream for account in accounts for stream in account["stream_detail"]]
         return {"messages": sum(stream["state"]["last_seq"] for stream in streams)}
+
+    async def recorded_late_ms(self, key: str) -> float | None:
+        """Return by how much the end of a sleep is recorded after it was due, both by the server's clock."""
+        assert self._client is not None
+        steps = await self._client.run(run_id("nap", start_event_id("nap", key))).steps()
+        (nap,) = (step for step in steps if step.kind == "sleep")
+        assert nap.finished_at is not None
+        begun, ended = map(datetime.fromisoformat, (nap.started_at, nap.finished_at))
+        return ((ended - begun).total_seconds() - NAP_SECONDS) * 1000
 
     async def bare_write_ms(self) -> float | None:
         """Return the median round trip of an append and nothing else, one after another."""

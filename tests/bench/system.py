@@ -64,6 +64,10 @@ class System(Protocol):
         """Return what else the system counts, ever growing, like "messages"."""
         ...
 
+    async def recorded_late_ms(self, key: str) -> float | None:
+        """Return how late the sleep of the ``nap`` with this key is recorded as over, where the system shows that."""
+        ...
+
     async def bare_write_ms(self) -> float | None:
         """Return how long one durable write takes and nothing else, where the system's storage can be asked."""
         ...

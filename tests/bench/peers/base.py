@@ -107,6 +107,10 @@ class Peer:
         """Count nothing else."""
         return {}
 
+    async def recorded_late_ms(self, key: str) -> float | None:  # noqa: ARG002 - nothing is asked
+        """Not asked."""
+        return None
+
     async def bare_write_ms(self) -> float | None:
         """Not asked."""
         return None
