@@ -70,7 +70,7 @@ class Wait(_Node, frozen=True, tag="wait"):
     answered: bool = True
     by_harness: bool = True
     timeout_milliseconds: int = 24 * 3_600_000
-    """Longer than any row takes: the timer of a wait that an event has ended stays until then, and would fire in its end."""
+    """Longer than any row takes: the timer of a wait that an event has ended stays until then, and means nothing."""
 
 
 class Parallel(_Node, frozen=True, tag="parallel"):
