@@ -1,7 +1,7 @@
 """What a server sends: taken from the socket and cut into messages within one call of the event loop.
 
-nats-py reads through a stream and a task, and parses with coroutines. That costs two rounds of the event loop for
-whatever comes, and half of the time per message.
+nats-py reads through a stream and a task, and parses with coroutines, which costs rounds of the event loop for whatever
+comes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The one module that touches nats-py's insides (its methods with a leading underscore), for reasons that its
 public surface cannot meet: an acknowledgement is sent without awaiting; what was not yet sent when a
 connection broke is dropped, not sent after the reconnect, when somebody has read back that it is not stored;
-no error that a server reports closes the client for good; and two thirds of the time per message are saved.
+no error that a server reports closes the client for good; and what comes needs no task and no coroutine.
 ``tests/integration/test_nats_connection.py`` fails if a release of nats-py moves one of them.
 """
 
