@@ -57,6 +57,10 @@ class Journal:
         self._commits = GroupCommit(broker, observe_commit)
         self._stream = names.journal
 
+    async def until_few_wait(self) -> None:
+        """Wait, in turn, until few records wait to be sent: for what has yet to begin, and will have records."""
+        await self._commits.until_few_wait()
+
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.
 

@@ -142,6 +142,7 @@ class StepRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         duration_ms: how long the recorded attempt took; a wait, how long it waited.
+        slept_out: of a sleep: a pass that waited for its end has recorded that, and knows it.
 
     """
 
@@ -154,6 +155,7 @@ class StepRecord(Record, frozen=True, kw_only=True):
     error: ErrorRecord | None = None
     attempt: int = 1
     duration_ms: int = 0
+    slept_out: bool = False
 
 
 class WaitRecord(Record, frozen=True, kw_only=True):
@@ -254,6 +256,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
         ending: of "compensating": how the run ends once what it did is undone.
         compensation: of the outcome that ends a run: how its undos went, where it has any.
         due_ms: of "suspended": about when the first of the open waits and back-offs is over; 0 where none will be.
+        only_sleeps: of "suspended": nothing but sleeps is open.
         unasked: of "completed": the recorded steps, by key, that the code did not ask for; the first hundred.
 
     """
@@ -269,6 +272,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
     ending: Ending = "failed"
     compensation: CompensationStatus | None = None
     due_ms: int = 0
+    only_sleeps: bool = False
     unasked: tuple[str, ...] = ()
 
 
@@ -278,6 +282,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
     Attributes:
         run_timeout_ms: only for the end of the time that the run as a whole may take: how long that was.
         epoch: in which epoch of the run it was set.
+        sequence: of a wait: where its record stands in the journal.
 
     """
 
@@ -290,6 +295,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
     attempt: int = 0
     run_timeout_ms: int = 0
     epoch: int = 0
+    sequence: int = 0
 
 
 class RunState(Record, frozen=True, kw_only=True):
@@ -298,7 +304,8 @@ class RunState(Record, frozen=True, kw_only=True):
     Attributes:
         number: the newest pass that was dispatched.
         live: whether that pass has no outcome yet.
-        dispatched_for: the journal sequence of the record that caused the newest dispatch; 0 for the event.
+        dispatched_for: the journal sequence of the record that caused the newest dispatch; 0 for the event. Where a
+            sleep is about to end, that is the record of its begin.
         woken_by: the newest journal record that a pass must still see or has been dispatched for.
         event_sequence: where the triggering event stands in EVENTS.
         ended_by: the journal sequence of the outcome that ended the run.
@@ -313,6 +320,10 @@ class RunState(Record, frozen=True, kw_only=True):
         ending: how the run ends, once it is known and what it did is being undone, or was; None before.
         compensation: how that goes.
         due_ms: of a run that rests: about when the first of its waits and back-offs is over; 0 where none will be.
+        only_sleeps: of a run that rests: whether nothing but sleeps is open.
+        rested_by: a short hash of the token of the newest pass after which the run rested.
+        slept_out: of a live run: what passes have recorded of the ends of sleeps that they waited for: the newest
+            journal sequence, by a short hash of the token of the pass.
         parent: who waits for the run's end.
         depth: how many runs stand above this one.
         has_children: whether the run has ever waited for a child run.
@@ -345,6 +356,9 @@ class RunState(Record, frozen=True, kw_only=True):
     ending: Ending | None = None
     compensation: CompensationStatus | None = None
     due_ms: int = 0
+    only_sleeps: bool = False
+    rested_by: str = ""
+    slept_out: dict[str, int] = {}
     parent: ParentLink | None = None
     depth: int = 0
     has_children: bool = False

@@ -25,7 +25,7 @@ _HINT_OUTPUT_BYTES = 32 * 1024
 _HINT_BYTES = 128 * 1024
 """A hint goes to all who wait for the run. What is larger is asked for by those who want it."""
 
-TIMER_LEAD_MS = 1_500
+TIMER_LEAD_MS = 2_500
 """How much earlier than due a timer is scheduled. The server looks at its schedules every 250 ms, and each
 that fires costs it two forced writes, so many that are due at once come late; the timer intake hands an
 early one back to the server, with the time that remains, which is exact to a few milliseconds."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from ironflow.messages import (
 )
 from ironflow.names import Names
 from ironflow.records import ErrorRecord
+from ironflow.server_clock import ServerClock
 from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
 from ironflow_engine import reconciler, retention, takeover
@@ -101,6 +103,7 @@ class Engine:
         names: the namespace.
         settings: how it behaves.
         make_token: returns a new random mark.
+        monotonic: returns seconds that never jump.
         archive: what outlives the streams; it is not closed by the engine.
 
     Attributes:
@@ -114,6 +117,7 @@ class Engine:
         names: Names,
         settings: EngineSettings | None = None,
         make_token: Callable[[], str] = random_token,
+        monotonic: Callable[[], float] = time.monotonic,
         archive: Archive | None = None,
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{make_token()[:4]}"
@@ -137,7 +141,7 @@ class Engine:
         self._intakes: tuple[Intake, ...] = (
             events,
             JournalIntake(broker, conductor, names),
-            TimerIntake(broker, conductor, names, store, terminator, children, make_token),
+            TimerIntake(broker, conductor, names, store, terminator, children, make_token, ServerClock(monotonic)),
         )
         self._canary = Canary(broker, names.engine_canary, self.id)
         self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)

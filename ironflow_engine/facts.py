@@ -110,6 +110,34 @@ class Woken(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
 
 
+class SleepNearsEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """A sleep is over in a moment; whoever executes the run then can wait for that.
+
+    Attributes:
+        sequence: where the record of its begin stands in the journal.
+
+    """
+
+    run: str
+    queue: str
+    sequence: int
+
+
+class SleptOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A sleep is over, and a pass that waited for that has recorded it.
+
+    Attributes:
+        by: a short hash of the token of that pass.
+        sequence: where the end stands in the journal.
+
+    """
+
+    run: str
+    queue: str
+    by: str
+    sequence: int
+
+
 class EventArrived(msgspec.Struct, frozen=True, kw_only=True):
     """An event matches a wait.
 
@@ -153,7 +181,9 @@ class StateReviewed(msgspec.Struct, frozen=True, kw_only=True):
     number: int
 
 
-RunFact: TypeAlias = OutcomeRecorded | RunRetried | Woken | WaitRecorded | WaitClosed | TryRecorded | StateReviewed
+SleepFact: TypeAlias = SleepNearsEnd | SleptOut
+StepFact: TypeAlias = WaitRecorded | WaitClosed | TryRecorded
+RunFact: TypeAlias = OutcomeRecorded | RunRetried | Woken | StepFact | SleepFact | StateReviewed
 Fact: TypeAlias = RunStarted | EventArrived | WaitTimedOut | RunFact
 
 

@@ -150,7 +150,7 @@ class Intake(ABC):
             if any(fact.run in failures for fact in found):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
-                delivery.ack()
+                self.let_go(delivery)
 
     @abstractmethod
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
@@ -159,6 +159,10 @@ class Intake(ABC):
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:  # noqa: ARG002 - most do nothing
         """Do what remains once facts are applied; return the runs for which it could not be done, and why."""
         return {}
+
+    def let_go(self, delivery: Delivery) -> None:
+        """Be done with a message whose facts are applied."""
+        delivery.ack()
 
     def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
         """Have messages delivered again."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ironflow.broker.protocol import StoredMessage
-from ironflow.names import parse_journal
-from ironflow.records import RunState
-from ironflow_engine.facts import Fact, TryRecorded, WaitRecorded, Woken
+from ironflow.codec import decode_record
+from ironflow.names import mark, parse_journal
+from ironflow.records import RunState, StepRecord
+from ironflow_engine.facts import Fact, SleptOut, TryRecorded, WaitRecorded, Woken
 from ironflow_engine.journal_intake import read_fact
 from ironflow_engine.timers import due_at
 
@@ -24,6 +25,7 @@ class RunJournal:
         self._state = state
         self._open: dict[str, WaitRecorded | TryRecorded] = {}
         self._ended_at = 0
+        self._slept_out: dict[str, int] = {}
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -42,7 +44,9 @@ class RunJournal:
                 case "step" | "due":
                     ended = self._open.pop(address.step, None)
                     # What ends a back-off is its due record; the result of the step is the worker's own.
-                    if ended is not None and (address.kind == "due" or isinstance(ended, WaitRecorded)):
+                    if isinstance(ended, WaitRecorded):
+                        self._note_end(decode_record(StepRecord, message.payload), message.sequence)
+                    elif ended is not None and address.kind == "due":
                         self._ended_at = message.sequence
                 case "closed":
                     self._open.pop(address.step, None)
@@ -57,6 +61,20 @@ class RunJournal:
 
         """
         facts: list[Fact] = [fact for fact in self._open.values() if due_at(fact) <= now_ms]
-        if not self._state.live and self._ended_at > self._state.woken_by:
-            facts.append(Woken(run=self._state.id, queue=self._state.queue, sequence=self._ended_at))
+        if self._state.live:
+            return facts
+        run, queue = self._state.id, self._state.queue
+        facts += [
+            SleptOut(run=run, queue=queue, by=by, sequence=sequence)
+            for by, sequence in self._slept_out.items()
+            if sequence > self._state.woken_by
+        ]
+        if self._ended_at > self._state.woken_by:
+            facts.append(Woken(run=run, queue=queue, sequence=self._ended_at))
         return facts
+
+    def _note_end(self, end: StepRecord, sequence: int) -> None:
+        if end.slept_out:
+            self._slept_out[mark(end.token)] = sequence
+        else:
+            self._ended_at = sequence

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from ironflow.names import mark
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
-from ironflow_engine import children, epochs, event_waits, retries, timers, unwinding
+from ironflow_engine import children, epochs, event_waits, retries, sleeps, timers, unwinding
 from ironflow_engine.facts import (
     AnnounceEnd,
     Command,
@@ -27,7 +28,10 @@ from ironflow_engine.facts import (
     RunFact,
     RunRetried,
     RunStarted,
+    SleepNearsEnd,
+    SleptOut,
     StateReviewed,
+    StepFact,
     TryRecorded,
     WaitClosed,
     WaitRecorded,
@@ -69,13 +73,23 @@ def _go_on(state: RunState, fact: RunFact) -> Decision:
             return _end_pass(state, fact)
         case RunRetried():
             return retries.reopen(state, fact)
-        case Woken():
-            return _wake(state, fact)
+        case Woken() | SleepNearsEnd() | SleptOut():
+            return _of_wake(state, fact)
         case WaitRecorded() | WaitClosed() | TryRecorded():
             return _of_step(state, fact)
 
 
-def _of_step(state: RunState, fact: WaitRecorded | WaitClosed | TryRecorded) -> Decision:
+def _of_wake(state: RunState, fact: Woken | SleepNearsEnd | SleptOut) -> Decision:
+    match fact:
+        case Woken():
+            return _wake(state, fact)
+        case SleepNearsEnd():
+            return sleeps.near_end(state, fact)
+        case SleptOut():
+            return _sleep_out(state, fact)
+
+
+def _of_step(state: RunState, fact: StepFact) -> Decision:
     match fact:
         case WaitRecorded():
             return _wait(state, fact)
@@ -191,20 +205,36 @@ def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]
 
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
+    state = replace(state, woken_by=max(state.woken_by, sleeps.unknown_to(state, fact.record.token)), slept_out={})
     if state.woken_by > fact.record.seen:
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
-    resting = replace(state, status=unwinding.status_while(state, "waiting"), due_ms=fact.record.due_ms)
+    resting = replace(
+        state,
+        status=unwinding.status_while(state, "waiting"),
+        due_ms=fact.record.due_ms,
+        only_sleeps=fact.record.only_sleeps,
+        rested_by=mark(fact.record.token),
+    )
     return Decision(replace(resting, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
-def _wake(state: RunState, fact: Woken) -> Decision:
+def _wake(state: RunState, fact: Woken | SleptOut) -> Decision:
     if state.status in TERMINAL:
         return Decision(state)
     if fact.sequence <= state.woken_by:
         return Decision(state, _commands_again(state, fact.sequence))
     woken = replace(state, woken_by=fact.sequence)
-    return Decision(woken) if state.live else _dispatch_next(woken, fact.sequence)
+    if state.live:
+        return Decision(sleeps.awake(woken))
+    return _dispatch_next(woken, fact.sequence)
+
+
+def _sleep_out(state: RunState, fact: SleptOut) -> Decision:
+    if state.status in TERMINAL:
+        return Decision(state)
+    after = sleeps.slept_out(state, fact)
+    return Decision(after) if after is not None else _wake(state, fact)
 
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from ironflow.codec import decode_record
 from ironflow.durations import format_milliseconds
 from ironflow.errors import RunTimeoutError, SerializationError, WaitTimeoutError
 from ironflow.journal import Appended, Journal
-from ironflow.names import ENGINE_CONSUMER, Names, parse_step_key
+from ironflow.names import ENGINE_CONSUMER, Names, mark, parse_step_key
 from ironflow.records import (
     TERMINAL,
     DueRecord,
@@ -23,21 +23,25 @@ from ironflow.records import (
     TimerRecord,
     WaitRecord,
 )
+from ironflow.server_clock import ServerClock
 from ironflow_engine import children as child_runs
-from ironflow_engine import epochs
+from ironflow_engine import epochs, sleeps
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
 from ironflow_engine.event_waits import has_timed_out
-from ironflow_engine.facts import Fact, StateReviewed, WaitTimedOut, Woken
+from ironflow_engine.facts import Fact, SleepNearsEnd, SleptOut, StateReviewed, WaitTimedOut, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
 from ironflow_engine.run_store import RunStore, Version
-from ironflow_engine.server_clock import ServerClock
 from ironflow_engine.terminator import Terminator
 
 _Timer = tuple[Delivery, TimerRecord]
+_Facts = list[tuple[Delivery, list[Fact]]]
 
 _LOOSE_MS = 20.0
+_SLEPT_OUT_MS = 400
+"""After the end of a sleep that a worker was to wait for, we look whether it has: long enough for one that is busy,
+and within what a sleep may be late at the most."""
 
 
 class TimerIntake(Intake):
@@ -54,6 +58,7 @@ class TimerIntake(Intake):
         terminator: ends runs that take too long, or whose time to wait is over.
         children: ends child runs that their parents wait for no longer.
         make_token: returns a new random mark.
+        clock: says what the server's clock has surely reached.
 
     """
 
@@ -66,6 +71,7 @@ class TimerIntake(Intake):
         terminator: Terminator,
         children: ChildKeeper,
         make_token: Callable[[], str],
+        clock: ServerClock,
     ) -> None:
         super().__init__(broker, conductor, stream=names.timers, consumer=ENGINE_CONSUMER)
         self._names = names
@@ -74,16 +80,16 @@ class TimerIntake(Intake):
         self._children = children
         self._journal = Journal(broker, names)
         self._make_token = make_token
-        self._clock = ServerClock(asyncio.get_running_loop().time)
+        self._clock = clock
+        self._look_again_ms: dict[str, int] = {}
+        """When early timers are to come again, by their leases, once their facts are applied."""
 
-    async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
+    async def facts_of(self, batch: Sequence[Delivery]) -> _Facts:
         """Record the end of each wait that is due; all of a batch together."""
         timers, facts = self._read_all(batch)
         due, early = await self._by_time(timers)
-        for _, timer in due:
-            self._conductor.metrics.timer_lateness.observe((self._clock.at_least_ms() - timer.due_ms) / 1000)
-        for delivery, remaining_ms in early:
-            self.hand_back(remaining_ms / 1000, delivery)
+        facts += await self._begin_early(early)
+        self._observe_lateness(timer for _, timer in due if not _is_sleep(timer))
         ends_itself: list[_Timer] = []
         for delivery, timer in due:
             if timer.wait is not None and timer.wait.event:
@@ -99,10 +105,55 @@ class TimerIntake(Intake):
             if isinstance(end, BrokerError):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
-                if not end.ours:
-                    self._conductor.metrics.refused_records.inc()
-                facts.append((delivery, [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]))
+                facts.append((delivery, self._ended(timer, end)))
         return facts
+
+    async def _begin_early(self, early: Sequence[_Timer]) -> _Facts:
+        """Return what the sleeps mean that are over in a moment; hand back all other timers that are not due yet."""
+        sleeping = [each for each in early if each[1].sequence and _is_sleep(each[1])]
+        versions = await self._store.load_all([timer.run for _, timer in sleeping])
+        facts: _Facts = []
+        for (delivery, timer), version in zip(sleeping, versions, strict=True):
+            state = version.state if isinstance(version, Version) else None
+            if state and (sleeps.may_begin_early(state) or sleeps.is_for(state, timer.sequence)):
+                self._look_again_ms[delivery.lease] = timer.due_ms + _SLEPT_OUT_MS
+                facts.append((delivery, [SleepNearsEnd(run=timer.run, queue=timer.queue, sequence=timer.sequence)]))
+        for delivery, timer in early:
+            if delivery.lease not in self._look_again_ms:
+                self.hand_back(self._seconds_until(timer.due_ms), delivery)
+        return facts
+
+    def let_go(self, delivery: Delivery) -> None:
+        """Acknowledge a timer, unless it is to come again."""
+        again_ms = self._look_again_ms.pop(delivery.lease, None)
+        if again_ms is None:
+            super().let_go(delivery)
+        else:
+            self.hand_back(self._seconds_until(again_ms), delivery)
+
+    def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
+        """Have timers delivered again."""
+        for delivery in deliveries:
+            self._look_again_ms.pop(delivery.lease, None)
+        super().hand_back(delay_seconds, *deliveries)
+
+    def _observe_lateness(self, timers: Iterable[TimerRecord]) -> None:
+        for timer in timers:
+            self._conductor.metrics.timer_lateness.observe((self._clock.at_least_ms() - timer.due_ms) / 1000)
+
+    def _seconds_until(self, time_ms: int) -> float:
+        # What names a time beyond the lead is none of ours, and must not keep a delivery for years.
+        return min(max(time_ms - self._clock.at_least_ms(), 0), TIMER_LEAD_MS + _SLEPT_OUT_MS) / 1000
+
+    def _ended(self, timer: TimerRecord, end: Appended) -> list[Fact]:
+        """Return what the end of a wait means, which is recorded now."""
+        if _is_sleep(timer):
+            if not end.ours and (record := decode_record(StepRecord, end.payload)).slept_out:
+                return [SleptOut(run=timer.run, queue=timer.queue, by=mark(record.token), sequence=end.sequence)]
+            self._observe_lateness([timer])
+        if not end.ours:
+            self._conductor.metrics.refused_records.inc()
+        return [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]
 
     async def _end_child(self, due: _Timer, end: Appended | BrokerError) -> Appended | BrokerError:
         """End the child that a step has waited for, if that it waited too long is what is recorded of the step."""
@@ -117,10 +168,10 @@ class TimerIntake(Intake):
             return error
         return end
 
-    async def _end_runs(self, timers: list[_Timer]) -> list[tuple[Delivery, list[Fact]]]:
+    async def _end_runs(self, timers: list[_Timer]) -> _Facts:
         """End the runs whose own timers are due; return those that are done with."""
         failures = await asyncio.gather(*(self._end_run(timer) for _, timer in timers))
-        done: list[tuple[Delivery, list[Fact]]] = []
+        done: _Facts = []
         for (delivery, _), failure in zip(timers, failures, strict=True):
             if failure is None:
                 done.append((delivery, []))
@@ -153,29 +204,24 @@ class TimerIntake(Intake):
                 failures[fact.run] = error
         return failures
 
-    async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
-        """Return the timers that are due, and the early ones with the milliseconds that remain."""
+    async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[_Timer]]:
+        """Return the timers that are due, and the early ones."""
         for delivery, _ in timers:
             self._clock.observe(delivery.time_ms)
         due, early = self._split(timers)
         # One that was handed back comes when its time has come; if it seems far off, our bound is too loose.
-        if any(delivery.delivered > 1 and remaining_ms > _LOOSE_MS for delivery, remaining_ms in early):
+        soonest_ms = self._clock.at_least_ms() + _LOOSE_MS
+        if any(delivery.delivered > 1 and timer.due_ms > soonest_ms for delivery, timer in early):
             self._clock.observe(await self.broker.server_time_ms(self._names.timers))
             due, early = self._split(timers)
         return due, early
 
-    def _split(self, timers: list[_Timer]) -> tuple[list[_Timer], list[tuple[Delivery, float]]]:
+    def _split(self, timers: list[_Timer]) -> tuple[list[_Timer], list[_Timer]]:
         now_ms = self._clock.at_least_ms()
-        due = [(delivery, timer) for delivery, timer in timers if timer.due_ms <= now_ms]
-        early = [
-            # What names a time beyond the lead is none of ours, and must not keep a delivery for years.
-            (delivery, min(timer.due_ms - now_ms, TIMER_LEAD_MS))
-            for delivery, timer in timers
-            if timer.due_ms > now_ms
-        ]
-        return due, early
+        due = [each for each in timers if each[1].due_ms <= now_ms]
+        return due, [each for each in timers if each[1].due_ms > now_ms]
 
-    async def _still_open(self, timers: list[_Timer], done: list[tuple[Delivery, list[Fact]]]) -> list[_Timer]:
+    async def _still_open(self, timers: list[_Timer], done: _Facts) -> list[_Timer]:
         """Return the timers for which their runs wait; the others are *done*."""
         versions = await self._current([timer for _, timer in timers])
         still_open: list[_Timer] = []
@@ -190,12 +236,13 @@ class TimerIntake(Intake):
 
     async def _current(self, timers: list[TimerRecord]) -> list[Version | BrokerError]:
         """Return the runs of timers; what is remembered will do for those that go on."""
+        known = [self._store.remembered(timer.run) is not None for timer in timers]
         versions = await self._store.load_all([timer.run for timer in timers])
         # One that had ended when it was looked at last may have been retried meanwhile.
         asked = [
             index
             for index, (version, timer) in enumerate(zip(versions, timers, strict=True))
-            if isinstance(version, Version) and not _is_open(version.state, timer)
+            if known[index] and isinstance(version, Version) and not _is_open(version.state, timer)
         ]
         fresh = await asyncio.gather(*(self._load(timers[index].run) for index in asked))
         for index, version in zip(asked, fresh, strict=True):
@@ -208,10 +255,10 @@ class TimerIntake(Intake):
         except BrokerError as error:
             return error
 
-    def _read_all(self, batch: Sequence[Delivery]) -> tuple[list[_Timer], list[tuple[Delivery, list[Fact]]]]:
+    def _read_all(self, batch: Sequence[Delivery]) -> tuple[list[_Timer], _Facts]:
         """Return the timers, and the deliveries that are none, which are done with."""
         timers: list[_Timer] = []
-        done: list[tuple[Delivery, list[Fact]]] = []
+        done: _Facts = []
         for delivery in batch:
             try:
                 timers.append((delivery, decode_record(TimerRecord, delivery.payload)))
@@ -262,6 +309,10 @@ def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
     return WaitTimedOut(run=timer.run, queue=timer.queue, step=timer.step, wait=wait, record=record)
 
 
+def _is_sleep(timer: TimerRecord) -> bool:
+    return timer.wait is not None and timer.wait.kind == "sleep"
+
+
 def _review(state: RunState | None) -> list[Fact]:
     """Return what is left to do about a run that does not wait for a timer, or not any more.
 
@@ -278,6 +329,5 @@ def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
     # While a run is unwound, only the back-offs of its undos count.
     if state.ending is not None and timer.wait is not None:
         return False
-    sleeps = timer.wait is not None and timer.wait.kind == "sleep"
     # The end of a back-off, or of a run's time, of an earlier epoch has nothing left to end.
-    return sleeps or timer.epoch >= epochs.current(state)
+    return _is_sleep(timer) or timer.epoch >= epochs.current(state)

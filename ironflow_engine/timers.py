@@ -38,6 +38,7 @@ def of_wait(state: RunState, fact: WaitRecorded) -> SetTimer:
         wait=record,
         waiting_since_ms=fact.time_ms,
         epoch=epochs.current(state),
+        sequence=fact.sequence,
     )
     return SetTimer(timer=wait_timer(fact.step), record=timer)
 

@@ -11,6 +11,7 @@ from ironflow.limits import Limits
 from ironflow.names import COMPENSATE_PREFIX, Scope, step_token
 from ironflow.records import EventRecord, StepKind, WaitRecord
 from ironflow_worker.memo import Memo
+from ironflow_worker.naps import Naps
 from ironflow_worker.signals import PassEnded
 from ironflow_worker.strands import Strand, strand_here
 from ironflow_worker.undos import Undos
@@ -34,6 +35,7 @@ class CurrentPass:
         trigger: the event that started the run.
         unwinds: whether the pass is there to undo: the handler runs only to say what there is to undo, and
             nothing begins that is not recorded.
+        naps: waits for sleeps that end in a moment; without, the pass ends when all that is left of it sleeps.
 
     Attributes:
         over: set when the pass has ended, for whichever reason.
@@ -45,7 +47,9 @@ class CurrentPass:
 
     """
 
-    def __init__(self, memo: Memo, limits: Limits, trigger: EventRecord, *, unwinds: bool = False) -> None:
+    def __init__(
+        self, memo: Memo, limits: Limits, trigger: EventRecord, *, unwinds: bool = False, naps: Naps | None = None
+    ) -> None:
         self.memo = memo
         self.limits = limits
         self.trigger = trigger
@@ -70,7 +74,9 @@ class CurrentPass:
         self._at_gates: dict[asyncio.Future[None], Strand] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._executed = False
+        self._naps = naps
         self._next_due_ms: int | None = None
+        self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
 
     @property
@@ -188,11 +194,22 @@ class CurrentPass:
             raise LimitError(msg)
         self._open_waits += 1
 
-    def note_due(self, due_ms: int) -> None:
+    def note_due(self, due_ms: int, *, backs_off: bool = False) -> None:
         """Note when something is over that this pass has recorded to be waited for; 0 where it never will be."""
+        self._backs_off = self._backs_off or backs_off
         if not due_ms:
             return
         self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
+
+    @property
+    def only_sleeps(self) -> bool:
+        """Whether nothing is open but sleeps: no event, no child's end and no back-off will wake the run."""
+        return (
+            not self._backs_off
+            and not self.unwinds
+            and all(wait.kind == "sleep" for wait in self.waits.values())
+            and self.memo.only_sleeps
+        )
 
     @property
     def next_due_ms(self) -> int:
@@ -225,9 +242,37 @@ class CurrentPass:
             CancelledError: it has, with its handler.
 
         """
+        await self._rest_until(asyncio.get_running_loop().create_future())
+        raise self.signal()
+
+    async def sleep_until(self, due_ms: int) -> None:
+        """Block the calling branch until a sleep is over, where the pass waits for that, or until the pass ends.
+
+        Args:
+            due_ms: when it is over, in server time.
+
+        Raises:
+            PassEnded: the pass has ended before.
+            CancelledError: it has, with its handler.
+
+        """
+        if self._naps is None:
+            await self.wait()
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._naps.add(end, due_ms)
+        try:
+            await self._rest_until(end)
+        finally:
+            self._naps.discard(end)
+
+    async def awake(self) -> None:
+        """Wait until the pass may go on behind a sleep."""
+        if self._naps is not None:
+            await self._naps.awake()
+
+    async def _rest_until(self, future: asyncio.Future[None]) -> None:
         if self.ended:  # nobody would end the wait
             raise self.signal()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         strand = self.strand()
         with self.new_work():
@@ -241,7 +286,6 @@ class CurrentPass:
                 self.begin_work()
                 if strand is not None:
                     self.wake(strand)
-        raise self.signal()
 
     async def leave(self, reason: Exception) -> NoReturn:
         """Block the calling branch until what others do has ended: the pass ends then, to be done again.
@@ -402,13 +446,13 @@ class CurrentPass:
         self._settle(self._quiet_since, _QUIET_ROUNDS)
 
     def _settle(self, quiet_since: int, rounds: int) -> None:
-        """End the pass where nothing was at work for so many rounds, and something waits."""
+        """End the pass where nothing was at work for so many rounds, and something waits that it does not wait for."""
         # What was at work in between begins the count anew.
         if self._at_work or self._going_on or self.ended or not self._waiting or quiet_since != self._quiet_since:
             return
         if rounds:
             asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)
-        else:
+        elif self._naps is None or not self.only_sleeps or not self._naps.begin():
             self._end_early()
 
     def signal(self) -> BaseException:

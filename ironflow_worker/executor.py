@@ -17,6 +17,7 @@ from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
+from ironflow.server_clock import ServerClock
 from ironflow.telemetry.tracing import carrier_of, is_wanted
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
@@ -24,6 +25,7 @@ from ironflow_worker.dead_letters import DeadLetters
 from ironflow_worker.leases import Leases
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
+from ironflow_worker.naps import Naps
 from ironflow_worker.pass_tools import LeaseLost, PassTools, WorkerDrains
 from ironflow_worker.poison import MOST_LOSSES, is_suspect, pause_ms, unknown_function, unreadable, worker_lost
 from ironflow_worker.presence import Presence
@@ -31,6 +33,7 @@ from ironflow_worker.quarantine import Quarantine
 from ironflow_worker.recent_memos import RecentMemos
 from ironflow_worker.replay import Replay
 from ironflow_worker.signals import PassStopped
+from ironflow_worker.slots import Slot
 
 _log = structlog.get_logger("ironflow.worker")
 
@@ -53,6 +56,7 @@ class Executor:
         make_token: returns a new random mark.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
+        monotonic: returns seconds that never jump.
         limits: what is refused before it is stored.
 
     """
@@ -72,6 +76,7 @@ class Executor:
         make_token: Callable[[], str],
         chance: Callable[[], float],
         now_ms: Callable[[], int],
+        monotonic: Callable[[], float],
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._broker = broker
@@ -88,11 +93,12 @@ class Executor:
         self._now_ms = now_ms
         self._limits = limits
         self._journal = Journal(broker, names, metrics.commit_records.observe)
+        self._clock = ServerClock(monotonic)
         self._recent = RecentMemos()
         self._quarantine = Quarantine()
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
-    async def execute(self, queue: str, delivery: Delivery) -> None:
+    async def execute(self, queue: str, delivery: Delivery, slot: Slot) -> None:
         """Execute a task to the end of its pass, or hand it back.
 
         The outcome is recorded first and the task acknowledged last: an acknowledgement can be lost, and then
@@ -120,16 +126,18 @@ class Executor:
         if running is not None:
             await self._join(queue, running, delivery)
             return
+        self._clock.observe(delivery.time_ms)
         running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
         running.leases.add(delivery.lease)
         try:
             with (
                 self._leases.hold(delivery.lease),
                 self._presence.holds(queue, delivery),
-                self._metrics.running.track_inprogress(),
                 self._cancellations.watch(running),
             ):
-                await self._execute(queue, task, function, delivery, running)
+                await slot.take()
+                await self._journal.until_few_wait()
+                await self._execute(queue, task, function, delivery, running, slot)
         except PassStopped:
             await self._leave(queue, task, function, delivery)
         except LeaseLost as error:
@@ -176,7 +184,13 @@ class Executor:
             delivery.nak(delay_seconds)
 
     async def _execute(
-        self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery, running: RunningPass
+        self,
+        queue: str,
+        task: Task,
+        function: Function[Any, Any],
+        delivery: Delivery,
+        running: RunningPass,
+        slot: Slot,
     ) -> None:
         server = self._broker.server.id
         memo = await self._load(queue, task, delivery)
@@ -200,7 +214,7 @@ class Executor:
             if delivery.delivered > 1:
                 running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
-            replay = Replay(function, task, event, memo, tools)
+            replay = Replay(function, task, event, memo, tools, Naps(self._clock, slot))
             running.replays(replay)
             outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
         running.succeeded = True
@@ -285,6 +299,7 @@ class Executor:
             still_holds=lambda: any(map(self._leases.still_holds, leases)),
             chance=self._chance,
             now_ms=self._now_ms,
+            clock=self._clock,
             depth=task.depth,
             trace=trace,
             traced=is_wanted(trace),

@@ -79,6 +79,7 @@ class Memo:
         self._tries: dict[str, TryRecord] = {}
         self._due: set[tuple[str, int]] = set()
         self._due_ms: dict[str, int] = {}
+        self._waiting_since_ms: dict[str, int] = {}
         self._failed: set[str] = set()
         self._failed_branches: dict[Scope, set[int]] = {}
         self._undone_at: dict[str, int] = {}
@@ -111,6 +112,7 @@ class Memo:
             case "wait":
                 wait = self._waits[key] = decode_record(WaitRecord, message.payload)
                 self._due_ms[key] = wait.until_ms or _after(message, wait.delay_ms)
+                self._waiting_since_ms[key] = message.time_ms
             case "closed":
                 self._closed.add(key)
             case "try":
@@ -292,6 +294,25 @@ class Memo:
         backing_off = (key for key in self._tries if key not in self._steps and self.is_backing_off(key))
         return min((due for key in (*self._open(), *backing_off) if (due := self._due_ms[key])), default=None)
 
+    @property
+    def only_sleeps(self) -> bool:
+        """Whether nothing is open but sleeps."""
+        return all(wait.kind == "sleep" for wait in self._open().values()) and not any(
+            key not in self._steps and self.is_backing_off(key) for key in self._tries
+        )
+
+    def due_ms(self, key: str) -> int:
+        """Return when a recorded wait is over, in server time."""
+        return self._due_ms[key]
+
+    def slept_ms(self, key: str) -> int:
+        """Return how long a sleep is meant to last, from when it was recorded."""
+        return self._due_ms[key] - self._waiting_since_ms[key]
+
+    def sleep_ended(self, key: str, record: StepRecord, sequence: int) -> None:
+        """Take in the end of a sleep that the pass itself has recorded."""
+        self._read_step(key, record, sequence)
+
     def _open(self) -> dict[str, WaitRecord]:
         return {
             key: wait
@@ -311,4 +332,5 @@ class Memo:
 
 def _after(message: StoredMessage, delay_ms: int | None) -> int:
     # What has no time of its own waits for as long as it takes.
-    return message.time_ms + delay_ms if delay_ms else 0
+    # The time at which a record was stored comes rounded down to whole milliseconds.
+    return message.time_ms + 1 + delay_ms if delay_ms else 0

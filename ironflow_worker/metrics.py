@@ -49,6 +49,12 @@ class Metrics(ProcessMetrics):
             "Records that were not written because the worker had been stopped for longer than its lease.",
             registry=self.registry,
         )
+        self.sleep_lateness = Histogram(
+            "ironflow_worker_sleep_lateness_seconds",
+            "How late sleeps ended for whose end a worker waited.",
+            buckets=QUICK,
+            registry=self.registry,
+        )
         self.dead_letters = Counter(
             "ironflow_worker_dead_letters",
             "Runs that were given up because no worker could do anything about them.",

@@ -13,6 +13,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, StorageFull
 from ironflow.journal import Appended, Journal
 from ironflow.limits import Limits
 from ironflow.names import Names
+from ironflow.server_clock import ServerClock
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.metrics import Metrics
 
@@ -45,6 +46,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         still_holds: tells whether the pass is surely nobody else's yet.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
+        clock: says what the server's clock has surely reached.
         trace: the context of the run's trace.
         traced: whether anybody takes its spans.
 
@@ -63,6 +65,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     still_holds: Callable[[], bool]
     chance: Callable[[], float]
     now_ms: Callable[[], int]
+    clock: ServerClock
     depth: int = 0
     trace: dict[str, str] = {}
     traced: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import structlog
 
 from ironflow.broker.protocol import Broker, Delivery, Puller
+from ironflow_worker.slots import Slot, Slots
 
 _log = structlog.get_logger("ironflow.worker")
 
-Execute = Callable[[str, Delivery], Coroutine[Any, Any, None]]
+Execute = Callable[[str, Delivery, Slot], Coroutine[Any, Any, None]]
 
 
 class QueueRunner:
@@ -24,18 +26,29 @@ class QueueRunner:
         stream: the stream of tasks.
         queue: the queue, whose consumer has its name.
         slots: how many tasks are executed at a time.
-        execute: executes one task; hands it back itself where that fails.
+        execute: executes one task, in a slot that it takes; hands it back itself where that fails.
+
+        count_running: gets how many passes more go on, or with a minus how many fewer.
 
     Attributes:
         queue: as above.
 
     """
 
-    def __init__(self, broker: Broker, stream: str, queue: str, slots: int, execute: Execute) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        stream: str,
+        queue: str,
+        slots: int,
+        execute: Execute,
+        count_running: Callable[[int], object] = bool,
+    ) -> None:
         self._broker = broker
         self._stream = stream
         self.queue = queue
-        self._slots = slots
+        self._most_at_once = slots
+        self._slots = Slots(slots, self._ask, count_running)
         self._execute = execute
         self._passes: dict[asyncio.Task[None], Delivery] = {}
         self._puller: Puller | None = None
@@ -50,10 +63,9 @@ class QueueRunner:
         """Take and execute tasks until cancelled; leaving hands back what was not begun."""
         async with self._broker.pull(self._stream, self.queue) as puller:
             self._puller = puller
-            if not self._draining:
-                puller.request(self._slots)
+            self._slots.fill()
             while True:
-                for delivery in await puller.batch(self._slots):
+                for delivery in await puller.batch(self._most_at_once):
                     self._begin(delivery)
 
     def withdraw(self) -> None:
@@ -80,17 +92,21 @@ class QueueRunner:
         if self._draining:
             delivery.nak()
             return
-        task = asyncio.create_task(self._execute(self.queue, delivery))
+        slot = self._slots.come()
+        task = asyncio.create_task(self._execute(self.queue, delivery, slot))
         self._passes[task] = delivery
-        task.add_done_callback(self._end)
+        task.add_done_callback(functools.partial(self._end, slot))
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _end(self, slot: Slot, task: asyncio.Task[None]) -> None:
         del self._passes[task]
         if not task.cancelled() and task.exception() is not None:
             # The executor hands tasks back by itself; what comes out of it nevertheless is a mistake of ours.
             _log.error("executing a task failed", queue=self.queue, exc_info=task.exception())
+        slot.leave()
+
+    def _ask(self, tasks: int) -> None:
         if self._puller is not None and not self._draining:
-            self._puller.request(1)
+            self._puller.request(tasks)
 
 
 def _is_unbegun(task: asyncio.Task[None]) -> bool:

@@ -22,6 +22,7 @@ from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, is_parked
 from ironflow_worker.memo import Memo
+from ironflow_worker.naps import Naps
 from ironflow_worker.pass_tools import PassTools
 from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
 from ironflow_worker.step_client import StepClient
@@ -43,18 +44,25 @@ class Replay:
         event: what started the run.
         memo: what is recorded of it.
         tools: what its steps need.
+        naps: waits for sleeps that end in a moment; without, the pass ends when all that is left of it sleeps.
 
     """
 
     def __init__(
-        self, function: Function[Any, Any], task: Task, event: EventRecord, memo: Memo, tools: PassTools
+        self,
+        function: Function[Any, Any],
+        task: Task,
+        event: EventRecord,
+        memo: Memo,
+        tools: PassTools,
+        naps: Naps | None = None,
     ) -> None:
         self._function = function
         self._task = task
         self._event = event
         self._memo = memo
         self._tools = tools
-        self._current = CurrentPass(memo, tools.limits, event, unwinds=task.mode == "compensate")
+        self._current = CurrentPass(memo, tools.limits, event, unwinds=task.mode == "compensate", naps=naps)
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._running: asyncio.Task[Any] | None = None
         self._stopped = False
@@ -145,7 +153,7 @@ class Replay:
             raise PassStopped
         undone = undos.result()
         if undone == "running":
-            self._current.note_due(unwinding.next_due_ms)
+            self._current.note_due(unwinding.next_due_ms, backs_off=True)
             return self._suspended()
         compensation = undone if all_known else "failed"
         return self._outcome(cause.ending, error=cause.error, compensation=compensation)
@@ -262,7 +270,7 @@ class Replay:
             name="", kind="run", token=tools.token, attempt=attempt, delay_ms=delay_ms, error=error_record(error)
         )
         await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
-        self._current.note_due(tools.now_ms() + delay_ms)
+        self._current.note_due(tools.now_ms() + delay_ms, backs_off=True)
         return self._suspended()
 
     def _fail(self, error: ErrorRecord) -> OutcomeRecord:
@@ -277,7 +285,8 @@ class Replay:
         return self._outcome("failed", error=error, event=event)
 
     def _suspended(self) -> OutcomeRecord:
-        return self._outcome("suspended", due_ms=self._current.next_due_ms)
+        current = self._current
+        return self._outcome("suspended", due_ms=current.next_due_ms, only_sleeps=current.only_sleeps)
 
     def _outcome(self, status: Any, **details: Any) -> OutcomeRecord:
         return OutcomeRecord(

@@ -384,7 +384,7 @@ class StepClient(Step):
         except SerializationError as error:
             raise self._give_up(error) from error
         if standing is None:
-            self._current.note_due(attempt.next_due_ms)
+            self._current.note_due(attempt.next_due_ms, backs_off=True)
             await self._current.wait()
         if is_fence(standing.record):
             ended = BrokerError(f"step {call.name!r} came too late: its run is being unwound")
@@ -464,7 +464,10 @@ class StepClient(Step):
                 return self._settled(call, standing)
             if self._current.memo.is_closed(call.key):
                 await self._refuse_closed(call)
-            if self._current.memo.wait(call.key) is None:
+            recorded = self._current.memo.wait(call.key)
+            if recorded is not None and call.kind == "sleep":
+                return self._settled(call, await self._sleep_out(call))
+            if recorded is None:
                 tools = self._tools
                 wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
                 with self._current.new_work():
@@ -477,6 +480,32 @@ class StepClient(Step):
                     if wait.until_ms or wait.delay_ms:
                         self._current.note_due(wait.until_ms or tools.now_ms() + (wait.delay_ms or 0))
             return await self._current.wait()
+
+    async def _sleep_out(self, call: Call) -> Standing:
+        """Return the end of a sleep that began in an earlier pass, where this one can wait for it."""
+        current, tools = self._current, self._tools
+        due_ms = current.memo.due_ms(call.key)
+        await current.sleep_until(due_ms)
+        with current.new_work():
+            current.executes()
+            late_ms = max(0, round(tools.clock.at_least_ms()) - due_ms)
+            record = StepRecord(
+                name=call.name,
+                kind=call.kind,
+                scope=call.scope,
+                token=tools.token,
+                duration_ms=current.memo.slept_ms(call.key) + late_ms,
+                slept_out=True,
+            )
+            try:
+                standing = await record_result(record, call.key, tools, self._append)
+            except SerializationError as error:
+                raise self._give_up(error) from error
+            tools.metrics.sleep_lateness.observe(late_ms / 1000)
+            current.memo.sleep_ended(call.key, standing.record, standing.sequence)
+            await current.awake()
+        await current.check_running()
+        return standing
 
     async def _refuse_closed(self, call: Call) -> None:
         """Wait until the groups around a step have failed that was left behind when they did; all passes must see that.

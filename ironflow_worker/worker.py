@@ -121,10 +121,11 @@ class Worker:
             make_token=make_token,
             chance=chance,
             now_ms=now_ms,
+            monotonic=monotonic,
             limits=limits,
         )
         self._runners = [
-            QueueRunner(broker, names.tasks, queue, slots, self._executor.execute)
+            QueueRunner(broker, names.tasks, queue, slots, self._executor.execute, self.metrics.running.inc)
             for queue, slots in _share_slots(settings)
         ]
         self._registrar = Registrar(

@@ -95,10 +95,10 @@ async def test_a_worker_that_has_heard_of_the_cancel_begins_nothing() -> None:
         executor = worker._executor  # noqa: SLF001 - there is no other way to hold a delivery back
         execute = executor.execute
 
-        async def late(queue: str, delivery: Any) -> None:
+        async def late(queue: str, delivery: Any, slot: Any) -> None:
             withheld.append(delivery)
             await asyncio.sleep(5)
-            await execute(queue, delivery)
+            await execute(queue, delivery, slot)
 
         for runner in worker._runners:  # noqa: SLF001 - likewise
             runner._execute = late  # noqa: SLF001 - likewise

@@ -17,6 +17,7 @@ from ironflow.records import (
     FunctionRecord,
     OutcomeRecord,
     OutcomeStatus,
+    StepRecord,
     TaskMode,
     TryRecord,
     WaitRecord,
@@ -108,6 +109,8 @@ def outcome_fact(
     imposed: bool = False,
     ending: Ending = "failed",
     compensation: CompensationStatus | None = None,
+    token: str = "",
+    only_sleeps: bool = False,
 ) -> Callable[[int], OutcomeRecorded]:
     """Return what makes the fact that a pass has ended, of the sequence at which it is recorded."""
     ends_as = ending if status == "compensating" else status
@@ -116,8 +119,9 @@ def outcome_fact(
         record = OutcomeRecord(
             number=number,
             status=status,
-            token="",
+            token=token,
             seen=seen,
+            only_sleeps=only_sleeps,
             error=ErrorRecord(type="E", message="") if ends_as == "failed" else None,
             imposed=imposed,
             ending=ending,
@@ -129,8 +133,15 @@ def outcome_fact(
     return make
 
 
-def journal_message(subject: str, fact: Fact | None) -> tuple[str, bytes]:
-    """Return under which subject, and with what payload, the journal has what is called *subject* here."""
+def journal_message(subject: str, fact: Fact | None, slept_out: str | None) -> tuple[str, bytes]:
+    """Return under which subject, and with what payload, the journal has what is called *subject* here.
+
+    Args:
+        subject: as above.
+        fact: what engines are told of it.
+        slept_out: of the end of a sleep: the token of the pass that waited for it, where one has.
+
+    """
     kind, _, key = subject.partition(".")
     match fact:
         case WaitRecorded():
@@ -145,4 +156,5 @@ def journal_message(subject: str, fact: Fact | None) -> tuple[str, bytes]:
         return _NAMES.journal_retry(QUEUE, RUN, int(key)), b""
     if kind == "end" and not key.startswith("sleep"):
         return _NAMES.journal_due(QUEUE, RUN, key, 1), b""
-    return _NAMES.journal_step(QUEUE, RUN, key), b""
+    end = StepRecord(name=key, kind="sleep", token=slept_out or "", slept_out=slept_out is not None)
+    return _NAMES.journal_step(QUEUE, RUN, key), encode_record(end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ironflow_engine import epochs, overdue, reducer, remembered, retries, timers, unwinding
+from ironflow_engine import epochs, overdue, reducer, remembered, retries, sleeps, timers, unwinding
 
 Mistake = tuple[ModuleType, str, str]
 
@@ -16,8 +16,8 @@ IN_THE_REDUCER: dict[str, Mistake] = {
     ),
     "a wake-up starts a pass beside the live one": (
         reducer,
-        "return Decision(woken) if state.live else _dispatch_next(woken, fact.sequence)",
-        "return _dispatch_next(woken, fact.sequence)",
+        "    if state.live:\n        return Decision(sleeps.awake(woken))\n",
+        "",
     ),
     "what woke the run during its pass is not looked at": (
         reducer,
@@ -204,7 +204,7 @@ OF_UNWINDING: dict[str, Mistake] = {
     "a run that goes on is unwound": (unwinding, "otherwise if state.ending is None else", "otherwise if False else"),
 }
 OF_RECONCILING: dict[str, Mistake] = {
-    "a run that rests does not say that it is due": (reducer, ", due_ms=fact.record.due_ms)", ")"),
+    "a run that rests does not say that it is due": (reducer, "        due_ms=fact.record.due_ms,\n", ""),
     "a task that is missing is not published": (
         reducer,
         "again = _commands_again(state, state.dispatched_for) if state.number == fact.number else ()",
@@ -221,20 +221,50 @@ OF_RECONCILING: dict[str, Mistake] = {
         "def _review(state: RunState, fact: StateReviewed) -> Decision:\n    if False:",
     ),
     "waits stay lost": (overdue, "for fact in self._open.values() if due_at(fact) <= now_ms]", "for fact in ()]"),
-    "wake-ups stay lost": (overdue, "if not self._state.live and self._ended_at > self._state.woken_by:", "if False:"),
+    "wake-ups stay lost": (overdue, "if self._ended_at > self._state.woken_by:", "if False:"),
     "an old wake-up comes again": (overdue, "sequence=self._ended_at)", "sequence=self._state.woken_by)"),
     "waits are not read": (overdue, 'case "wait" | "try":', 'case "try":'),
     "back-offs are not read": (overdue, 'case "wait" | "try":', 'case "wait":'),
-    "the end of a back-off wakes nobody": (
+    "the end of a back-off wakes nobody": (overdue, 'elif ended is not None and address.kind == "due":', "elif False:"),
+    "the end of a wait wakes nobody": (overdue, "if isinstance(ended, WaitRecorded):", "if False:"),
+    "an end that a pass left behind has recorded wakes nobody": (
         overdue,
-        '(address.kind == "due" or isinstance(ended, WaitRecorded))',
-        "isinstance(ended, WaitRecorded)",
+        "if end.slept_out:",
+        "if end.slept_out: pass\n        elif False:",
     ),
-    "the end of a wait wakes nobody": (
-        overdue,
-        '(address.kind == "due" or isinstance(ended, WaitRecorded))',
-        'address.kind == "due"',
+}
+OF_SLEEPS: dict[str, Mistake] = {
+    "a run that waits for more than sleeps is begun early": (
+        sleeps,
+        "not state.live and state.only_sleeps",
+        "not state.live",
     ),
+    "a run that is live is begun early": (sleeps, "return not state.live and", "return"),
+    "a run that is being unwound is begun early": (sleeps, " and state.ending is None and", " and"),
+    "a pass that is begun early is not live": (sleeps, "        live=True,\n", ""),
+    "a pass that is begun early has no number of its own": (sleeps, "        number=state.number + 1,\n", ""),
+    "nobody remembers which sleep a pass was begun for": (sleeps, "        dispatched_for=fact.sequence,\n", ""),
+    "a task that is published early is published once": (
+        sleeps,
+        "return Decision(state, (Dispatch(state=state, again=True),))",
+        "return Decision(state)",
+    ),
+    "a task that is published early again does not say so": (sleeps, "again=True", "again=False"),
+    "an end that its pass knows wakes the run": (
+        sleeps,
+        "if fact.by == state.rested_by else None",
+        "if False else None",
+    ),
+    "an end that no pass knows wakes nobody": (sleeps, "if fact.by == state.rested_by else None", "if True else None"),
+    "an end that wakes the run counts once": (
+        sleeps,
+        "if fact.sequence <= state.woken_by:\n        return None",
+        "if fact.sequence <= state.woken_by:\n        return state",
+    ),
+    "an end of a pass left behind is forgotten": (sleeps, "if by != mark(token)", "if False"),
+    "an end that the pass knows counts as another's": (sleeps, "if by != mark(token)", "if True"),
+    "what earlier passes have slept out stays": (reducer, "slept_out={})", "slept_out=state.slept_out)"),
+    "nobody remembers which pass rested": (reducer, "        rested_by=mark(fact.record.token),\n", ""),
 }
 OF_REMEMBERED_STATES: dict[str, Mistake] = {
     "a wait of a later epoch is taken for one of this": (remembered, "<= current for", "<= current + 9 for"),

@@ -29,13 +29,13 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from ironflow_engine import children, event_waits, reducer, retries, timers, unwinding
+from ironflow_engine import children, event_waits, reducer, retries, sleeps, timers, unwinding
 from tests.laws import reducer_mistakes as mistakes
 from tests.laws import world
 from tests.laws.program import Program
 from tests.laws.reducer_laws import CHOICES, PROGRAMS, LawfulReducer, cases, check, check_all
 
-USERS = (reducer, children, event_waits, retries, timers, unwinding, world)
+USERS = (reducer, children, event_waits, retries, sleeps, timers, unwinding, world)
 """The modules that name those in which there may be a mistake."""
 
 
@@ -113,6 +113,14 @@ def test_a_mistake_about_reconciling_breaks_a_law(mistake: str, monkeypatch: pyt
 
     with pytest.raises(AssertionError, match=r"L[1-9]"):
         check_all(reducer.decide, cases(6, 3_000, may_be_ended=(False,), undos=(0, 0, 1), may_lose=(True,)))
+
+
+@pytest.mark.parametrize("mistake", mistakes.OF_SLEEPS)
+def test_a_mistake_about_sleeps_breaks_a_law(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(mistakes.OF_SLEEPS[mistake], monkeypatch)
+
+    with pytest.raises(AssertionError, match=r"L[1-9]"):
+        check_all(reducer.decide, cases(8, 5_000, undos=(0, 1), may_lose=(False,)))
 
 
 @pytest.mark.parametrize("mistake", mistakes.OF_REMEMBERED_STATES)

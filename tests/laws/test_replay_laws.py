@@ -48,6 +48,7 @@ from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS
 from ironflow.names import COMPENSATE_PREFIX, Names, parse_journal, step_token
 from ironflow.records import EventRecord, StepRecord, Task, TaskMode
+from ironflow.server_clock import ServerClock
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.memo import Memo
 from ironflow_worker.metrics import Metrics
@@ -259,6 +260,7 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
         still_holds=lambda: True,
         chance=lambda: 0.5,
         now_ms=now_ms,
+        clock=ServerClock(asyncio.get_running_loop().time),
     )
     return tools, memo
 

@@ -20,9 +20,9 @@ from typing import Literal, get_args
 from msgspec.structs import replace
 
 from ironflow.broker.protocol import StoredMessage
-from ironflow.names import parse_step_key, step_key
+from ironflow.names import mark, parse_step_key, step_key
 from ironflow.records import TERMINAL, CompensationStatus, Ending, OutcomeRecord, OutcomeStatus, RunState, TimerRecord
-from ironflow_engine import epochs, overdue, remembered
+from ironflow_engine import epochs, overdue, remembered, sleeps
 from ironflow_engine.facts import (
     Command,
     Decision,
@@ -32,6 +32,8 @@ from ironflow_engine.facts import (
     RunRetried,
     RunStarted,
     SetTimer,
+    SleepNearsEnd,
+    SleptOut,
     StateReviewed,
     StopRun,
     WaitRecorded,
@@ -80,6 +82,8 @@ class World:
         fences: the sequences of those that keep a step from ever having a result.
         inbox: facts that no engine has acknowledged yet, by the name of what carries them.
         fired: timers that have fired and that no engine has acknowledged yet.
+        early: timers that no engine has handed back yet, which came ahead of their time.
+        slept_out: the token of the pass that has recorded the end of a sleep itself, by the sequence of that.
         tasks: the tasks in the queue, by number.
         timers: those that have not fired, each with its epoch in front.
         stops: what engines that are held up have still to take back.
@@ -102,6 +106,8 @@ class World:
         self.start = RunStarted(run=RUN, event=EVENT, function=FUNCTION, sequence=1, time_ms=1)
         self.inbox: dict[str, Fact] = {"event": self.start}
         self.fired: dict[str, TimerRecord] = {}
+        self.early: dict[str, TimerRecord] = {}
+        self.slept_out: dict[int, str] = {}
         self.tasks: dict[int, QueuedTask] = {}
         self.timers: dict[str, TimerRecord] = {}
         self.passes: list[Pass] = []
@@ -115,6 +121,7 @@ class World:
         self.decided_late = False
         self._delivered: set[int] = set()
         self._sequence = 0
+        self._begun = 0
 
     @property
     def state(self) -> RunState | None:
@@ -127,6 +134,10 @@ class World:
         A fence need not wake it. It does where an engine finds it in the place of the end of a sleep.
         """
         return [sequence for subject, sequence in self.journal.items() if subject.startswith(("end.", "retry."))]
+
+    def sleeps(self) -> list[int]:
+        """Return the sequences of the records that a step sleeps."""
+        return [sequence for subject, sequence in self.journal.items() if subject.startswith("wait.sleep")]
 
     def ended_by(self) -> list[OutcomeRecord]:
         """Return the outcomes that end the run, one for each epoch that has ended."""
@@ -157,6 +168,7 @@ class World:
         loses = loses and self.program.may_lose
         return [
             [partial(self.worker_takes, number) for number in self.tasks],
+            [partial(self.worker_takes, number, naps=True) for number in self.tasks],
             [partial(self.pass_goes_on, index) for index in range(len(self.passes))],
             [partial(self.pass_finishes, index) for index in range(len(self.passes))],
             [partial(self.pass_dies, index) for index in range(len(self.passes))],
@@ -165,6 +177,7 @@ class World:
                 for name, timer in self.timers.items()
                 if not timer.run_timeout_ms or ends
             ],
+            [partial(self.timer_nears, name) for name, timer in self.timers.items() if timer.step.startswith("sleep")],
             *self._engines_may(),
             [partial(self.terminator_looks, ending, undo=undo) for ending in get_args(Ending) for undo in (False, True)]
             if ends
@@ -180,7 +193,7 @@ class World:
         ]
 
     def _engines_may(self) -> list[list[Callable[[], None]]]:
-        messages = [*self.inbox, *self.fired]
+        messages = [*self.inbox, *self.fired, *self.early]
         # Two that come together may be folded in either order.
         batches = [*itertools.permutations(messages, 1), *itertools.permutations(messages, 2)]
         return [
@@ -213,6 +226,7 @@ class World:
         """Let an engine take a batch and do with it as the conductor and the intakes do."""
         facts = [self.inbox[message] for message in messages if message in self.inbox]
         facts += [fact for message in messages if (fact := self._end_wait(engine, message)) is not None]
+        facts += [fact for message in messages if (fact := self._near_end(engine, message)) is not None]
         if fate == "dies before it stores":
             self.remembered[engine] = None
             return
@@ -228,6 +242,7 @@ class World:
             for message in messages:
                 self.inbox.pop(message, None)
                 self.fired.pop(message, None)
+                self.early.pop(message, None)
         elif fate == "dies half-way":
             self.remembered[engine] = None
 
@@ -244,7 +259,19 @@ class World:
             return None
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
-        return Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject])
+        sequence = self.journal[subject]
+        if sequence in self.slept_out:
+            return SleptOut(run=RUN, queue=QUEUE, by=mark(self.slept_out[sequence]), sequence=sequence)
+        return Woken(run=RUN, queue=QUEUE, sequence=sequence)
+
+    def _near_end(self, engine: int, message: str) -> Fact | None:
+        timer = self.early.get(message)
+        version = self.remembered[engine] or self.stored
+        if timer is None or version[0] is None:
+            return None
+        if not sleeps.may_begin_early(version[0]) and not sleeps.is_for(version[0], timer.sequence):
+            return None
+        return SleepNearsEnd(run=RUN, queue=QUEUE, sequence=timer.sequence)
 
     def _review(self) -> Fact | None:
         """Return what becomes of a run that does not wait for a timer, or not any more."""
@@ -354,11 +381,16 @@ class World:
         """Let a timer fire: it is delivered until an engine acknowledges it."""
         self.fired[f"fired {timer}"] = self.timers.pop(timer)
 
+    def timer_nears(self, timer: str) -> None:
+        """Let a timer be delivered ahead of its time; an engine hands it back, and it fires all the same."""
+        self.early[f"early {timer}"] = self.timers[timer]
+
     def all_is_lost(self) -> None:
         """Let somebody purge the streams of tasks and timers."""
         self.tasks.clear()
         self.timers.clear()
         self.fired.clear()
+        self.early.clear()
 
     def is_lost(self, message: str) -> None:
         """Let one message get lost that is on its way to the engines."""
@@ -416,14 +448,24 @@ class World:
 
     def _messages(self) -> list[StoredMessage]:
         return [
-            StoredMessage(*journal_message(subject, self.facts.get(subject)), sequence=sequence, time_ms=sequence)
+            StoredMessage(
+                *journal_message(subject, self.facts.get(subject), self.slept_out.get(sequence)),
+                sequence=sequence,
+                time_ms=sequence,
+            )
             for subject, sequence in self.journal.items()
         ]
 
     # Workers
 
-    def worker_takes(self, number: int) -> None:
-        """Let a worker take a task, also one that another worker has."""
+    def worker_takes(self, number: int, *, naps: bool = False) -> None:
+        """Let a worker take a task, also one that another worker has.
+
+        Args:
+            number: the task.
+            naps: the worker waits for the ends of sleeps where nothing else is open, and records them itself.
+
+        """
         task = self.tasks[number]
         again = task.again or number in self._delivered
         self._delivered.add(number)
@@ -432,10 +474,17 @@ class World:
         if any(f"outcome.{later}" in known for later in range(number, number + 10)):
             del self.tasks[number]
             return
-        begin = self._begin_to_undo if task.mode == "compensate" else self._begin
-        self.passes.append(Pass(number, begin(number, task.epoch, known)))
+        if task.mode == "compensate":
+            left = self._begin_to_undo(number, task.epoch, known)
+        else:
+            left = self._begin(number, task.epoch, known, naps=naps)
+        self.passes.append(Pass(number, left))
 
-    def _begin(self, number: int, epoch: int, known: dict[str, int]) -> list[tuple[str, Callable[[int], Fact | None]]]:
+    def _begin(
+        self, number: int, epoch: int, known: dict[str, int], *, naps: bool
+    ) -> list[tuple[str, Callable[[int], Fact | None]]]:
+        self._begun += 1
+        token, only_sleeps = f"pass {self._begun}", False
         left: list[tuple[str, Callable[[int], Fact | None]]] = []
         status: OutcomeStatus = self.program.ends
         for group in range(len(self.program.groups)):
@@ -445,13 +494,20 @@ class World:
                 left.append((f"work.{work}", lambda _: None))
             waiting = self._open(group, epoch, known)
             left += [(f"wait.{key}", wait_fact(key, kind)) for key, kind in waiting if f"wait.{key}" not in known]
-            if waiting:
+            only_sleeps = all(kind == "sleep" for _, kind in waiting)
+            if naps and only_sleeps and all(f"wait.{key}" in known for key, _ in waiting):
+                left += [(f"end.{key}", partial(self._sleeps_out, token)) for key, _ in waiting]
+            elif waiting:
                 status = "suspended"
                 break
         if status == "failed" and self.program.undos:
             status = "compensating"
-        left.append((f"outcome.{number}", outcome_fact(number, status, seen=max(known.values(), default=0))))
-        return left
+        seen = max(known.values(), default=0)
+        outcome = outcome_fact(number, status, seen, token=token, only_sleeps=only_sleeps and status == "suspended")
+        return [*left, (f"outcome.{number}", outcome)]
+
+    def _sleeps_out(self, token: str, sequence: int) -> None:
+        self.slept_out[sequence] = token
 
     def _begin_to_undo(
         self, number: int, epoch: int, known: dict[str, int]
@@ -523,7 +579,7 @@ class World:
 
     def engines_catch_up(self) -> None:
         """Let everything that was sent be taken in, in order and without trouble."""
-        while messages := [*self.inbox, *self.fired]:
+        while messages := [*self.inbox, *self.fired, *self.early]:
             self.engine_takes(0, messages, "goes well")
         self.stops_go_through()
 

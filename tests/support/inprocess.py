@@ -87,7 +87,14 @@ class System:
     async def add_engine(self) -> Engine:
         """Start one more engine."""
         broker = self.server.connect()
-        engine = Engine(broker, self.names, self._engine_settings, make_token=self._token, archive=self.archive)
+        engine = Engine(
+            broker,
+            self.names,
+            self._engine_settings,
+            make_token=self._token,
+            monotonic=asyncio.get_running_loop().time,
+            archive=self.archive,
+        )
         await engine.start()
         self.engines[engine] = broker
         return engine

@@ -24,6 +24,7 @@ from ironflow_worker.executor import Executor
 from ironflow_worker.leases import Leases
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.presence import Presence
+from ironflow_worker.slots import Slot, Slots
 
 pytestmark = pytest.mark.virtual_time
 
@@ -48,6 +49,12 @@ class Handed:
 
     def nak(self, delay_seconds: float = 0.0) -> None:
         self.answers.append(f"nak {delay_seconds:g}")
+
+
+def a_slot() -> Slot:
+    slots = Slots(1, lambda _: None)
+    slots.fill()
+    return slots.come()
 
 
 class Bench:
@@ -76,6 +83,7 @@ class Bench:
             make_token=lambda: "of this pass",
             chance=lambda: 0.5,
             now_ms=lambda: self.now_ms,
+            monotonic=asyncio.get_running_loop().time,
         )
 
     async def start(self) -> None:
@@ -103,7 +111,7 @@ class Bench:
         return Handed(encode_record(msgspec.structs.replace(task, **changes)), delivered)
 
     async def answers(self, delivery: Handed) -> list[str]:
-        await self.executor.execute("q", delivery)
+        await self.executor.execute("q", delivery, a_slot())
         return delivery.answers
 
 
@@ -225,5 +233,5 @@ async def test_a_mistake_of_ours_is_not_repeated_at_once(bench: Bench, monkeypat
     monkeypatch.setattr("ironflow_worker.executor.Replay.run", None)
     delivery = bench.task()
     with pytest.raises(TypeError):
-        await bench.executor.execute("q", delivery)
+        await bench.executor.execute("q", delivery, a_slot())
     assert delivery.answers == ["nak 1"]

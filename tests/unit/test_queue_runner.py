@@ -11,6 +11,7 @@ import structlog
 from ironflow.broker.local import LocalServer
 from ironflow.broker.protocol import ConsumerSpec, ConsumerState, Delivery, Publication, StreamSpec
 from ironflow_worker.queue_runner import QueueRunner
+from ironflow_worker.slots import Slot
 
 pytestmark = pytest.mark.virtual_time
 
@@ -26,8 +27,9 @@ class Bench:
         self.executed: list[str] = []
 
     def runner(self, slots: int, execute: Callable[[Delivery], Awaitable[None]]) -> QueueRunner:
-        async def run(queue: str, delivery: Delivery) -> None:
+        async def run(queue: str, delivery: Delivery, slot: Slot) -> None:
             assert queue == QUEUE
+            await slot.take()
             self.executed.append(delivery.payload.decode())
             await execute(delivery)
 
