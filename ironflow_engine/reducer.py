@@ -239,7 +239,8 @@ def _sleep_out(state: RunState, fact: SleptOut) -> Decision:
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
     status = unwinding.status_while(state, "queued")
-    following = replace(state, status=status, due_ms=0, number=state.number + 1, live=True, dispatched_for=cause)
+    awake = replace(state, status=status, due_ms=0, only_sleeps=False)
+    following = replace(awake, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 
 

@@ -15,8 +15,13 @@ from ironflow_engine.facts import Decision, Dispatch, SleepNearsEnd, SleptOut
 
 
 def may_begin_early(state: RunState) -> bool:
-    """Tell whether the next pass of a run has nothing to wait for but the ends of sleeps."""
+    """Tell whether a run rests and waits for nothing but the ends of sleeps."""
     return not state.live and state.only_sleeps and state.ending is None and state.status not in TERMINAL
+
+
+def is_waited_for(state: RunState) -> bool:
+    """Tell whether a live run's newest pass waits for the ends of its sleeps, all of them, as far as is known."""
+    return state.live and state.only_sleeps
 
 
 def is_for(state: RunState, sequence: int) -> bool:

@@ -115,9 +115,12 @@ class TimerIntake(Intake):
         facts: _Facts = []
         for (delivery, timer), version in zip(sleeping, versions, strict=True):
             state = version.state if isinstance(version, Version) else None
-            if state and (sleeps.may_begin_early(state) or sleeps.is_for(state, timer.sequence)):
-                self._look_again_ms[delivery.lease] = timer.due_ms + _SLEPT_OUT_MS
-                facts.append((delivery, [SleepNearsEnd(run=timer.run, queue=timer.queue, sequence=timer.sequence)]))
+            if state is None or not (sleeps.may_begin_early(state) or sleeps.is_waited_for(state)):
+                continue
+            self._look_again_ms[delivery.lease] = timer.due_ms + _SLEPT_OUT_MS
+            is_news = not state.live or sleeps.is_for(state, timer.sequence)
+            near = SleepNearsEnd(run=timer.run, queue=timer.queue, sequence=timer.sequence)
+            facts.append((delivery, [near] if is_news else []))
         for delivery, timer in early:
             if delivery.lease not in self._look_again_ms:
                 self.hand_back(self._seconds_until(timer.due_ms), delivery)

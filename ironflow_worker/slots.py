@@ -38,7 +38,7 @@ class Slots:
         self._asked = 0
         """Tasks that were asked for and have not come."""
         self._come = 0
-        """Tasks that have come and not left, but for those that have lent their slots."""
+        """Tasks that have come and not left, but for those whose slots are lent."""
         self._taken = 0
         self._lent = 0
         self._in_line: deque[asyncio.Future[None]] = deque()
@@ -91,9 +91,14 @@ class Slots:
 
     async def take_back(self) -> None:
         """Take a slot for a pass that has lent its own."""
-        await self.take()
-        self._lent -= 1
         self._come += 1
+        try:
+            await self.take()
+        except asyncio.CancelledError:
+            self._come -= 1
+            self.fill()
+            raise
+        self._lent -= 1
 
     def leave(self, *, taken: bool, lent: bool) -> None:
         """Note that a task has left."""

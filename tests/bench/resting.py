@@ -74,7 +74,10 @@ def sleeper(key: str, now_ms: int, nap_ms: int) -> Planned:
             ("step.begun", StepRecord(name="begun", kind="run", token=token, output=_json(now_ms / 1000))),
             ("wait.nap", WaitRecord(name="nap", kind="sleep", token=token, delay_ms=nap_ms)),
             ("input", InputRecord(event=event, token=token)),
-            ("outcome.0", OutcomeRecord(number=0, status="suspended", token=token, due_ms=now_ms + nap_ms)),
+            (
+                "outcome.0",
+                OutcomeRecord(number=0, status="suspended", token=token, due_ms=now_ms + nap_ms, only_sleeps=True),
+            ),
         ),
     )
 

@@ -60,7 +60,7 @@ def _alike(value: Any) -> Any:
 
 
 def _is_place(key: str) -> bool:
-    return key.endswith(("_ms", "_sequence", "_by")) and key != "delay_ms"
+    return key == "sequence" or (key.endswith(("_ms", "_sequence", "_by")) and key != "delay_ms")
 
 
 async def rests(system: System, run: RunHandle[Any]) -> None:

@@ -129,6 +129,46 @@ async def test_no_more_than_two_groups_are_on_their_way_and_none_is_very_large()
     assert broker.most_groups_at_once == 2
 
 
+async def test_while_many_records_wait_nothing_more_begins_that_will_have_some() -> None:
+    broker = SlowBroker()
+    commit = commit_on(broker)
+    recording = [asyncio.create_task(commit.publish(publication(f"s{number}"))) for number in range(200)]
+    await asyncio.sleep(0)
+    begun: list[int] = []
+
+    async def begin(number: int) -> None:
+        await commit.until_few_wait()
+        begun.append(number)
+
+    beginners = [asyncio.create_task(begin(number)) for number in range(10)]
+    await asyncio.sleep(0.5)
+    assert begun == []
+    await asyncio.gather(*recording, *beginners)
+    assert begun == list(range(10))
+
+
+async def test_those_that_begin_and_have_nothing_to_record_hold_nobody_up() -> None:
+    commit = commit_on(SlowBroker())
+    recording = [asyncio.create_task(commit.publish(publication(f"s{number}"))) for number in range(200)]
+    await asyncio.sleep(0)
+    beginners = [asyncio.create_task(commit.until_few_wait()) for _ in range(1_000)]
+    await asyncio.gather(*recording)
+    # Nothing is recorded from here on, so nothing of that kind may be what they wait for.
+    async with asyncio.timeout(0.1):
+        await asyncio.gather(*beginners)
+
+
+async def test_one_that_gives_up_before_it_begins_takes_nobody_along() -> None:
+    commit = commit_on(SlowBroker())
+    recording = [asyncio.create_task(commit.publish(publication(f"s{number}"))) for number in range(200)]
+    await asyncio.sleep(0)
+    beginners = [asyncio.create_task(commit.until_few_wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    beginners[0].cancel()
+    await asyncio.gather(*recording, *beginners[1:])
+    assert beginners[0].cancelled()
+
+
 async def test_each_caller_learns_what_became_of_its_own_record() -> None:
     commit = commit_on(SlowBroker())
     subjects = [f"{'taken' if number % 3 else 'free'}{number}" for number in range(80)]
