@@ -29,7 +29,7 @@ class Collector:
     async def journal(self) -> list[Recorded]:
         """Return all facts."""
         found: list[Recorded] = []
-        async for page in self._broker.read(self._names.journal, f"{self._names.namespace}.journal.>"):
+        async for page in self._broker.read(self._names.all_shards[0].journal, f"{self._names.namespace}.journal.>"):
             for message in page:
                 address = parse_journal(message.subject)
                 record = msgspec.json.decode(message.payload)
@@ -60,15 +60,15 @@ class Collector:
         """Return how much is left of everything that is used up when all runs have ended."""
         names = self._names
         left = {
-            "tasks": (await self._broker.stream_state(names.tasks)).messages,
+            "tasks": (await self._broker.stream_state(names.all_shards[0].tasks)).messages,
             "overdue timers": await self._overdue_timers(),
             "open waits": len(await self._open_waits()),
         }
         for stream, consumer in (
-            (names.tasks, QUEUE),
+            (names.all_shards[0].tasks, QUEUE),
             (names.events, ENGINE_CONSUMER),
-            (names.journal, ENGINE_CONSUMER),
-            (names.timers, ENGINE_CONSUMER),
+            (names.all_shards[0].journal, ENGINE_CONSUMER),
+            (names.all_shards[0].timers, ENGINE_CONSUMER),
         ):
             try:
                 state = await self._broker.consumer_state(stream, consumer)
@@ -85,7 +85,7 @@ class Collector:
         return [TimerLeft(each.run, each.step, each.attempt, each.due_ms) for each in timers]
 
     async def _overdue_timers(self) -> int:
-        now_ms = await self._broker.server_time_ms(self._names.tasks)
+        now_ms = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
         fired = await self._timers(f"{self._names.namespace}.fired.>")
         waiting = await self._timers(f"{self._names.namespace}.timers.>")
         return len(fired) + sum(each.due_ms < now_ms for each in waiting)
@@ -93,7 +93,7 @@ class Collector:
     async def _timers(self, subject_filter: str) -> list[TimerRecord]:
         return [
             decode_record(TimerRecord, message.payload)
-            async for page in self._broker.read(self._names.timers, subject_filter)
+            async for page in self._broker.read(self._names.all_shards[0].timers, subject_filter)
             for message in page
         ]
 

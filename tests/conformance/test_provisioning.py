@@ -161,7 +161,7 @@ async def test_the_whole_topology_can_be_made_again_and_again(arena: Arena) -> N
     for _ in range(2):
         for stream in topology.streams(names):
             await arena.broker.ensure_stream(stream)
-        for consumer in (*topology.engine_consumers(names), topology.queue_consumer(names, "orders")):
+        for consumer in (*topology.engine_consumers(names), topology.queue_consumers(names, "orders")[0]):
             await arena.broker.ensure_consumer(consumer)
     for stream in topology.streams(names):
         assert (await arena.broker.stream_state(stream.name)).messages == 0

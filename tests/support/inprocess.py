@@ -192,7 +192,7 @@ class System:
         """Return what is in the journal: of one kind, of one run, or all; without what all subjects begin with."""
         wanted = self.names.journal_of_run("*", "*" if run is None else run.id)
         found: list[str] = []
-        async for page in self.broker.read(self.names.journal, wanted):
+        async for page in self.broker.read(self.names.all_shards[0].journal, wanted):
             for message in page:
                 address = parse_journal(message.subject)
                 if not kind or address.kind == kind:

@@ -94,8 +94,8 @@ async def assert_ended_once(system: System, run: RunHandle[Any], status: str) ->
 async def pending(system: System, run: RunHandle[Any]) -> AsyncIterator[str]:
     """Yield the subjects of a run's tasks and timers."""
     filters = {
-        system.names.tasks: system.names.tasks_of_run("*", run.id),
-        system.names.timers: system.names.timers_of_run(run.id),
+        system.names.all_shards[0].tasks: system.names.tasks_of_run("*", run.id),
+        system.names.all_shards[0].timers: system.names.timers_of_run(run.id),
     }
     for stream, wanted in filters.items():
         async for page in system.broker.read(stream, wanted):
