@@ -152,10 +152,10 @@ class Injector:
 
     async def _purge(self) -> None:
         """Delete all task and timer messages, as an operator's mistake would."""
-        names = self._cluster.names
-        await self._cluster.broker.purge(names.all_shards[0].tasks, f"{names.namespace}.tasks.>")
-        for what in ("timers", "fired"):
-            await self._cluster.broker.purge(names.all_shards[0].timers, f"{names.namespace}.{what}.>")
+        for shard in self._cluster.names.all_shards:
+            await self._cluster.broker.purge(shard.tasks, shard.every_task)
+            for wanted in (shard.every_timer, shard.every_fired):
+                await self._cluster.broker.purge(shard.timers, wanted)
 
 
 @contextlib.asynccontextmanager

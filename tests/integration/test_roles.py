@@ -44,10 +44,11 @@ MAY = {
 }
 
 
+@pytest.mark.parametrize("shards", [1, 3])
 async def test_what_is_allowed_works_and_nothing_that_is_needed_is_refused(
-    tmp_path: Path, show: Callable[[str], None]
+    tmp_path: Path, show: Callable[[str], None], shards: int
 ) -> None:
-    with Secured(Names(fresh_namespace()), tmp_path).running() as secured:
+    with Secured(Names(fresh_namespace(), shards), tmp_path).running() as secured:
         secured.engine()
         for queue in ("orders", "orders", "reports"):
             secured.worker(queue, f"{'flows' if queue == 'orders' else 'reports'}.py")

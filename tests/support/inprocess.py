@@ -57,7 +57,7 @@ class System:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting that a test may want
         self,
         functions: dict[str, Function[Any, Any]],
         *,
