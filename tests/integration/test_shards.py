@@ -13,7 +13,7 @@ import pytest
 import ironflow
 from ironflow import Context, NonRetryableError, Retry
 from ironflow.broker.local import LocalServer
-from ironflow.broker.protocol import WrongShards
+from ironflow.broker.protocol import NoSuchStream, WrongShards
 from ironflow.client import Client
 from ironflow.errors import DefinitionError, RunNotFoundError
 from ironflow.handles import RunHandle
@@ -231,7 +231,7 @@ async def test_an_engine_that_was_told_another_number_does_not_start_and_makes_n
             await engine.start()
         await engine.stop()
         for stream in set(Names("test", told).shard_streams) - set(system.names.shard_streams):
-            with pytest.raises(ironflow.broker.protocol.NoSuchStream):
+            with pytest.raises(NoSuchStream):
                 await broker.stream_state(stream)
         await broker.close()
         assert (await system.run(functions.slow)).status == "completed"
@@ -289,7 +289,7 @@ async def stored(system: System) -> dict[str, int]:
     """Return how many messages the streams of shards have ever held, of those that there are."""
     found: dict[str, int] = {}
     for stream in {stream for count in (1, 2, 3) for stream in Names("test", count).shard_streams}:
-        with contextlib.suppress(ironflow.broker.protocol.NoSuchStream):
+        with contextlib.suppress(NoSuchStream):
             found[stream] = (await system.broker.stream_state(stream)).last_sequence
     return found
 
