@@ -69,12 +69,11 @@ async def main() -> int:
 
 
 async def _at_two_loads(system: Stretched, size: Size) -> Mapping[str, float]:
-    """Return A with as many runs in flight on every fleet, and with as many for each worker and for each shard."""
+    """Return A with as many runs in flight on every fleet, and with as many for each worker in each shard."""
     figures: dict[str, float] = {}
-    # Who has more shards has them for more load, and a batch is as large then as it was with one.
-    most = max(len(system.parts()["worker"]), system.names.shards)
-    for load, in_flight in (("200", 200), ("200 each", 200 * most)):
-        found = await throughput(system, replace(size, in_flight=(in_flight,)))
+    # Who has more of them has more load, and a batch is as large then as it was with one.
+    for load, in_flight in (("200", 200), ("200 each", 200 * len(system.parts()["worker"]) * system.names.shards)):
+        found = await throughput(system, replace(size, runs=max(size.runs, 2 * in_flight), in_flight=(in_flight,)))
         figures |= {f"{load}: {name.partition(' ')[2]}": figure for name, figure in found.items() if "MiB" not in name}
     return figures
 
