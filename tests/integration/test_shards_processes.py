@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from ironflow.broker.embedded import EmbeddedServer
-from ironflow.broker.nats import ConnectionSettings, connect
-from ironflow.broker.protocol import NoSuchStream, WrongShards
-from ironflow.broker.topology import engine_consumers, queue_consumers, streams
+from ironflow.broker.protocol import NoSuchStream
 from ironflow.client import Client
 from ironflow.names import Names
 from tests.support import eventually, fresh_namespace
@@ -94,25 +92,6 @@ async def test_processes_that_are_told_another_number_end_and_say_what_stands(pr
             with pytest.raises(NoSuchStream):
                 await client.broker.stream_state(shard.journal)
         assert await (await client.start("ten-steps")).result("20s") == 55
-
-
-async def test_the_server_keeps_the_number_and_the_settings_stay_as_they_are(
-    nats_server: EmbeddedServer, namespace: str
-) -> None:
-    names = Names(namespace, SHARDS)
-    broker = await connect(ConnectionSettings(urls=(nats_server.url,)))
-    for _ in range(2):  # the second time nothing changes
-        for spec in streams(names):
-            await broker.ensure_stream(spec)
-        for consumer in (*engine_consumers(names), *queue_consumers(names, "q")):
-            await broker.ensure_consumer(consumer)
-    assert (await broker.consumer_state(names.all_shards[0].tasks, "q")).shards == SHARDS
-    for told in (1, 2, 4):
-        for spec in streams(Names(namespace, told)):
-            if spec.name in {each.name for each in streams(names)}:
-                with pytest.raises(WrongShards, match=f"the stream {spec.name} says that the namespace has {SHARDS}"):
-                    await broker.ensure_stream(spec)
-    await broker.close()
 
 
 @pytest.mark.parametrize("told", [1, 2])
