@@ -143,7 +143,15 @@ class Engine:
             *(JournalIntake(broker, conductor, names, shard) for shard in names.all_shards),
             *(
                 TimerIntake(
-                    broker, conductor, names, shard, store, terminator, children, make_token, ServerClock(monotonic)
+                    broker,
+                    conductor,
+                    names,
+                    shard,
+                    store,
+                    terminator,
+                    children,
+                    make_token=make_token,
+                    clock=ServerClock(monotonic),
                 )
                 for shard in names.all_shards
             ),

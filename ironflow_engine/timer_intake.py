@@ -64,7 +64,7 @@ class TimerIntake(Intake):
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is made in one place, and marks and time are handed in
         self,
         broker: Broker,
         conductor: Conductor,
@@ -73,6 +73,7 @@ class TimerIntake(Intake):
         store: RunStore,
         terminator: Terminator,
         children: ChildKeeper,
+        *,
         make_token: Callable[[], str],
         clock: ServerClock,
     ) -> None:
