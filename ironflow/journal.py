@@ -55,7 +55,7 @@ class Journal:
     def __init__(self, broker: Broker, names: Names, observe_commit: Callable[[int], object] = bool) -> None:
         self._broker = broker
         self._commits = GroupCommit(broker, observe_commit)
-        self._stream = names.journal
+        self._names = names
 
     async def until_few_wait(self) -> None:
         """Wait, in turn, until few records wait to be sent: for what has yet to begin, and will have records."""
@@ -113,7 +113,7 @@ class Journal:
             return error
 
     async def _standing(self, subject: str, payload: bytes) -> Appended | None:
-        message = await self._broker.last(self._stream, subject)
+        message = await self._broker.last(self._names.shard_behind(subject).journal, subject)
         if message is None:
             return None
         ours = decode_record(_Marked, message.payload).token == decode_record(_Marked, payload).token

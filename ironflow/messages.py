@@ -227,9 +227,15 @@ class Done(Message, frozen=True, kw_only=True):
 
 
 class Registered(Message, frozen=True, kw_only=True):
-    """The functions are known and their queues exist; a worker keeps its tasks by renewing them within the lease."""
+    """The functions are known and their queues exist; a worker keeps its tasks by renewing them within the lease.
+
+    Attributes:
+        shards: how many shards the namespace has. A worker that was told another number must not go on.
+
+    """
 
     lease_seconds: float
+    shards: int = 1
 
 
 class FunctionView(Message, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import re
 import msgspec
 
 from ironflow.errors import DefinitionError
+from ironflow.shards import Shard, check_shards, shard_number, shard_number_of, shards_of
 
 DEFAULT_NAMESPACE = "ironflow"
 LONGEST_TOKEN = 80
@@ -150,13 +151,17 @@ class Names(msgspec.Struct, frozen=True):
 
     Args:
         namespace: prefixes every subject, stream and bucket, so that several environments share one NATS account.
+        shards: into how many its journal, tasks and timers are divided; see :mod:`ironflow.shards`. What concerns
+            none of them has the same name whatever the number is.
 
     Raises:
-        DefinitionError: the namespace is not a lower-case letter followed by up to 31 of ``a-z 0-9 _ -``.
+        DefinitionError: the namespace is not a lower-case letter followed by up to 31 of ``a-z 0-9 _ -``, or the
+            number of shards is not possible.
 
     """
 
     namespace: str = DEFAULT_NAMESPACE
+    shards: int = 1
 
     def __post_init__(self) -> None:
         if not _NAMESPACE.fullmatch(self.namespace):
@@ -165,28 +170,37 @@ class Names(msgspec.Struct, frozen=True):
                 "lower-case letters, digits, '_' or '-'"
             )
             raise DefinitionError(msg)
+        check_shards(self.shards)
 
     # Streams and buckets
+
+    @property
+    def all_shards(self) -> tuple[Shard, ...]:
+        """The shards, which have the streams of tasks, records and timers."""
+        return shards_of(self.namespace, self.shards)
+
+    def shard_of(self, run: str) -> Shard:
+        """The shard of a run."""
+        return self.all_shards[shard_number(run, self.shards) if self.shards > 1 else 0]
+
+    def shard_behind(self, subject: str) -> Shard:
+        """The shard of the subject of a task, a record or a timer."""
+        return self.all_shards[shard_number_of(subject)]
+
+    @property
+    def shard_streams(self) -> tuple[str, ...]:
+        """The streams of all shards."""
+        return tuple(stream for shard in self.all_shards for stream in (shard.tasks, shard.journal, shard.timers))
+
+    @property
+    def consumed_streams(self) -> tuple[str, ...]:
+        """The streams that engines consume."""
+        return (self.events, *(stream for shard in self.all_shards for stream in (shard.journal, shard.timers)))
 
     @property
     def events(self) -> str:
         """The stream of published events."""
         return f"{self.namespace.upper()}_EVENTS"
-
-    @property
-    def tasks(self) -> str:
-        """The work queue of passes to execute."""
-        return f"{self.namespace.upper()}_TASKS"
-
-    @property
-    def journal(self) -> str:
-        """The stream of facts about runs."""
-        return f"{self.namespace.upper()}_JOURNAL"
-
-    @property
-    def timers(self) -> str:
-        """The stream of schedules and of what they fire."""
-        return f"{self.namespace.upper()}_TIMERS"
 
     @property
     def runs_bucket(self) -> str:
@@ -208,6 +222,10 @@ class Names(msgspec.Struct, frozen=True):
         """The bucket of what engines settle among themselves."""
         return f"{self.namespace}_engines"
 
+    def _suffix(self, run: str) -> str:
+        # Each record of each step comes by here, and hardly any namespace is divided.
+        return "" if self.shards == 1 else self.shard_of(run).suffix
+
     # Subjects of events, tasks and timers
 
     def event(self, name: str) -> str:
@@ -226,48 +244,44 @@ class Names(msgspec.Struct, frozen=True):
 
     def task(self, queue: str, run: str, number: int) -> str:
         """The subject of the task for pass *number* of a run."""
-        return f"{self.namespace}.tasks.{queue}.{run}.{number}"
+        return f"{self.namespace}.tasks{self._suffix(run)}.{queue}.{run}.{number}"
 
     def parse_task(self, subject: str) -> tuple[str, int]:
         """Return the run and the pass of a task's subject."""
         *_, run, number = subject.split(".")
         return run, int(number)
 
-    def tasks_of_queue(self, queue: str) -> str:
-        """The filter of all tasks of a queue."""
-        return f"{self.namespace}.tasks.{queue}.>"
+    def task_number(self, subject: str, sequence: int) -> int:
+        """Return a number that no other task of the namespace has; *sequence* is its place in its stream."""
+        return sequence if self.shards == 1 else sequence * self.shards + shard_number_of(subject)
 
     def tasks_of_run(self, queue: str, run: str) -> str:
         """The filter of all tasks of a run."""
-        return f"{self.namespace}.tasks.{queue}.{run}.>"
+        return f"{self.namespace}.tasks{self._suffix(run)}.{queue}.{run}.>"
 
     def timer(self, due_ms: int, run: str, epoch: int, timer: str) -> str:
         """The subject of a schedule. Its 30-second bucket tells an overdue one.
 
         The run stands first: the server looks through all that differ in front of what a filter names, under a lock.
         """
-        return f"{self.namespace}.timers.{run}.{epoch}.{due_ms // 30_000}.{timer}"
+        return f"{self.namespace}.timers{self._suffix(run)}.{run}.{epoch}.{due_ms // 30_000}.{timer}"
 
     def timers_of_run(self, run: str) -> str:
         """The filter of all schedules of a run."""
-        return f"{self.namespace}.timers.{run}.>"
+        return f"{self.namespace}.timers{self._suffix(run)}.{run}.>"
 
     def timers_of_epoch(self, run: str, epoch: int) -> str:
         """The filter of the schedules that were set in one epoch of a run."""
-        return f"{self.namespace}.timers.{run}.{epoch}.>"
+        return f"{self.namespace}.timers{self._suffix(run)}.{run}.{epoch}.>"
 
     def fired(self, run: str, timer: str) -> str:
         """The subject that a schedule delivers to."""
-        return f"{self.namespace}.fired.{run}.{timer}"
+        return f"{self.namespace}.fired{self._suffix(run)}.{run}.{timer}"
 
     # Subjects of the journal
 
     def _journal(self, queue: str, run: str) -> str:
-        return f"{self.namespace}.journal.{queue}.{run}"
-
-    def journal_of_queue(self, queue: str) -> str:
-        """The filter of everything recorded of the runs of a queue."""
-        return f"{self.namespace}.journal.{queue}.>"
+        return f"{self.namespace}.journal{self._suffix(run)}.{queue}.{run}"
 
     def journal_of_run(self, queue: str, run: str, kind: str = "") -> str:
         """The filter of everything recorded of a run, or of one kind ("wait", "step", …) of it."""
@@ -280,10 +294,6 @@ class Names(msgspec.Struct, frozen=True):
     def journal_waits(self, queue: str, run: str) -> str:
         """The filter of everything that a run has ever waited for."""
         return f"{self._journal(queue, run)}.wait.>"
-
-    def journal_kind(self, kind: str) -> str:
-        """The filter of one kind of record ("wait", "outcome", …) of all runs."""
-        return f"{self.namespace}.journal.*.*.{kind}.>"
 
     def journal_input(self, queue: str, run: str) -> str:
         """The subject of a run's triggering event."""
@@ -324,10 +334,6 @@ class Names(msgspec.Struct, frozen=True):
     def journal_outcome(self, queue: str, run: str, number: int) -> str:
         """The subject of how pass *number* ended."""
         return f"{self._journal(queue, run)}.outcome.{number}"
-
-    def journal_canary(self, queue: str) -> str:
-        """The subject that workers of a queue write to in order to see whether they could write at all."""
-        return f"{self._journal(queue, '=health')}.canary"
 
     # Keys
 

@@ -61,14 +61,16 @@ def inbox_prefix(names: Names, role: Role) -> str:
 def engine(names: Names) -> Role:
     """Return what engines may do. They make and change streams, and delete none of them."""
     buckets = (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
-    streams = (names.events, names.tasks, names.journal, names.timers, *map(bucket_stream, buckets))
-    consumed = (names.events, names.journal, names.timers)
+    shards = names.all_shards
+    streams = (names.events, *names.shard_streams, *map(bucket_stream, buckets))
+    consumed = names.consumed_streams
     # The journal and the run states are emptied of runs whose retention is over, EVENTS of what an archive has.
     swept = map(bucket_stream, (names.waits_bucket, names.runs_bucket))
-    emptied = (names.events, names.tasks, names.timers, names.journal, *swept)
+    mine = (stream for shard in shards for stream in (shard.tasks, shard.timers, shard.journal))
+    emptied = (names.events, *mine, *swept)
     # What may be in hand when a run ends is deleted one by one.
-    picked = (names.tasks, names.timers)
-    stored = ("events.>", "tasks.>", "journal.>", "timers.>")
+    picked = (stream for shard in shards for stream in (shard.tasks, shard.timers))
+    stored = (each for shard in shards for each in (shard.every_task, shard.every_record, shard.every_timer))
     return Role(
         name="engine",
         asks=(
@@ -84,10 +86,17 @@ def engine(names: Names) -> Role:
             *(f"{JETSTREAM}CONSUMER.MSG.NEXT.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             *(f"{JETSTREAM}CONSUMER.INFO.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             *(f"$JS.ACK.{stream}.{ENGINE_CONSUMER}.>" for stream in consumed),
-            f"{JETSTREAM}CONSUMER.CREATE.{names.tasks}.*",
-            f"{JETSTREAM}CONSUMER.INFO.{names.tasks}.*",
-            f"$JS.ACK.{names.tasks}.*.>",  # it hands back what workers had that have died
-            *(f"{names.namespace}.{subject}" for subject in stored),
+            *(
+                subject
+                for shard in shards
+                for subject in (
+                    f"{JETSTREAM}CONSUMER.CREATE.{shard.tasks}.*",
+                    f"{JETSTREAM}CONSUMER.INFO.{shard.tasks}.*",
+                    f"$JS.ACK.{shard.tasks}.*.>",  # it hands back what workers had that have died
+                )
+            ),
+            names.every_event,
+            *stored,
             *(f"$KV.{bucket}.>" for bucket in buckets),
             names.every_end,
             names.every_cancel,
@@ -102,22 +111,23 @@ def engine(names: Names) -> Role:
 
 def worker(names: Names, *queues: str) -> Role:
     """Return what workers of these queues may do."""
-    pulls = tuple(f"{JETSTREAM}CONSUMER.MSG.NEXT.{names.tasks}.{queue}" for queue in queues)
-    reads = f"{JETSTREAM}DIRECT.GET.{names.journal}"
+    of_queues = [(shard, queue) for shard in names.all_shards for queue in queues]
+    pulls = tuple(f"{JETSTREAM}CONSUMER.MSG.NEXT.{shard.tasks}.{queue}" for shard, queue in of_queues)
+    reads = tuple(f"{JETSTREAM}DIRECT.GET.{shard.journal}" for shard in names.all_shards)
     return Role(
         name="-".join(("worker", *queues)),
         asks=(
             *pulls,
-            *(f"$JS.ACK.{names.tasks}.{queue}.>" for queue in queues),
-            *(names.journal_of_queue(queue) for queue in queues),
-            reads,
-            f"{JETSTREAM}STREAM.MSG.GET.{names.journal}",
-            *(f"{JETSTREAM}CONSUMER.INFO.{names.tasks}.{queue}" for queue in queues),
+            *(f"$JS.ACK.{shard.tasks}.{queue}.>" for shard, queue in of_queues),
+            *(shard.journal_of_queue(queue) for shard, queue in of_queues),
+            *reads,
+            *(f"{JETSTREAM}STREAM.MSG.GET.{shard.journal}" for shard in names.all_shards),
+            *(f"{JETSTREAM}CONSUMER.INFO.{shard.tasks}.{queue}" for shard, queue in of_queues),
             *(names.claims(queue) for queue in queues),
             names.every_event,
             names.api("functions.register"),
         ),
-        streams=(*pulls, reads),
+        streams=(*pulls, *reads),
         hears=(names.every_cancel, names.ask_for_claims),
         answers=(names.worker_census, names.every_worker_ping),
         never=(names.every_reserved_event,),
@@ -140,9 +150,10 @@ def reader(names: Names) -> Role:
 
 def operator(names: Names) -> Role:
     """Return what those may do who look after a namespace: all that the engine offers, and ``ironflow doctor``."""
-    consumed = (names.events, names.journal, names.timers)
+    consumed = names.consumed_streams
     buckets = (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
-    streams = (names.events, names.tasks, names.journal, names.timers, *map(bucket_stream, buckets))
+    streams = (names.events, *names.shard_streams, *map(bucket_stream, buckets))
+    tasks = [shard.tasks for shard in names.all_shards]
     functions = f"{JETSTREAM}DIRECT.GET.{bucket_stream(names.functions_bucket)}"
     return Role(
         name="operator",
@@ -151,10 +162,10 @@ def operator(names: Names) -> Role:
             f"{JETSTREAM}INFO",
             *(f"{JETSTREAM}STREAM.INFO.{stream}" for stream in streams),
             *(f"{JETSTREAM}CONSUMER.INFO.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
-            f"{JETSTREAM}CONSUMER.INFO.{names.tasks}.*",
+            *(f"{JETSTREAM}CONSUMER.INFO.{stream}.*" for stream in tasks),
             *(
                 f"{JETSTREAM}STREAM.MSG.GET.{stream}"
-                for stream in (names.tasks, *map(bucket_stream, (names.runs_bucket, names.functions_bucket)))
+                for stream in (*tasks, *map(bucket_stream, (names.runs_bucket, names.functions_bucket)))
             ),
             functions,
             names.worker_census,

@@ -6,8 +6,8 @@ import asyncio
 
 import structlog
 
-from ironflow.broker.protocol import Broker, ConsumerState, NoSuchStream
-from ironflow.broker.topology import queue_consumer
+from ironflow.broker.protocol import Broker
+from ironflow.broker.topology import queue_consumers
 from ironflow.function import check_function_id, check_queue
 from ironflow.messages import (
     DeleteFunction,
@@ -21,6 +21,7 @@ from ironflow.messages import (
 )
 from ironflow.names import Names
 from ironflow_engine.census import Census
+from ironflow_engine.fullness import queue_state
 from ironflow_engine.function_store import FunctionStore, queues_of
 from ironflow_engine.views import function_view
 
@@ -59,13 +60,14 @@ class Administrator:
             check_function_id(function.id)
             check_queue(function.queue)
         for queue in queues_of(request.functions):
-            await self._broker.ensure_consumer(queue_consumer(self._names, queue, self._lease_seconds))
+            for consumer in queue_consumers(self._names, queue, self._lease_seconds):
+                await self._broker.ensure_consumer(consumer)
         for function in request.functions:
             if await self._functions.put(function):
                 _log.info(
                     "function registered", function=function.id, queue=function.queue, triggers=list(function.triggers)
                 )
-        return Registered(lease_seconds=self._lease_seconds)
+        return Registered(lease_seconds=self._lease_seconds, shards=self._names.shards)
 
     async def delete(self, request: DeleteFunction) -> Done:
         """End a function."""
@@ -87,22 +89,16 @@ class Administrator:
         """Return the queues of all functions, by name."""
         functions = list((await self._functions.current()).functions.values())
         queues = queues_of(functions)
-        states = await asyncio.gather(*map(self._queue_state, queues))
+        states = await asyncio.gather(*(queue_state(self._broker, self._names, queue) for queue in queues))
         return QueuesPage(
             queues=tuple(
                 QueueView(
                     name=queue,
-                    waiting=state.pending,
-                    running=state.ack_pending,
-                    redelivered=state.redelivered,
+                    waiting=state.pending if state else 0,
+                    running=state.ack_pending if state else 0,
+                    redelivered=state.redelivered if state else 0,
                     functions=tuple(sorted(function.id for function in functions if function.queue == queue)),
                 )
                 for queue, state in zip(queues, states, strict=True)
             )
         )
-
-    async def _queue_state(self, queue: str) -> ConsumerState:
-        try:
-            return await self._broker.consumer_state(self._names.tasks, queue)
-        except NoSuchStream:
-            return ConsumerState(pending=0, ack_pending=0, redelivered=0, ack_floor=0, waiting_pulls=0)

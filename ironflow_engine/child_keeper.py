@@ -174,7 +174,7 @@ class ChildKeeper:
         links: list[tuple[ParentLink, WaitRecord]] = []
         prefix = self._names.journal_waits(command.queue, command.run).removesuffix(">")
         waits = self._names.journal_waits(command.queue, command.run)
-        async for page in self._broker.read(self._names.journal, waits, one_each=True):
+        async for page in self._broker.read(self._names.shard_of(command.run).journal, waits, one_each=True):
             for message in page:
                 wait = _read(WaitRecord, message)
                 if wait is not None and wait.kind == "invoke":
@@ -211,7 +211,7 @@ class ChildKeeper:
         return await self._last(self._names.journal_closed(link.queue, link.run, link.step)) is not None
 
     async def _last(self, subject: str) -> StoredMessage | None:
-        return await self._broker.last(self._names.journal, subject)
+        return await self._broker.last(self._names.shard_behind(subject).journal, subject)
 
 
 def _read(record_type: type[R], message: StoredMessage | None) -> R | None:

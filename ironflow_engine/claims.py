@@ -5,7 +5,7 @@ from __future__ import annotations
 from ironflow.messages import Claims
 
 _Task = tuple[str, int]
-"""Its queue, and where it stands in the stream of tasks."""
+"""Its queue, and where it stands there."""
 
 
 class ClaimBook:

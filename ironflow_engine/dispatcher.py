@@ -83,7 +83,7 @@ class Dispatcher:
         """Tell whether a run's newest pass is known to have ended."""
         outcome = self._names.journal_outcome(state.queue, state.id, state.number)
         try:
-            return await self._broker.last(self._names.journal, outcome) is not None
+            return await self._broker.last(self._names.shard_of(state.id).journal, outcome) is not None
         except BrokerError:
             return False  # a task too many costs less than one that is missing
 
@@ -127,10 +127,11 @@ class Dispatcher:
 
         """
         # In this order: a worker gives up its task once the end of the pass is stored.
-        if await self._broker.last(self._names.tasks, self._names.task(state.queue, state.id, state.number)):
+        shard = self._names.shard_of(state.id)
+        if await self._broker.last(shard.tasks, self._names.task(state.queue, state.id, state.number)):
             return False
         outcome = self._names.journal_outcome(state.queue, state.id, state.number)
-        return await self._broker.last(self._names.journal, outcome) is None
+        return await self._broker.last(shard.journal, outcome) is None
 
     def _announce(self, commands: Sequence[SendCommand]) -> None:
         for command in commands:
@@ -150,13 +151,14 @@ class Dispatcher:
 
         The run may have been retried by now; what it has since then is left alone.
         """
+        shard = self._names.shard_of(stop.run)
         try:
             # It may be in a worker's hands, so it must not be purged.
-            task = await self._broker.last(self._names.tasks, self._names.task(stop.queue, stop.run, stop.number))
+            task = await self._broker.last(shard.tasks, self._names.task(stop.queue, stop.run, stop.number))
             if task is not None:
-                await self._broker.delete(self._names.tasks, task.sequence)
+                await self._broker.delete(shard.tasks, task.sequence)
             if stop.timers:
-                await self._broker.purge(self._names.timers, self._names.timers_of_epoch(stop.run, stop.epoch))
+                await self._broker.purge(shard.timers, self._names.timers_of_epoch(stop.run, stop.epoch))
         except BrokerError as error:
             _log.warning("task and timers of an ended run not taken back", run=stop.run, reason=str(error))
 

@@ -140,8 +140,21 @@ class Engine:
         terminator = Terminator(broker, names, store, conductor, make_token)
         self._intakes: tuple[Intake, ...] = (
             events,
-            JournalIntake(broker, conductor, names),
-            TimerIntake(broker, conductor, names, store, terminator, children, make_token, ServerClock(monotonic)),
+            *(JournalIntake(broker, conductor, names, shard) for shard in names.all_shards),
+            *(
+                TimerIntake(
+                    broker,
+                    conductor,
+                    names,
+                    shard,
+                    store,
+                    terminator,
+                    children,
+                    make_token=make_token,
+                    clock=ServerClock(monotonic),
+                )
+                for shard in names.all_shards
+            ),
         )
         self._canary = Canary(broker, names.engine_canary, self.id)
         self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)
@@ -171,6 +184,7 @@ class Engine:
         """Provision what is missing, then take part.
 
         Raises:
+            WrongShards: the namespace stands with another number of shards; nothing was changed.
             BrokerError: the broker refuses or cannot be reached.
 
         """

@@ -6,8 +6,9 @@ import asyncio
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, ConsumerState, NoSuchStream
+from ironflow.broker.protocol import Broker, BrokerError
 from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow_engine.fullness import queue_state, stored_in
 from ironflow_engine.function_store import FunctionStore, queues_of
 from ironflow_engine.history import Archive
 from ironflow_engine.metrics import Metrics
@@ -49,7 +50,7 @@ class Gauges:
     async def sample(self) -> None:
         """Measure; what cannot be measured keeps its last value."""
         names = self._names
-        intakes = (self._intake(stream) for stream in (names.events, names.journal, names.timers))
+        intakes = (self._intake(stream) for stream in names.consumed_streams)
         results = await asyncio.gather(
             self._queues(), self._open_waits(), self._timers(), self._archived(), *intakes, return_exceptions=True
         )
@@ -61,7 +62,7 @@ class Gauges:
 
     async def _queues(self) -> None:
         queues = queues_of(list((await self._functions.current()).functions.values()))
-        states = await asyncio.gather(*map(self._queue, queues))
+        states = await asyncio.gather(*(queue_state(self._broker, self._names, queue) for queue in queues))
         # All are known now, so those of before can go: a queue whose last function was deleted is gone.
         for gauge in (self._metrics.queue_waiting, self._metrics.queue_running):
             gauge.clear()
@@ -69,12 +70,6 @@ class Gauges:
             if state is not None:
                 self._metrics.queue_waiting.labels(queue).set(state.pending)
                 self._metrics.queue_running.labels(queue).set(state.ack_pending)
-
-    async def _queue(self, queue: str) -> ConsumerState | None:
-        try:
-            return await self._broker.consumer_state(self._names.tasks, queue)
-        except NoSuchStream:
-            return None
 
     async def _intake(self, stream: str) -> None:
         state = await self._broker.consumer_state(stream, ENGINE_CONSUMER)
@@ -92,4 +87,5 @@ class Gauges:
             self._metrics.archive_pending.set(view.behind)
 
     async def _timers(self) -> None:
-        self._metrics.timers.set((await self._broker.stream_state(self._names.timers)).messages)
+        timers = (shard.timers for shard in self._names.all_shards)
+        self._metrics.timers.set(await stored_in(self._broker, timers))

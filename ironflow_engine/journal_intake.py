@@ -9,6 +9,7 @@ from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
 from ironflow.records import ClosedRecord, OutcomeRecord, TryRecord, WaitRecord
+from ironflow.shards import Shard
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitClosed, WaitRecorded
 from ironflow_engine.intake import Intake
@@ -16,17 +17,18 @@ from ironflow_engine.retry_reader import RetryReader
 
 
 class JournalIntake(Intake):
-    """Takes waits, tries, outcomes, retries and the like from JOURNAL.
+    """Takes waits, tries, outcomes, retries and the like from the JOURNAL of a shard.
 
     Args:
         broker: the connection.
         conductor: applies the facts.
         names: the namespace.
+        shard: the one whose journal it is.
 
     """
 
-    def __init__(self, broker: Broker, conductor: Conductor, names: Names) -> None:
-        super().__init__(broker, conductor, stream=names.journal, consumer=ENGINE_CONSUMER)
+    def __init__(self, broker: Broker, conductor: Conductor, names: Names, shard: Shard) -> None:
+        super().__init__(broker, conductor, stream=shard.journal, consumer=ENGINE_CONSUMER)
         self._retries = RetryReader(broker, names)
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:

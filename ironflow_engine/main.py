@@ -9,7 +9,13 @@ import structlog
 
 from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import TASK_LEASE_SECONDS
-from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
+from ironflow.cli.common import (
+    ConnectionOptions,
+    ExitCode,
+    connection_options_with_shards,
+    errors_as_exit_codes,
+    run_async,
+)
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, names_of, opened
@@ -24,7 +30,7 @@ _log = structlog.get_logger("ironflow.engine")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@connection_options
+@connection_options_with_shards
 @click.option(
     "--read-model",
     type=click.Path(dir_okay=False),

@@ -24,6 +24,7 @@ from ironflow.records import EventRecord, OutcomeRecord, RunState
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.duty import Duty
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, StateReviewed
+from ironflow_engine.fullness import stored_in
 from ironflow_engine.overdue import RunJournal
 from ironflow_engine.read_model import ReadModel
 
@@ -72,7 +73,7 @@ class Reconciler:
         self._read_model = read_model
         self._duty = duty
         self._looked_at_ms = 0
-        self._ack_floors: dict[str, int] = {}
+        self._ack_floors: dict[tuple[str, str], int] = {}
 
     async def run(self) -> None:
         """Sweep now and then, until cancelled."""
@@ -95,7 +96,7 @@ class Reconciler:
         """
         self._ack_floors.clear()
         await self._read_model.catch_up()
-        now_ms = await self._broker.server_time_ms(self._names.tasks)
+        now_ms = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
         resting = self._read_model.overdue(now_ms - GRACE_MS, _MOST)
         overtime = self._read_model.overtime(now_ms - GRACE_MS, _MOST)
         found = [
@@ -113,7 +114,7 @@ class Reconciler:
 
     async def _live(self, now_ms: int) -> list[RunState]:
         """Return runs whose task may be missing; few, in turns, where there are as many tasks as there should be."""
-        tasks = (await self._broker.stream_state(self._names.tasks)).messages
+        tasks = await stored_in(self._broker, (shard.tasks for shard in self._names.all_shards))
         suspicious = self._read_model.count_live() > tasks
         found = self._read_model.live(
             now_ms - LIVE_MS, 0 if suspicious else self._looked_at_ms, _MOST if suspicious else _MOST_UNSUSPICIOUS
@@ -137,7 +138,7 @@ class Reconciler:
     async def _of_resting(self, state: RunState, now_ms: int) -> list[Fact]:
         journal = RunJournal(state)
         subject_filter = self._names.journal_of_run(state.queue, state.id)
-        async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
+        async for page in self._broker.read(self._names.shard_of(state.id).journal, subject_filter, one_each=True):
             journal.read(page)
         return journal.facts(now_ms - GRACE_MS)
 
@@ -145,7 +146,7 @@ class Reconciler:
         if await self._has_task(state):
             return []
         outcome = await self._broker.last(
-            self._names.journal, self._names.journal_outcome(state.queue, state.id, state.number)
+            self._names.shard_of(state.id).journal, self._names.journal_outcome(state.queue, state.id, state.number)
         )
         if outcome is not None:
             record = decode_record(OutcomeRecord, outcome.payload)
@@ -165,24 +166,25 @@ class Reconciler:
     async def _has_task(self, state: RunState) -> bool:
         """Tell whether a worker has the task of a run, or will get it; one that nobody ever gets is deleted."""
         task = self._names.task(state.queue, state.id, state.number)
-        message = await self._broker.last(self._names.tasks, task)
+        stream = self._names.shard_of(state.id).tasks
+        message = await self._broker.last(stream, task)
         if message is None:
             return False
-        if message.sequence > await self._ack_floor(state.queue):
+        if message.sequence > await self._ack_floor(stream, state.queue):
             return True
         # The consumer has done with it, and yet it is there: nats-server does that to what was in hand when
         # somebody purged a task beside it.
-        await self._broker.delete(self._names.tasks, message.sequence)
+        await self._broker.delete(stream, message.sequence)
         return False
 
-    async def _ack_floor(self, queue: str) -> int:
+    async def _ack_floor(self, stream: str, queue: str) -> int:
         """Return up to where the workers of a queue are done with all tasks; 0 where there never was a worker."""
-        if queue not in self._ack_floors:
+        if (stream, queue) not in self._ack_floors:
             try:
-                self._ack_floors[queue] = (await self._broker.consumer_state(self._names.tasks, queue)).ack_floor
+                self._ack_floors[stream, queue] = (await self._broker.consumer_state(stream, queue)).ack_floor
             except NoSuchStream:
-                self._ack_floors[queue] = 0
-        return self._ack_floors[queue]
+                self._ack_floors[stream, queue] = 0
+        return self._ack_floors[stream, queue]
 
     async def _start_of(self, state: RunState) -> list[Fact]:
         """Return the start of a run whose first task is missing, which carries the event."""

@@ -23,6 +23,7 @@ from ironflow.codec import decode_record, encode_record
 from ironflow.names import Names, bucket_stream
 from ironflow.records import TERMINAL, PurgedRuns, RunState
 from ironflow_engine.duty import Duty
+from ironflow_engine.fullness import stored_in
 from ironflow_engine.history import History
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.run_store import RunStore, Version
@@ -100,7 +101,7 @@ class Retention:
 
         """
         await self._read_model.catch_up()
-        before_ms = await self._broker.server_time_ms(self._names.journal) - self._keep_ms
+        before_ms = await self._broker.server_time_ms(self._names.all_shards[0].journal) - self._keep_ms
         deleted, place = 0, (0, "")
         while batch := self._read_model.finished(before_ms, place, _BATCH):
             place = (batch[-1][1].finished_at, batch[-1][1].id)
@@ -127,7 +128,7 @@ class Retention:
         last = 0
         if state.queue:  # one that never had a function has no journal
             subject_filter = self._names.journal_of_run(state.queue, state.id)
-            async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
+            async for page in self._broker.read(self._names.shard_of(state.id).journal, subject_filter, one_each=True):
                 last = page[-1].sequence
         return last
 
@@ -135,8 +136,8 @@ class Retention:
         """Delete some runs; return how many are gone now."""
         if not found:
             return 0
-        tasks = (await self._broker.stream_state(self._names.tasks)).messages > 0
-        timers = (await self._broker.stream_state(self._names.timers)).messages > 0
+        tasks = await stored_in(self._broker, (shard.tasks for shard in self._names.all_shards)) > 0
+        timers = await stored_in(self._broker, (shard.timers for shard in self._names.all_shards)) > 0
 
         async def delete(each: tuple[int, _Found]) -> tuple[str, int]:
             end, (_, state) = each
@@ -169,14 +170,14 @@ class Retention:
     async def _delete_one(self, state: RunState, end: int, revision: int, *, tasks: bool, timers: bool) -> None:
         # An engine that was stopped in the middle goes on with what it knew. By then the same event may have begun
         # the run again, whose records are newer.
-        names = self._names
+        names, shard = self._names, self._names.shard_of(state.id)
         if tasks and state.queue:
-            await self._delete_all(names.tasks, names.tasks_of_run(state.queue, state.id))
+            await self._delete_all(shard.tasks, names.tasks_of_run(state.queue, state.id))
         if timers:
-            await self._broker.purge(names.timers, names.timers_of_run(state.id))
-            await self._delete_all(names.timers, names.fired(state.id, ">"))
+            await self._broker.purge(shard.timers, names.timers_of_run(state.id))
+            await self._delete_all(shard.timers, names.fired(state.id, ">"))
         if end:
-            await self._broker.purge(names.journal, names.journal_of_run(state.queue, state.id), end)
+            await self._broker.purge(shard.journal, names.journal_of_run(state.queue, state.id), end)
         await self._broker.purge(self._states, names.run_key(state.id), revision)
         self._store.forget(state.id)
 

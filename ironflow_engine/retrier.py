@@ -102,7 +102,7 @@ class Retrier:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _fold_once(self, state: RunState, subject: str) -> None:
-        message = await self._broker.last(self._names.journal, subject)
+        message = await self._broker.last(self._names.shard_behind(subject).journal, subject)
         if message is None:
             return
         fact = await self._reader.read(subject, message.sequence, message.time_ms)
@@ -113,7 +113,7 @@ class Retrier:
     async def _keep_event(self, state: RunState) -> None:
         """See to it that the journal has the triggering event: the passes of a run but the first find it there."""
         subject = self._names.journal_input(state.queue, state.id)
-        if await self._broker.last(self._names.journal, subject) is not None:
+        if await self._broker.last(self._names.shard_behind(subject).journal, subject) is not None:
             return
         event = await self._event_of_outcome(state) or await event_in_stream(self._broker, self._names, state)
         if event is None:
@@ -126,7 +126,7 @@ class Retrier:
 
     async def _event_of_outcome(self, state: RunState) -> EventRecord | None:
         subject = self._names.journal_outcome(state.queue, state.id, state.number)
-        message = await self._broker.last(self._names.journal, subject)
+        message = await self._broker.last(self._names.shard_behind(subject).journal, subject)
         return None if message is None else decode_record(OutcomeRecord, message.payload).event
 
 

@@ -66,7 +66,7 @@ class RetryReader:
         wanted = self._names.journal_of_run(queue, run, kind)
         return [
             message
-            async for page in self._broker.read(self._names.journal, wanted, one_each=True)
+            async for page in self._broker.read(self._names.shard_of(run).journal, wanted, one_each=True)
             for message in page
             if message.sequence < sequence
         ]

@@ -136,7 +136,7 @@ class RunReader:
             history.read(await self._history.steps(state.id))
         else:
             subject_filter = self._names.journal_of_run(state.queue, state.id)
-            async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
+            async for page in self._broker.read(self._names.shard_of(state.id).journal, subject_filter, one_each=True):
                 history.read(page)
         ended = state.status in TERMINAL
         steps: list[StepView] = []
@@ -207,7 +207,7 @@ class RunReader:
         return None
 
     async def _recorded(self, subject: str) -> bytes | None:
-        message = await self._broker.last(self._names.journal, subject)
+        message = await self._broker.last(self._names.shard_behind(subject).journal, subject)
         return message.payload if message is not None else None
 
     async def _archived(self, states: Sequence[RunState]) -> dict[str, RunParts]:

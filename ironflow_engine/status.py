@@ -76,7 +76,7 @@ async def stuck_streams(broker: Broker, names: Names) -> dict[str, str]:
     there is nothing to delete.
     """
     buckets = (names.runs_bucket, names.waits_bucket)
-    streams = (names.events, names.tasks, names.journal, names.timers, *map(bucket_stream, buckets))
+    streams = (names.events, *names.shard_streams, *map(bucket_stream, buckets))
     problems = await asyncio.gather(*(_write_problem(broker, names, stream) for stream in streams))
     return {stream: problem for stream, problem in zip(streams, problems, strict=True) if problem is not None}
 

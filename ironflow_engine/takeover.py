@@ -96,7 +96,9 @@ class Takeover:
             self._metrics.taken_over.inc(len(leases))
             _log.warning("a worker has died, others get its tasks", worker=worker, tasks=len(leases))
             for queue, lease in leases:
-                self._broker.hand_back(lease, self._names.tasks, queue)
+                # A lease names its own stream, and is sent where it is that one.
+                for shard in self._names.all_shards:
+                    self._broker.hand_back(lease, shard.tasks, queue)
 
     async def _is_mine(self) -> bool:
         now = asyncio.get_running_loop().time()

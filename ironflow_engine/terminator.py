@@ -114,7 +114,7 @@ class Terminator:
     async def _has_steps(self, state: RunState) -> bool:
         """Tell whether any step of a run has a result; only such steps have undos."""
         steps = self._names.journal_steps(state.queue, state.id)
-        async for page in self._broker.read(self._names.journal, steps, one_each=True):
+        async for page in self._broker.read(self._names.shard_of(state.id).journal, steps, one_each=True):
             if any(_may_have_undo(decode_record(StepRecord, message.payload)) for message in page):
                 return True
         return False
@@ -143,7 +143,7 @@ class Terminator:
         """
         subject = self._names.journal_outcome(state.queue, state.id, number)
         try:
-            message = await self._broker.last(self._names.journal, subject)
+            message = await self._broker.last(self._names.shard_of(state.id).journal, subject)
         except BrokerError:
             if must:
                 raise
@@ -163,7 +163,9 @@ class Terminator:
 
     async def _unrecorded_event(self, state: RunState) -> EventRecord | None:
         """Return the triggering event where the journal has none and EVENTS still knows it."""
-        recorded = await self._broker.last(self._names.journal, self._names.journal_input(state.queue, state.id))
+        recorded = await self._broker.last(
+            self._names.shard_of(state.id).journal, self._names.journal_input(state.queue, state.id)
+        )
         return None if recorded is not None else await event_in_stream(self._broker, self._names, state)
 
 

@@ -24,6 +24,7 @@ from ironflow.records import (
     WaitRecord,
 )
 from ironflow.server_clock import ServerClock
+from ironflow.shards import Shard
 from ironflow_engine import children as child_runs
 from ironflow_engine import epochs, sleeps
 from ironflow_engine.child_keeper import ChildKeeper
@@ -45,7 +46,7 @@ and within what a sleep may be late at the most."""
 
 
 class TimerIntake(Intake):
-    """Takes fired timers from TIMERS and records what they end.
+    """Takes fired timers from the TIMERS of a shard and records what they end.
 
     A timer is only a hint: it may come twice, or after its run has ended. The journal's first write decides,
     and a refused one is folded all the same, with the record that stands there.
@@ -54,6 +55,7 @@ class TimerIntake(Intake):
         broker: the connection.
         conductor: applies the facts.
         names: the namespace.
+        shard: the one whose timers they are.
         store: the run states.
         terminator: ends runs that take too long, or whose time to wait is over.
         children: ends child runs that their parents wait for no longer.
@@ -62,18 +64,20 @@ class TimerIntake(Intake):
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is made in one place, and marks and time are handed in
         self,
         broker: Broker,
         conductor: Conductor,
         names: Names,
+        shard: Shard,
         store: RunStore,
         terminator: Terminator,
         children: ChildKeeper,
+        *,
         make_token: Callable[[], str],
         clock: ServerClock,
     ) -> None:
-        super().__init__(broker, conductor, stream=names.timers, consumer=ENGINE_CONSUMER)
+        super().__init__(broker, conductor, stream=shard.timers, consumer=ENGINE_CONSUMER)
         self._names = names
         self._store = store
         self._terminator = terminator
@@ -215,7 +219,7 @@ class TimerIntake(Intake):
         # One that was handed back comes when its time has come; if it seems far off, our bound is too loose.
         soonest_ms = self._clock.at_least_ms() + _LOOSE_MS
         if any(delivery.delivered > 1 and timer.due_ms > soonest_ms for delivery, timer in early):
-            self._clock.observe(await self.broker.server_time_ms(self._names.timers))
+            self._clock.observe(await self.broker.server_time_ms(self.stream))
             due, early = self._split(timers)
         return due, early
 

@@ -106,7 +106,7 @@ class WaitStore:
         """
         waits: dict[tuple[str, str], WaitRecord] = {}
         subject_filter = self._names.journal_waits(queue, run)
-        async for page in self._broker.read(self._names.journal, subject_filter, one_each=True):
+        async for page in self._broker.read(self._names.shard_of(run).journal, subject_filter, one_each=True):
             for message in page:
                 try:
                     wait = decode_record(WaitRecord, message.payload)

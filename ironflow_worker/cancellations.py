@@ -101,7 +101,7 @@ class Cancellations:
         if self._subscription is None or self._listens_since_ms is not None:
             return
         try:
-            self._listens_since_ms = await self._broker.server_time_ms(self._names.tasks, queue)
+            self._listens_since_ms = await self._broker.server_time_ms(self._names.all_shards[0].tasks, queue)
         except BrokerError as error:
             _log.warning("the server's time is not known, so journals are read more often", reason=str(error))
 
@@ -163,7 +163,7 @@ class Cancellations:
     async def _look(self, running: RunningPass) -> None:
         """Stop a pass that has an outcome, which is not its own as long as it is at work."""
         try:
-            outcome = await self._broker.last(self._names.journal, running.outcome)
+            outcome = await self._broker.last(self._names.shard_of(running.run).journal, running.outcome)
         except BrokerError as error:
             _log.debug("not known whether a run was ended", run=running.run, reason=str(error))
             return

@@ -202,7 +202,7 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        now_ms = await self._broker.server_time_ms(self._names.tasks, queue) if losses.lost else 0
+        now_ms = await self._broker.server_time_ms(self._names.shard_of(task.run).tasks, queue) if losses.lost else 0
         pause = pause_ms(task.run, losses, now_ms) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
@@ -242,7 +242,9 @@ class Executor:
     async def _leave(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
         """Let go of a task whose pass was stopped, once it is sure that the run has ended: hints prove nothing."""
         try:
-            outcome = await self._broker.last(self._names.journal, self._outcome_subject(queue, task))
+            outcome = await self._broker.last(
+                self._names.shard_of(task.run).journal, self._outcome_subject(queue, task)
+            )
         except BrokerError as error:
             _log.warning("task handed back: it is not known how its run ended", run=task.run, reason=str(error))
             outcome = None
@@ -262,7 +264,9 @@ class Executor:
             return Memo(task.attempt - 1)
         memo = self._recent.take(task, self._broker.server.id)
         subject_filter = self._names.journal_of_run(queue, task.run)
-        async for page in self._broker.read(self._names.journal, subject_filter, memo.seen, one_each=True):
+        async for page in self._broker.read(
+            self._names.shard_of(task.run).journal, subject_filter, memo.seen, one_each=True
+        ):
             memo.read(page)
         return memo
 

@@ -8,7 +8,13 @@ from typing import Any
 import click
 import structlog
 
-from ironflow.cli.common import ConnectionOptions, ExitCode, connection_options, errors_as_exit_codes, run_async
+from ironflow.cli.common import (
+    ConnectionOptions,
+    ExitCode,
+    connection_options_with_shards,
+    errors_as_exit_codes,
+    run_async,
+)
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.params import DURATION
@@ -29,7 +35,7 @@ _DEFAULTS = WorkerSettings(queues=())
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("apps", metavar="[APP]...", nargs=-1)
 @click.option("--queue", "queues", metavar="QUEUE", multiple=True, help="Queue to pull from; may be repeated.")
-@connection_options
+@connection_options_with_shards
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
@@ -37,7 +43,7 @@ _DEFAULTS = WorkerSettings(queues=())
     envvar="IRONFLOW_CONCURRENCY",
     show_default=True,
     show_envvar=True,
-    help="Passes at a time, shared evenly between the queues.",
+    help="Passes at a time, shared evenly between the queues and their shards.",
 )
 @click.option(
     "--threads",

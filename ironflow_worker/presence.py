@@ -68,15 +68,16 @@ class Presence:
     @contextlib.contextmanager
     def holds(self, queue: str, delivery: Delivery) -> Generator[None]:
         """Have engines know that this worker has a task of a queue while the block runs."""
-        claim = self._held[delivery.sequence] = (queue, Claim(task=delivery.sequence, lease=delivery.lease))
+        task = self._names.task_number(delivery.subject, delivery.sequence)
+        claim = self._held[task] = (queue, Claim(task=task, lease=delivery.lease))
         self._begun.append(claim)
         self._send_soon(0.0)
         try:
             yield
         finally:
-            if self._held.get(delivery.sequence) is claim:  # it may have come to us a second time
-                del self._held[delivery.sequence]
-            self._ended.append((queue, delivery.sequence))
+            if self._held.get(task) is claim:  # it may have come to us a second time
+                del self._held[task]
+            self._ended.append((queue, task))
             self._send_soon(_ENDED_SECONDS)
 
     async def _tell_all(self, _request: Request) -> None:

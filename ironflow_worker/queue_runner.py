@@ -19,7 +19,7 @@ Execute = Callable[[str, Delivery, Slot], Coroutine[Any, Any, None]]
 
 
 class QueueRunner:
-    """The slots of one queue.
+    """The slots of one queue, or of one shard of it.
 
     Args:
         broker: the connection.
@@ -31,6 +31,7 @@ class QueueRunner:
         count_running: gets how many passes more go on, or with a minus how many fewer.
 
     Attributes:
+        stream: as above.
         queue: as above.
 
     """
@@ -45,7 +46,7 @@ class QueueRunner:
         count_running: Callable[[int], object] = bool,
     ) -> None:
         self._broker = broker
-        self._stream = stream
+        self.stream = stream
         self.queue = queue
         self._most_at_once = slots
         self._slots = Slots(slots, self._ask, count_running)
@@ -61,7 +62,7 @@ class QueueRunner:
 
     async def run(self) -> None:
         """Take and execute tasks until cancelled; leaving hands back what was not begun."""
-        async with self._broker.pull(self._stream, self.queue) as puller:
+        async with self._broker.pull(self.stream, self.queue) as puller:
             self._puller = puller
             self._slots.fill()
             while True:

@@ -16,7 +16,7 @@ from ironflow.codec import encode_record
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError
 from ironflow.function import Function
-from ironflow.messages import WorkerCensus, WorkerView
+from ironflow.messages import Registered, WorkerCensus, WorkerView
 from ironflow.names import Names
 from ironflow.version import __version__
 
@@ -70,8 +70,8 @@ class Registrar:
         if self._subscription is not None:
             await self._subscription.stop()
 
-    async def register(self) -> float:
-        """Register the functions, however long it takes until an engine is there; return the lease in seconds."""
+    async def register(self) -> Registered:
+        """Register the functions, however long it takes until an engine is there; return what it answers."""
         records = tuple(function.record() for function in self._functions.values())
         engine = EngineApi(self._broker, self._names)
         pause = _FIRST_PAUSE_SECONDS
@@ -84,7 +84,7 @@ class Registrar:
                 _log.error("the engine refuses the registration, trying again", reason=str(error))
             else:
                 _log.info("functions registered", functions=sorted(self._functions))
-                return registered.lease_seconds
+                return registered
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 

@@ -306,7 +306,7 @@ class StepClient(Step):
             return
         since, journal = Memo(self._current.memo.epoch), tools.names.journal_of_run(tools.queue, tools.run)
         try:
-            async for page in tools.broker.read(tools.names.journal, journal, seen, one_each=True):
+            async for page in tools.broker.read(tools.names.shard_of(tools.run).journal, journal, seen, one_each=True):
                 since.read(page)
         except (BrokerError, SerializationError) as trouble:
             raise self._give_up(trouble) from trouble

@@ -24,6 +24,7 @@ from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
+from ironflow_worker.agreement import agree_on_shards, check_agreement
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
@@ -47,7 +48,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         queues: what it pulls from.
-        concurrency: how many passes it executes at a time, shared evenly between its queues.
+        concurrency: how many passes it executes at a time, shared evenly between its queues, and between the shards
+            of each.
         threads: how many plain step bodies run at a time.
         drain_seconds: how long passes may take to end once the worker is told to stop.
 
@@ -75,7 +77,7 @@ class Worker:
         limits: what is refused before it is stored.
 
     Raises:
-        DefinitionError: none of the functions is on one of its queues, or there are more queues than slots.
+        DefinitionError: none of the functions is on one of its queues, or there are fewer slots than queues and shards.
 
     """
 
@@ -100,6 +102,8 @@ class Worker:
         """Set once an engine knows the functions."""
         mine = _functions_of(functions, settings)
         self._settings = settings
+        self._broker = broker
+        self._names = names
         self._leases = Leases(monotonic=monotonic)
         self._presence = Presence(broker, names, self.id)
         self._lease_keeper = make_lease_keeper(
@@ -125,8 +129,8 @@ class Worker:
             limits=limits,
         )
         self._runners = [
-            QueueRunner(broker, names.tasks, queue, slots, self._executor.execute, self.metrics.running.inc)
-            for queue, slots in _share_slots(settings)
+            QueueRunner(broker, stream, queue, slots, self._executor.execute, self.metrics.running.inc)
+            for stream, queue, slots in _share_slots(settings, names)
         ]
         self._registrar = Registrar(
             broker,
@@ -138,7 +142,11 @@ class Worker:
             lambda: self._cancellations.running,
         )
         # A worker may write nowhere but to the journals of its queues.
-        self._canaries = [Canary(broker, names.journal_canary(queue), self.id) for queue in settings.queues]
+        self._canaries = [
+            Canary(broker, shard.journal_canary(queue), self.id)
+            for shard in names.all_shards
+            for queue in settings.queues
+        ]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
@@ -156,7 +164,12 @@ class Worker:
         _log.info("worker started", worker=self.id, queues=list(self._settings.queues), version=__version__)
 
     async def wait(self) -> None:
-        """Return when a part of the worker has ended, which none does by itself; raise what ended it."""
+        """Return when a part of the worker has ended, which none does by itself; raise what ended it.
+
+        Raises:
+            WrongShards: the namespace has another number of shards than this worker was told.
+
+        """
         running = set(self._tasks)
         while running:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -171,7 +184,7 @@ class Worker:
             return ["the worker drains"]
         idle = [f"no tasks are pulled from queue {runner.queue}" for runner in self._runners if not runner.is_pulling]
         unwritten = await asyncio.gather(*(canary.problem() for canary in self._canaries))
-        return [*idle, *(problem for problem in unwritten if problem is not None)]
+        return [*dict.fromkeys(idle), *(problem for problem in unwritten if problem is not None)]
 
     async def sample(self) -> None:
         """Do nothing: all of a worker's metrics are counted when it happens."""
@@ -225,10 +238,13 @@ class Worker:
             async with asyncio.timeout(_REGISTRATION_SECONDS):
                 await self.registered.wait()
         await self._cancellations.note_time(runner.queue)
+        await agree_on_shards(self._broker, self._names, runner.stream, runner.queue, self.registered)
         await runner.run()
 
     async def _register(self) -> None:
-        self._leases.change(await self._registrar.register())
+        registered = await self._registrar.register()
+        check_agreement(self._names, registered.shards, "an engine")
+        self._leases.change(registered.lease_seconds)
         self.registered.set()
 
 
@@ -244,9 +260,15 @@ def _functions_of(
     return mine
 
 
-def _share_slots(settings: WorkerSettings) -> list[tuple[str, int]]:
-    share, rest = divmod(settings.concurrency, len(settings.queues))
+def _share_slots(settings: WorkerSettings, names: Names) -> list[tuple[str, str, int]]:
+    """Return each stream of tasks, with each queue, and how many of its tasks are executed at a time."""
+    places = [(shard.tasks, queue) for queue in settings.queues for shard in names.all_shards]
+    share, rest = divmod(settings.concurrency, len(places))
     if not share:
-        msg = f"{len(settings.queues)} queues need a concurrency of at least as much, got {settings.concurrency}"
+        shards = f" in {names.shards} shards" if names.shards > 1 else ""
+        least = f"{len(places)}: each takes tasks by itself" if shards else "as much"
+        msg = (
+            f"{len(settings.queues)} queues{shards} need a concurrency of at least {least}, got {settings.concurrency}"
+        )
         raise DefinitionError(msg)
-    return [(queue, share + (index < rest)) for index, queue in enumerate(settings.queues)]
+    return [(stream, queue, share + (index < rest)) for index, (stream, queue) in enumerate(places)]

@@ -58,6 +58,28 @@ class NoSuchStream(BrokerError):  # noqa: N818 - reads as the answer that it is
     """The stream or consumer does not exist."""
 
 
+class WrongShards(BrokerError):  # noqa: N818 - an answer that decides, rather than a failure
+    """The namespace has another number of shards than this process was told; nothing was changed.
+
+    Args:
+        told: the number that the process was told.
+        standing: the number that the namespace has.
+        by: what says so.
+
+    Attributes:
+        standing: as above.
+
+    """
+
+    def __init__(self, told: int, standing: int, by: str) -> None:
+        super().__init__(
+            f"this process was told --shards {told}, and {by} says that the namespace has {standing}. That number "
+            f"stays what it was when the namespace was first used: start all engines and workers with --shards "
+            f"{standing} (IRONFLOW_SHARDS={standing}), or use another namespace"
+        )
+        self.standing = standing
+
+
 # What is stored where
 
 
@@ -79,6 +101,8 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     bucket: bool = False
     """Made so that key-value clients can read it."""
     replicas: int = 1
+    shards: int = 1
+    """How many shards its namespace has. Whoever makes it decides that, and nobody changes it."""
 
 
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +113,8 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[str, ...]
     ack_wait_seconds: float
     max_ack_pending: int
+    shards: int = 1
+    """How many shards its namespace has, for those who may not look at streams."""
 
 
 # What is written and read
@@ -152,6 +178,8 @@ class ConsumerState(msgspec.Struct, frozen=True):
     redelivered: int
     ack_floor: int
     waiting_pulls: int
+    shards: int = 1
+    """How many shards its namespace has, by who made it."""
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -358,7 +386,12 @@ class Broker(Protocol):
     # Provisioning
 
     async def ensure_stream(self, spec: StreamSpec) -> None:
-        """Create a stream, or bring an existing one to *spec*. Messages stay."""
+        """Create a stream, or bring an existing one to *spec*. Messages stay.
+
+        Raises:
+            WrongShards: it exists, in a namespace with another number of shards.
+
+        """
         ...
 
     async def ensure_consumer(self, spec: ConsumerSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ironflow.broker.protocol import ConsumerSpec, StreamSpec
 from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream
+from ironflow.shards import Shard
 
 DAY = 24 * 60 * 60
 EVENTS_KEPT_SECONDS = 7 * DAY
@@ -38,34 +39,9 @@ def streams(names: Names, replicas: int = 1, *, archived: bool = False) -> tuple
             age_stays_lifted=True,
             atomic_batches=True,
             replicas=replicas,
+            shards=names.shards,
         ),
-        StreamSpec(
-            name=names.tasks,
-            subjects=(f"{names.namespace}.tasks.>",),
-            retention="work_queue",
-            one_per_subject="keep_first",
-            duplicate_window_seconds=TASK_DUPLICATE_SECONDS,
-            atomic_batches=True,
-            replicas=replicas,
-        ),
-        StreamSpec(
-            name=names.journal,
-            subjects=(f"{names.namespace}.journal.>",),
-            one_per_subject="keep_first",
-            atomic_batches=True,
-            deny_delete=True,
-            replicas=replicas,
-        ),
-        # The server allows no other discard policy than "old" beside schedules, and any limit on such a
-        # stream would silently drop timers. So it has none.
-        StreamSpec(
-            name=names.timers,
-            subjects=(f"{names.namespace}.timers.>", f"{names.namespace}.fired.>"),
-            retention="work_queue",
-            schedules=True,
-            atomic_batches=True,
-            replicas=replicas,
-        ),
+        *(stream for shard in names.all_shards for stream in _streams_of(shard, names.shards, replicas)),
         *(
             StreamSpec(
                 name=bucket_stream(bucket),
@@ -75,8 +51,45 @@ def streams(names: Names, replicas: int = 1, *, archived: bool = False) -> tuple
                 deny_delete=True,
                 bucket=True,
                 replicas=replicas,
+                shards=names.shards,
             )
             for bucket in (names.runs_bucket, names.waits_bucket, names.functions_bucket, names.engines_bucket)
+        ),
+    )
+
+
+def _streams_of(shard: Shard, shards: int, replicas: int) -> tuple[StreamSpec, ...]:
+    """Return the streams of one of so many shards."""
+    return (
+        StreamSpec(
+            name=shard.tasks,
+            subjects=(shard.every_task,),
+            retention="work_queue",
+            one_per_subject="keep_first",
+            duplicate_window_seconds=TASK_DUPLICATE_SECONDS,
+            atomic_batches=True,
+            replicas=replicas,
+            shards=shards,
+        ),
+        StreamSpec(
+            name=shard.journal,
+            subjects=(shard.every_record,),
+            one_per_subject="keep_first",
+            atomic_batches=True,
+            deny_delete=True,
+            replicas=replicas,
+            shards=shards,
+        ),
+        # The server allows no other discard policy than "old" beside schedules, and any limit on such a
+        # stream would silently drop timers. So it has none.
+        StreamSpec(
+            name=shard.timers,
+            subjects=(shard.every_timer, shard.every_fired),
+            retention="work_queue",
+            schedules=True,
+            atomic_batches=True,
+            replicas=replicas,
+            shards=shards,
         ),
     )
 
@@ -90,31 +103,45 @@ def engine_consumers(names: Names) -> tuple[ConsumerSpec, ...]:
             filters=(f"{names.namespace}.events.>",),
             ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
             max_ack_pending=ENGINE_MAX_ACK_PENDING,
+            shards=names.shards,
         ),
+        *(consumer for shard in names.all_shards for consumer in _consumers_of(shard, names.shards)),
+    )
+
+
+def _consumers_of(shard: Shard, shards: int) -> tuple[ConsumerSpec, ...]:
+    """Return the consumers of engines in one of so many shards."""
+    return (
         # Step results need no decision, so the engine does not read them.
         ConsumerSpec(
-            stream=names.journal,
+            stream=shard.journal,
             name=ENGINE_CONSUMER,
-            filters=tuple(names.journal_kind(kind) for kind in ("wait", "try", "closed", "retry", "outcome")),
+            filters=tuple(shard.journal_kind(kind) for kind in ("wait", "try", "closed", "retry", "outcome")),
             ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
             max_ack_pending=ENGINE_MAX_ACK_PENDING,
+            shards=shards,
         ),
         ConsumerSpec(
-            stream=names.timers,
+            stream=shard.timers,
             name=ENGINE_CONSUMER,
-            filters=(f"{names.namespace}.fired.>",),
+            filters=(shard.every_fired,),
             ack_wait_seconds=ENGINE_ACK_WAIT_SECONDS,
             max_ack_pending=FIRED_MAX_ACK_PENDING,
+            shards=shards,
         ),
     )
 
 
-def queue_consumer(names: Names, queue: str, lease_seconds: float = TASK_LEASE_SECONDS) -> ConsumerSpec:
-    """Return the consumer that all workers of a queue share."""
-    return ConsumerSpec(
-        stream=names.tasks,
-        name=queue,
-        filters=(names.tasks_of_queue(queue),),
-        ack_wait_seconds=lease_seconds,
-        max_ack_pending=TASK_MAX_ACK_PENDING,
+def queue_consumers(names: Names, queue: str, lease_seconds: float = TASK_LEASE_SECONDS) -> tuple[ConsumerSpec, ...]:
+    """Return the consumers that all workers of a queue share, one for each shard."""
+    return tuple(
+        ConsumerSpec(
+            stream=shard.tasks,
+            name=queue,
+            filters=(shard.tasks_of_queue(queue),),
+            ack_wait_seconds=lease_seconds,
+            max_ack_pending=TASK_MAX_ACK_PENDING,
+            shards=names.shards,
+        )
+        for shard in names.all_shards
     )

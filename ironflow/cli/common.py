@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import click
 import msgspec
 
-from ironflow.broker.protocol import BrokerError, Denied, NoSuchStream, Unavailable
+from ironflow.broker.protocol import BrokerError, Denied, NoSuchStream, Unavailable, WrongShards
 from ironflow.errors import DefinitionError, EngineUnavailableError, IronflowError, LimitError, PublishError
+from ironflow.shards import MOST_SHARDS
 
 if TYPE_CHECKING:
     from ironflow.client import Client
@@ -117,7 +118,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     cause = error.__cause__ if isinstance(error, PublishError) else error
     if isinstance(cause, (EngineUnavailableError, Unavailable, NoSuchStream)):
         return ExitCode.UNREACHABLE
-    if isinstance(error, (DefinitionError, LimitError)):
+    if isinstance(error, (DefinitionError, LimitError, WrongShards)):
         return ExitCode.USAGE
     return ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED
 
@@ -167,6 +168,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     creds: str | None = None
     context: str | None = None
     namespace: str | None = None
+    shards: int = 1
 
 
 def _not_empty(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -215,6 +217,29 @@ def json_option(command: Callable[..., R]) -> Callable[..., R]:
     return click.option(
         "--json", "as_json", is_flag=True, envvar="IRONFLOW_JSON", show_envvar=True, help="Print JSON."
     )(command)
+
+
+def shards_option(command: Callable[..., R]) -> Callable[..., R]:
+    """Add ``--shards``; the command gets it as ``shards``."""
+    return click.option(
+        "--shards",
+        type=click.IntRange(1, MOST_SHARDS),
+        default=1,
+        envvar="IRONFLOW_SHARDS",
+        show_default=True,
+        show_envvar=True,
+        help="How many shards the namespace has: the same for all of it, and for good.",
+    )(command)
+
+
+def connection_options_with_shards(command: Callable[..., R]) -> Callable[..., R]:
+    """Add the options of a connection and ``--shards``, for what writes to shards; it gets all as ``connection``."""
+
+    @functools.wraps(command)
+    def with_shards(*args: Any, connection: ConnectionOptions, shards: int, **kwargs: Any) -> R:
+        return command(*args, connection=msgspec.structs.replace(connection, shards=shards), **kwargs)
+
+    return connection_options(shards_option(with_shards))
 
 
 def limit_option(command: Callable[..., R]) -> Callable[..., R]:

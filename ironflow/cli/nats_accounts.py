@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ironflow.cli.common import shards_option
 from ironflow.errors import DefinitionError, LimitError
 
 
@@ -16,8 +17,9 @@ from ironflow.errors import DefinitionError, LimitError
     multiple=True,
     help="The queues of one kind of worker; may be repeated.",
 )
+@shards_option
 @click.option("--nkeys", is_flag=True, help="Have users sign in with nkeys, in place of passwords.")
-def nats_accounts(namespace: str, workers: tuple[str, ...], *, nkeys: bool) -> None:
+def nats_accounts(namespace: str, workers: tuple[str, ...], *, shards: int, nkeys: bool) -> None:
     """Print accounts with least privilege for a NATS server.
 
     They go into the accounts block of its configuration. Passwords, or public nkeys, come from the server's
@@ -31,12 +33,13 @@ def nats_accounts(namespace: str, workers: tuple[str, ...], *, nkeys: bool) -> N
     from ironflow.permissions import roles  # noqa: PLC0415 - likewise
 
     try:
-        names = Names(namespace)
+        names = Names(namespace, shards)
         queues = tuple(tuple(check_queue(queue) for queue in worker.split(",")) for worker in workers)
         found = roles(names, queues)
     except (DefinitionError, LimitError) as error:
         raise click.UsageError(str(error)) from error
     words = ["ironflow nats-accounts", f"--namespace {namespace}", *(f"--worker {worker}" for worker in workers)]
+    words += [f"--shards {shards}"] if shards > 1 else []
     words += ["--nkeys"] if nkeys else []
     click.echo(f"# Made by: {' '.join(words)}")
     click.echo(render(accounts(names, found, nkeys=nkeys)), nl=False)

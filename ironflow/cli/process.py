@@ -24,7 +24,7 @@ def names_of(options: ConnectionOptions) -> Names:
         DefinitionError: it is not allowed.
 
     """
-    return Names(options.namespace or environment_namespace() or DEFAULT_NAMESPACE)
+    return Names(options.namespace or environment_namespace() or DEFAULT_NAMESPACE, options.shards)
 
 
 def connector(options: ConnectionOptions) -> Callable[[], Awaitable[Broker]]:

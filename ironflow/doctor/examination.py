@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import msgspec
 from ironflow.broker.nats.inspector import Inspector
 from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Broker, BrokerError, Denied, NoSuchStream, Unavailable
-from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.clock import now_ms, parse_when
 from ironflow.codec import decode_record
 from ironflow.doctor import fleet, monitor, replicas, server, stuck, topology
@@ -23,6 +24,7 @@ from ironflow.errors import EngineUnavailableError, IronflowError
 from ironflow.messages import EngineView, RunView, WorkerCensus, WorkerView
 from ironflow.names import Names, bucket_stream
 from ironflow.records import TERMINAL, FunctionRecord, RunState, RunStatus
+from ironflow.shards import Shard
 
 MOST_RUNS = 500
 """How many active runs of each status are looked at; more would make the doctor a load of its own."""
@@ -83,8 +85,15 @@ class Examination:
             ("timers", self._timers),
         )
         refused: dict[str, str] = {}
+        await self._learn_shards()
         found = await asyncio.gather(*(_whatever_happens(name, check, refused) for name, check in checks))
         return [check_access(refused), *(finding for findings in found for finding in findings)]
+
+    async def _learn_shards(self) -> None:
+        """Find out how the namespace is divided; where that cannot be, the checks of what is divided say so."""
+        with contextlib.suppress(BrokerError, TimeoutError, msgspec.MsgspecError, ValueError):
+            shards = await self._inspector.shards(self._names.events)
+            self._names = msgspec.structs.replace(self._names, shards=shards)
 
     async def _server(self) -> list[Finding]:
         connected = self._broker.server
@@ -102,7 +111,7 @@ class Examination:
     async def _clock(self) -> Finding:
         before = now_ms()
         try:
-            there = await self._broker.server_time_ms(self._names.tasks)
+            there = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
         except Denied:
             raise  # no engine helps against that
         except BrokerError as error:
@@ -130,7 +139,8 @@ class Examination:
 
     async def _consumers(self) -> list[Finding]:
         queues = sorted({function.queue for function in await self._functions()})
-        specs = (*engine_consumers(self._names), *(queue_consumer(self._names, queue) for queue in queues))
+        of_queues = (consumer for queue in queues for consumer in queue_consumers(self._names, queue))
+        specs = (*engine_consumers(self._names), *of_queues)
         found = await asyncio.gather(*(self._inspector.consumer_differences(spec) for spec in specs))
         return topology.check_consumers(dict(zip(specs, found, strict=True)))
 
@@ -176,7 +186,7 @@ class Examination:
             text = "not known, since no engine answers that could list the active runs"
             return Finding(check="stuck runs", level="unknown", text=text, advice="start an engine")
         runs = {run.id: run for page in listed for run in page}
-        now = await self._broker.server_time_ms(self._names.tasks)
+        now = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
         old = [run for run in runs.values() if parse_when(run.started_at) < now - stuck.STUCK_SECONDS * 1000]
         stands = await _in_turns(old, lambda run: self._stands_still(run, now))
         return stuck.check_runs(
@@ -198,25 +208,31 @@ class Examination:
         if state.status in TERMINAL or state.status == "waiting":
             return False
         task = self._names.task(state.queue, state.id, state.number)
-        return await self._broker.last(self._names.tasks, task) is None
+        return await self._broker.last(self._names.shard_of(state.id).tasks, task) is None
 
     async def _timers(self) -> Finding:
-        try:
-            stored = (await self._broker.stream_state(self._names.timers)).messages
-        except NoSuchStream:
-            return stuck.check_timers([])
-        now = await self._broker.server_time_ms(self._names.tasks)
-        filters = self._timer_filters(stored, now)
-        found = await _in_turns(filters, lambda each: self._inspector.subjects(self._names.timers, each))
-        return stuck.check_timers(stuck.overdue_runs([subject for page in found for subject in page], now))
+        overdue = [run for shard in self._names.all_shards for run in await self._overdue(shard)]
+        return stuck.check_timers(overdue)
 
-    def _timer_filters(self, stored: int, now: int) -> list[str]:
-        """Return what to list: all timers, or where they are many those that were due in the last day."""
-        prefix = f"{self._names.namespace}.timers"
-        if stored <= MOST_TIMERS:
-            return [f"{prefix}.>"]
-        newest = stuck.newest_overdue_bucket(now)
-        return [f"{prefix}.{bucket}.>" for bucket in range(newest - _DAY_BUCKETS, newest + 1)]
+    async def _overdue(self, shard: Shard) -> list[str]:
+        """Return the runs of the timers of a shard that are overdue, one for each of them."""
+        try:
+            stored = (await self._broker.stream_state(shard.timers)).messages
+        except NoSuchStream:
+            return []
+        now = await self._broker.server_time_ms(shard.timers)
+        filters = _timer_filters(shard, stored, now)
+        found = await _in_turns(filters, lambda each: self._inspector.subjects(shard.timers, each))
+        return stuck.overdue_runs([subject for page in found for subject in page], now)
+
+
+def _timer_filters(shard: Shard, stored: int, now: int) -> list[str]:
+    """Return what to list: all timers, or where they are many those that were due in the last day."""
+    if stored <= MOST_TIMERS:
+        return [shard.every_timer]
+    newest = stuck.newest_overdue_bucket(now)
+    prefix = shard.every_timer.removesuffix(">")
+    return [f"{prefix}{bucket}.>" for bucket in range(newest - _DAY_BUCKETS, newest + 1)]
 
 
 async def _whatever_happens(

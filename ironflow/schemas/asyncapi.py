@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from ironflow.broker.protocol import StreamSpec
 from ironflow.broker.topology import streams
 from ironflow.messages import Reply
 from ironflow.names import Names
@@ -52,6 +53,13 @@ def _info(names: Names) -> JsonObject:
     }
 
 
+def _settings(spec: StreamSpec) -> JsonObject:
+    """Return how a stream is set; the number of shards is a fact of its namespace."""
+    fields: JsonObject = msgspec.json.decode(msgspec.json.encode(spec))
+    del fields["shards"]
+    return fields
+
+
 def _verb_channels(names: Names) -> tuple[Channel, ...]:
     return tuple(
         Channel(
@@ -68,7 +76,7 @@ def _verb_channels(names: Names) -> tuple[Channel, ...]:
 
 
 def _channels(channels: tuple[Channel, ...], names: Names) -> JsonObject:
-    specs = {spec.name: msgspec.json.decode(msgspec.json.encode(spec)) for spec in streams(names)}
+    specs = {spec.name: _settings(spec) for spec in streams(names)}
     described: JsonObject = {}
     for channel in channels:
         described[channel.name] = {

@@ -131,7 +131,7 @@ def stored_channels(names: Names) -> tuple[Channel, ...]:
             message=Task,
             senders=("engine",),
             receivers=("worker",),
-            stream=names.tasks,
+            stream=names.all_shards[0].tasks,
         ),
         *_journal_channels(names),
         Channel(
@@ -141,7 +141,7 @@ def stored_channels(names: Names) -> tuple[Channel, ...]:
             message=TimerRecord,
             senders=("engine",),
             receivers=(),
-            stream=names.timers,
+            stream=names.all_shards[0].timers,
         ),
         Channel(
             name="fired",
@@ -150,7 +150,7 @@ def stored_channels(names: Names) -> tuple[Channel, ...]:
             message=TimerRecord,
             senders=(),
             receivers=("engine",),
-            stream=names.timers,
+            stream=names.all_shards[0].timers,
         ),
         *_bucket_channels(names),
         *_wait_channels(names),
@@ -220,7 +220,7 @@ def _journal_channels(names: Names) -> tuple[Channel, ...]:
             message=record,
             senders=senders,
             receivers=receivers,
-            stream=names.journal,
+            stream=names.all_shards[0].journal,
         )
         for kind, subject, record, senders, receivers in rows
     )
@@ -280,7 +280,7 @@ def _wait_channels(names: Names) -> tuple[Channel, ...]:
 def _canary_channels(names: Names) -> tuple[Channel, ...]:
     rows: tuple[tuple[str, str, Role, str], ...] = (
         ("canary.engine", names.engine_canary, "engine", bucket_stream(names.engines_bucket)),
-        ("canary.worker", names.journal_canary(_QUEUE), "worker", names.journal),
+        ("canary.worker", names.all_shards[0].journal_canary(_QUEUE), "worker", names.all_shards[0].journal),
     )
     return tuple(
         Channel(

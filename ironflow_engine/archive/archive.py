@@ -57,7 +57,8 @@ class PostgresArchive:
 
         """
         names, positions = self._names, await Writer(self._database).positions()
-        streams = (names.events, names.journal, bucket_stream(names.runs_bucket))
+        journals = (shard.journal for shard in names.all_shards)
+        streams = (names.events, *journals, bucket_stream(names.runs_bucket))
         states = await asyncio.gather(*map(broker.stream_state, streams))
         ends = {stream: state.last_sequence for stream, state in zip(streams, states, strict=True)}
         return sum(max(0, end - positions.get(stream, 0)) for stream, end in ends.items())

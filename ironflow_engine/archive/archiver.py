@@ -47,7 +47,7 @@ class Archiver:
         # In this order a run is hardly ever there before its steps are.
         self._streams: tuple[tuple[str, str, _Copy], ...] = (
             (names.events, f"{names.namespace}.events.>", self._writer.copy_events),
-            (names.journal, names.journal_of_run("*", "*"), self._writer.copy_journal),
+            *((shard.journal, shard.every_record, self._writer.copy_journal) for shard in names.all_shards),
             (bucket_stream(names.runs_bucket), names.run_key(">"), self._copy_runs),
         )
 

@@ -102,9 +102,14 @@ class ArchiveReader:
         ids = [run for run, _, _ in runs]
         found = await self._fetch("SELECT id, sequence FROM runs WHERE id = ANY($1)", ids)
         kept = {row[0]: row[1] for row in found}
-        journal = await self._fetch("SELECT sequence FROM positions WHERE stream = $1", self._names.journal)
-        copied = journal[0][0] if journal else 0
-        return {run for run, revision, last in runs if kept.get(run) != revision or last > copied}
+        journals = [shard.journal for shard in self._names.all_shards]
+        rows = await self._fetch("SELECT stream, sequence FROM positions WHERE stream = ANY($1)", journals)
+        copied = {row[0]: row[1] for row in rows}
+        return {
+            run
+            for run, revision, last in runs
+            if kept.get(run) != revision or last > copied.get(self._names.shard_of(run).journal, 0)
+        }
 
     async def _fetch(self, sql: str, *values: object) -> list[asyncpg.Record]:
         async with self._database.connection() as connection:

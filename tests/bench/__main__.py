@@ -39,7 +39,7 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "replicas": (scale.replicas, "workloads A and B on one server and on three that keep everything three times"),
     "rolling": (rolling.main, "all engines and workers are replaced three times under load: what suffers from it"),
     "saga": (saga.main, "55 sagas of five steps: each step and each undo fails, each undo kills its worker"),
-    "scale": (scale.main, "workload A with 1, 2 and 4 workers and 1 and 2 engines: runs/s, and CPU of each run"),
+    "scale": (scale.main, "workload A with 1, 2, 4 workers, 1, 2 engines and 1, 2, 4 shards: runs/s, CPU of each run"),
     "series": (series.main, "10,000 runs of 50 functions: how many series Prometheus gets"),
     "sleepers": (standing.sleepers, "50,000 runs that sleep: the server's memory and CPU; options: --count"),
     "waits": (standing.waits, "an event beside 100 and 100,000 waits for events of its name: latency and CPU"),

@@ -138,7 +138,7 @@ async def _all_ended(client: Client) -> float:
 async def _all_archived(client: Client, postgres: PostgresServer) -> dict[str, tuple[int, int]]:
     """Wait until the archive has read all that there is to the end; return how many rows there are, and should be."""
     names = client.names
-    streams = (names.events, names.journal, bucket_stream(names.runs_bucket))
+    streams = (names.events, names.all_shards[0].journal, bucket_stream(names.runs_bucket))
 
     async def read_to_the_end() -> None:
         positions = dict(await _fetch(postgres, "SELECT stream, sequence FROM positions"))

@@ -136,5 +136,5 @@ async def _rests(side: Side, key: str) -> None:
     """Wait until the first pass of a run has ended."""
     names = side.system.names
     outcome = names.journal_outcome(ironflow_app.QUEUE, run_id("wait", start_event_id("wait", key)), 0)
-    while await side.system.client.broker.last(names.journal, outcome) is None:  # noqa: ASYNC110 - another process writes
+    while await side.system.client.broker.last(names.all_shards[0].journal, outcome) is None:  # noqa: ASYNC110 - another process writes
         await asyncio.sleep(0.02)

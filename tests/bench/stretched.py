@@ -50,6 +50,7 @@ class Stretched(Ironflow):
         folder: for logs and for the file of lists; on the disk of the servers' data.
         engines: how many there are.
         replicas: on how many servers each stream is kept.
+        shards: into how many the namespace is divided.
         engine_options: more of them.
 
     """
@@ -64,11 +65,12 @@ class Stretched(Ironflow):
         *,
         engines: int = 1,
         replicas: int = 1,
+        shards: int = 1,
         engine_options: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.names = Names(NAMESPACE)
+        self.names = Names(NAMESPACE, shards)
         self._at, self._pids, self._replicas = server, list(pids), replicas
         self._engines = engines
         self._engine_options = ("--replicas", str(replicas), *engine_options)
@@ -84,7 +86,9 @@ class Stretched(Ironflow):
     async def start(self, workers: int) -> None:
         """Start engines and workers; the servers run."""
         self.folder.mkdir(exist_ok=True)
-        self._processes = self._stack.enter_context(cluster(self._at.url, NAMESPACE, self.folder))
+        self._processes = self._stack.enter_context(
+            cluster(self._at.url, NAMESPACE, self.folder, shards=self.names.shards)
+        )
         self._running = [self._processes.engine(*self._engine_options) for _ in range(self._engines)]
         app, options = ironflow_app.__file__, ("--concurrency", str(CONCURRENCY), "--log-level", "error")
         self._workers = [self._processes.worker(app, *options, queue=ironflow_app.QUEUE) for _ in range(workers)]

@@ -67,7 +67,7 @@ async def late(client: Client, number: int, room: asyncio.Semaphore) -> RunView:
 async def results_of(client: Client, names: Names, run: str) -> int:
     """Return how many ends of its wait a run has recorded."""
     subject = names.journal_step("orders", run, "flag")
-    return sum([len(page) async for page in client.broker.read(names.journal, subject)])
+    return sum([len(page) async for page in client.broker.read(names.all_shards[0].journal, subject)])
 
 
 async def race(client: Client, number: int, chance: random.Random) -> tuple[str, RunView]:

@@ -55,7 +55,7 @@ async def measure(runs: int = RUNS, seconds: float = SLEEP_SECONDS) -> list[Wake
 
 async def _wakeup(client: Client, names: Names, run: str) -> Wakeup:
     due = ended = continued = 0
-    async for page in client.broker.read(names.journal, names.journal_of_run("orders", run)):
+    async for page in client.broker.read(names.all_shards[0].journal, names.journal_of_run("orders", run)):
         for message in page:
             match parse_journal(message.subject).kind, parse_journal(message.subject).rest:
                 case "wait", ("nap",):

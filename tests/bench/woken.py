@@ -94,5 +94,5 @@ async def _waits(system: Stretched, key: str, number: int) -> None:
     """Wait until a run has recorded that it waits for its next event."""
     run = run_id("woken", start_event_id("woken", key))
     wait = system.names.journal_wait(ironflow_app.QUEUE, run, f"event-{number}")
-    while await system.client.broker.last(system.names.journal, wait) is None:  # noqa: ASYNC110 - a process writes it
+    while await system.client.broker.last(system.names.all_shards[0].journal, wait) is None:  # noqa: ASYNC110 - a process writes it
         await asyncio.sleep(LOOK_AGAIN_SECONDS)

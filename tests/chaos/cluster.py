@@ -41,6 +41,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
         servers: how many nats-servers, 1 or 3; each stream is kept on all of them.
         stored_bytes: how much the server may store; default what the disk has room for.
         seed: makes what goes wrong inside of processes.
+        shards: into how many the namespace is divided.
         crash: like "5:after": each process ends at that durable write of its first life.
 
     """
@@ -52,6 +53,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     servers: int = 1
     stored_bytes: int | None = None
     seed: int = 0
+    shards: int = 1
     crash: str = ""
 
 
@@ -164,7 +166,7 @@ class ChaosCluster:
     def __init__(self, settings: ClusterSettings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
-        self.names = Names("chaos")
+        self.names = Names("chaos", settings.shards)
         self.replicated = ReplicatedServers(folder / "nats") if settings.servers > 1 else None
         self.servers: list[EmbeddedServer] = (
             [EmbeddedServer(folder / "nats", max_file_store_bytes=settings.stored_bytes)]
@@ -208,6 +210,7 @@ class ChaosCluster:
         environment = {
             "NATS_URL": ",".join(f"nats://127.0.0.1:{proxy.port}" for proxy in proxies),
             "IRONFLOW_NAMESPACE": self.names.namespace,
+            "IRONFLOW_SHARDS": str(self.names.shards),
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_SEED": str(self.settings.seed),
         }

@@ -29,13 +29,16 @@ class Collector:
     async def journal(self) -> list[Recorded]:
         """Return all facts."""
         found: list[Recorded] = []
-        async for page in self._broker.read(self._names.journal, f"{self._names.namespace}.journal.>"):
-            for message in page:
-                address = parse_journal(message.subject)
-                record = msgspec.json.decode(message.payload)
-                found.append(
-                    Recorded(address.run, address.kind, address.rest, message.sequence, message.time_ms, record)
-                )
+        for number, shard in enumerate(self._names.all_shards):
+            async for page in self._broker.read(shard.journal, shard.every_record):
+                for message in page:
+                    address = parse_journal(message.subject)
+                    record = msgspec.json.decode(message.payload)
+                    found.append(
+                        Recorded(
+                            address.run, address.kind, address.rest, message.sequence, message.time_ms, record, number
+                        )
+                    )
         return found
 
     async def events(self) -> dict[int, str]:
@@ -60,40 +63,40 @@ class Collector:
         """Return how much is left of everything that is used up when all runs have ended."""
         names = self._names
         left = {
-            "tasks": (await self._broker.stream_state(names.tasks)).messages,
+            "tasks": sum([(await self._broker.stream_state(each.tasks)).messages for each in names.all_shards]),
             "overdue timers": await self._overdue_timers(),
             "open waits": len(await self._open_waits()),
         }
-        for stream, consumer in (
-            (names.tasks, QUEUE),
-            (names.events, ENGINE_CONSUMER),
-            (names.journal, ENGINE_CONSUMER),
-            (names.timers, ENGINE_CONSUMER),
-        ):
+        consumed = [("events", names.events, ENGINE_CONSUMER)]
+        for shard in names.all_shards:
+            consumed.append(("tasks", shard.tasks, QUEUE))
+            consumed += [("journal", shard.journal, ENGINE_CONSUMER), ("timers", shard.timers, ENGINE_CONSUMER)]
+        for what, stream, consumer in consumed:
             try:
                 state = await self._broker.consumer_state(stream, consumer)
             except NoSuchStream:
                 continue
-            what = stream.rpartition("_")[2].lower()
-            left[f"{what} not delivered"] = state.pending
-            left[f"{what} not acknowledged"] = state.ack_pending
+            for left_how, count in (("not delivered", state.pending), ("not acknowledged", state.ack_pending)):
+                left[f"{what} {left_how}"] = left.get(f"{what} {left_how}", 0) + count
         return left
 
     async def timers(self) -> list[TimerLeft]:
         """Return the schedules that have not fired."""
-        timers = await self._timers(f"{self._names.namespace}.timers.>")
+        timers = await self._timers("timers")
         return [TimerLeft(each.run, each.step, each.attempt, each.due_ms) for each in timers]
 
     async def _overdue_timers(self) -> int:
-        now_ms = await self._broker.server_time_ms(self._names.tasks)
-        fired = await self._timers(f"{self._names.namespace}.fired.>")
-        waiting = await self._timers(f"{self._names.namespace}.timers.>")
+        now_ms = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
+        fired, waiting = await self._timers("fired"), await self._timers("timers")
         return len(fired) + sum(each.due_ms < now_ms for each in waiting)
 
-    async def _timers(self, subject_filter: str) -> list[TimerRecord]:
+    async def _timers(self, kind: str) -> list[TimerRecord]:
         return [
             decode_record(TimerRecord, message.payload)
-            async for page in self._broker.read(self._names.timers, subject_filter)
+            for shard in self._names.all_shards
+            async for page in self._broker.read(
+                shard.timers, shard.every_fired if kind == "fired" else shard.every_timer
+            )
             for message in page
         ]
 

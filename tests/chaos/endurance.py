@@ -86,12 +86,12 @@ async def _warm_up(cluster: ChaosCluster, first: int) -> int:
     await load.run()
     ended, left = await all_end(Collector(cluster.broker, cluster.names), load.submitted, LONGEST_SECONDS)
     assert ended, left
-    return (await cluster.broker.stream_state(cluster.names.journal)).last_sequence
+    return (await cluster.broker.stream_state(cluster.names.all_shards[0].journal)).last_sequence
 
 
 async def _steps_done(cluster: ChaosCluster, before: int) -> int:
     """Return how many steps are in the journal since; these runs record a fact for each, and one outcome."""
-    facts = (await cluster.broker.stream_state(cluster.names.journal)).last_sequence - before
+    facts = (await cluster.broker.stream_state(cluster.names.all_shards[0].journal)).last_sequence - before
     return facts * STEPS_A_RUN // (STEPS_A_RUN + 1)
 
 

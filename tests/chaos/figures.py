@@ -169,7 +169,7 @@ def count_lines(history: History, kind: str) -> int:
 
 def foreign_refusals(history: History) -> int:
     """Return how many journal writes were refused because of what another process had written."""
-    return sum(line.kind == "refused" and ".journal." in line.step and not line.own for line in history.lines)
+    return sum(line.kind == "refused" and ".journal" in line.step and not line.own for line in history.lines)
 
 
 def first_steps_after(history: History, kind: str) -> list[float]:

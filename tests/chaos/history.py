@@ -39,6 +39,7 @@ class Recorded(msgspec.Struct, frozen=True):
         rest: the step's token, the attempt, the number of the pass.
         time_ms: when the server stored it, rounded down.
         record: its JSON.
+        shard: in which journal it stands.
 
     """
 
@@ -48,6 +49,7 @@ class Recorded(msgspec.Struct, frozen=True):
     sequence: int
     time_ms: int
     record: Mapping[str, Any]
+    shard: int = 0
 
 
 class TimerLeft(msgspec.Struct, frozen=True):

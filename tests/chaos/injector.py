@@ -118,7 +118,7 @@ class Injector:
         """Return the server that leads the stream of that number."""
         replicated, names = self._cluster.replicated, self._cluster.names
         assert replicated is not None
-        streams = (names.journal, names.tasks, bucket_stream(names.runs_bucket))
+        streams = (names.all_shards[0].journal, names.all_shards[0].tasks, bucket_stream(names.runs_bucket))
         return await replicated.leader_of(streams[number % len(streams)])
 
     async def _fill(self) -> None:
@@ -152,10 +152,10 @@ class Injector:
 
     async def _purge(self) -> None:
         """Delete all task and timer messages, as an operator's mistake would."""
-        names = self._cluster.names
-        await self._cluster.broker.purge(names.tasks, f"{names.namespace}.tasks.>")
-        for what in ("timers", "fired"):
-            await self._cluster.broker.purge(names.timers, f"{names.namespace}.{what}.>")
+        for shard in self._cluster.names.all_shards:
+            await self._cluster.broker.purge(shard.tasks, shard.every_task)
+            for wanted in (shard.every_timer, shard.every_fired):
+                await self._cluster.broker.purge(shard.timers, wanted)
 
 
 @contextlib.asynccontextmanager

@@ -41,9 +41,9 @@ async def test_nothing_is_lost_doubled_or_early_whatever_breaks(tmp_path: Path) 
     assert len(figures.touched(seen.history)) > RUNS / 4
 
 
-@pytest.mark.parametrize("crash", ["6:before", "6:after"])
-async def test_processes_may_die_at_a_write_of_their_own(tmp_path: Path, crash: str) -> None:
-    settings = ClusterSettings(engines=1, workers=2, crash=crash)
+@pytest.mark.parametrize(("crash", "shards"), [("6:before", 1), ("6:after", 1), ("6:after", 3)])
+async def test_processes_may_die_at_a_write_of_their_own(tmp_path: Path, crash: str, shards: int) -> None:
+    settings = ClusterSettings(engines=1, workers=2, crash=crash, shards=shards)
     experiment = Experiment(
         orders=orders_of(6, seed=1), submit_seconds=1.0, timeline=(), settings=settings, end_within=40.0
     )

@@ -12,8 +12,10 @@ from ironflow.broker.protocol import (
     BrokerError,
     ConsumerSpec,
     NoSuchStream,
+    Publication,
     SubjectTaken,
     Unavailable,
+    WrongShards,
 )
 from ironflow.names import Names
 from tests.conformance.bench import Arena, StreamUnderTest, now, receive, receive_nothing, subjects_of
@@ -161,10 +163,31 @@ async def test_the_whole_topology_can_be_made_again_and_again(arena: Arena) -> N
     for _ in range(2):
         for stream in topology.streams(names):
             await arena.broker.ensure_stream(stream)
-        for consumer in (*topology.engine_consumers(names), topology.queue_consumer(names, "orders")):
+        for consumer in (*topology.engine_consumers(names), topology.queue_consumers(names, "orders")[0]):
             await arena.broker.ensure_consumer(consumer)
     for stream in topology.streams(names):
         assert (await arena.broker.stream_state(stream.name)).messages == 0
+
+
+async def test_a_divided_namespace_can_be_made_again_and_again_and_with_no_other_number(arena: Arena) -> None:
+    names = Names(arena.namespace, 3)
+    for _ in range(2):
+        for stream in topology.streams(names):
+            await arena.broker.ensure_stream(stream)
+        for consumer in (*topology.engine_consumers(names), *topology.queue_consumers(names, "orders")):
+            await arena.broker.ensure_consumer(consumer)
+    for shard in names.all_shards:
+        assert (await arena.broker.consumer_state(shard.tasks, "orders")).shards == 3
+    kept = Publication(subject=names.journal_outcome("orders", "r", 0), payload=b"{}")
+    await arena.broker.publish(kept)
+    for told in (1, 2, 4):
+        for stream in topology.streams(Names(arena.namespace, told)):
+            if stream.name in {each.name for each in topology.streams(names)}:
+                with pytest.raises(WrongShards) as refusal:
+                    await arena.broker.ensure_stream(stream)
+                assert refusal.value.standing == 3
+    with pytest.raises(SubjectTaken):
+        await arena.broker.publish(kept)
 
 
 async def test_a_closed_connection_stores_and_reads_nothing_and_says_so_at_once(arena: Arena) -> None:

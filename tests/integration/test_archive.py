@@ -48,7 +48,7 @@ def order() -> Any:
 
 @contextlib.asynccontextmanager
 async def archived_system(url: str, *functions: Any, **options: Any) -> AsyncGenerator[System]:
-    archive = PostgresArchive(url, NAMES)
+    archive = PostgresArchive(url, Names("test", options.get("shards", 1)))
     try:
         async with running_system(*functions, archive=archive, **options) as system:
             yield system
@@ -86,8 +86,9 @@ async def gone(system: System, *runs: str) -> None:
     await eventually(absent, within=20.0)
 
 
-async def test_every_run_step_and_event_has_one_row(archive_url: str, order: Any) -> None:
-    async with archived_system(archive_url, order) as system:
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_every_run_step_and_event_has_one_row(archive_url: str, order: Any, shards: int) -> None:
+    async with archived_system(archive_url, order, shards=shards) as system:
         runs = [await system.client.start(order, number) for number in range(20)]
         for run in runs:
             await run.wait("1m")
@@ -111,8 +112,9 @@ async def test_a_run_under_way_shows_as_it_changes(archive_url: str) -> None:
         await archived(archive_url, "SELECT status, finished_at IS NULL FROM runs", [("completed", False)])
 
 
-async def test_what_nats_has_deleted_is_answered_as_it_was(archive_url: str, order: Any) -> None:
-    async with archived_system(archive_url, order, retention=1) as system:
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_what_nats_has_deleted_is_answered_as_it_was(archive_url: str, order: Any, shards: int) -> None:
+    async with archived_system(archive_url, order, retention=1, shards=shards) as system:
         run = await system.client.start(order, "good")
         await run.wait("1m")
         before = await run.state(), await run.steps()

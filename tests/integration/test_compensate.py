@@ -417,8 +417,8 @@ async def pending(system: System, run: RunHandle[Any]) -> list[str]:
     """Return the subjects of a run's tasks and timers."""
     found: list[str] = []
     for stream, wanted in (
-        (system.names.tasks, system.names.tasks_of_run("*", run.id)),
-        (system.names.timers, system.names.timers_of_run(run.id)),
+        (system.names.all_shards[0].tasks, system.names.tasks_of_run("*", run.id)),
+        (system.names.all_shards[0].timers, system.names.timers_of_run(run.id)),
     ):
         async for page in system.broker.read(stream, wanted):
             found += [message.subject for message in page]

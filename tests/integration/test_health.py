@@ -138,8 +138,10 @@ async def test_readiness_leaves_one_message_for_each_queue_and_one_for_the_engin
                 await asyncio.sleep(1.1)  # for so long the last answer is told again
         broker = await connect(ConnectionSettings(urls=(nats_server.url,)))
         try:
-            assert (await broker.stream_state(names.journal)).messages == 1
-            assert await broker.last(names.journal, names.journal_canary("orders")) is not None
+            assert (await broker.stream_state(names.all_shards[0].journal)).messages == 1
+            assert (
+                await broker.last(names.all_shards[0].journal, names.all_shards[0].journal_canary("orders")) is not None
+            )
             assert await broker.last(bucket_stream(names.engines_bucket), names.engine_canary) is not None
         finally:
             await broker.close()
@@ -156,7 +158,7 @@ async def test_a_worker_finds_out_that_the_server_is_full_although_its_canary_is
                 await broker.ensure_stream(stream)
 
             async def problem() -> str | None:
-                return await Canary(broker, names.journal_canary("orders"), "token").problem()
+                return await Canary(broker, names.all_shards[0].journal_canary("orders"), "token").problem()
 
             assert await problem() is None
             assert await problem() is None

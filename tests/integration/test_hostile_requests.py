@@ -103,11 +103,11 @@ async def test_an_engine_hands_back_nothing_but_tasks_of_the_queue_that_were_cla
         async def note(request: Any) -> None:
             touched.append(request.subject)
 
-        for subject in ("victim.>", f"$KV.{names.runs_bucket}.>", f"$JS.ACK.{names.tasks}.>"):
+        for subject in ("victim.>", f"$KV.{names.runs_bucket}.>", f"$JS.ACK.{names.all_shards[0].tasks}.>"):
             await admin.listen(subject, note)
-        mine = f"$JS.ACK.{names.tasks}.orders.1.2.3.4.5"
+        mine = f"$JS.ACK.{names.all_shards[0].tasks}.orders.1.2.3.4.5"
         leases: tuple[str, ...] = (
-            f"$JS.ACK.{names.tasks}.reports.1.2.3.4.5",
+            f"$JS.ACK.{names.all_shards[0].tasks}.reports.1.2.3.4.5",
             "victim.subject",
             f"$KV.{names.runs_bucket}.x",
             mine,
@@ -168,7 +168,7 @@ async def test_messages_whose_subjects_are_no_text_are_done_with_and_hold_up_not
             await run.result("30s")
 
         async def all_is_done_with() -> None:
-            for stream, stored in ((names.events, 2), (names.journal, 12)):
+            for stream, stored in ((names.events, 2), (names.all_shards[0].journal, 12)):
                 assert (await admin.stream_state(stream)).last_sequence >= stored
                 state = await admin.consumer_state(stream, ENGINE_CONSUMER)
                 assert (state.pending, state.ack_pending) == (0, 0)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ironflow.broker.embedded import find_server
-from ironflow.broker.topology import queue_consumer
+from ironflow.broker.topology import queue_consumers
 from ironflow.cli.nats_accounts import nats_accounts
 from ironflow.durations import parse_duration
 from ironflow.names import Names
@@ -89,7 +89,7 @@ def test_each_queue_is_scaled_by_the_lag_of_its_consumer(overlay: str) -> None:
     assert scaled.keys() == workers.keys()
     for name, queue in workers.items():
         (trigger,) = scaled[name]["spec"]["triggers"]
-        consumer = queue_consumer(names, queue)
+        consumer = queue_consumers(names, queue)[0]
         assert (trigger["metadata"]["stream"], trigger["metadata"]["consumer"]) == (consumer.stream, consumer.name)
 
 

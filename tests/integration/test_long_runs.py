@@ -61,7 +61,7 @@ class Reads:
 
     def __init__(self, system: System, monkeypatch: pytest.MonkeyPatch) -> None:
         self.records = 0
-        self._journal = system.names.journal
+        self._journal = system.names.all_shards[0].journal
         self._broker = next(iter(system.workers.values()))
         self._read = self._broker.read
         monkeypatch.setattr(self._broker, "read", self.read)

@@ -13,7 +13,7 @@ from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
 from ironflow.broker.nats.inspector import Inspector
 from ironflow.broker.protocol import Publication
-from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.doctor import monitor
 from ironflow.names import Names
 
@@ -27,7 +27,7 @@ async def broker(nats_server: EmbeddedServer) -> AsyncIterator[NatsBroker]:
 
 async def test_what_was_provisioned_does_not_differ_from_what_shall_be(broker: NatsBroker, namespace: str) -> None:
     names, inspector = Names(namespace), Inspector(broker)
-    consumers = (*engine_consumers(names), queue_consumer(names, "orders"))
+    consumers = (*engine_consumers(names), queue_consumers(names, "orders")[0])
     assert [await inspector.stream_differences(spec) for spec in streams(names)] == [None] * 8
     for spec in streams(names):
         await broker.ensure_stream(spec)
@@ -60,13 +60,13 @@ async def test_a_stream_of_events_that_keeps_all_is_right_with_and_without_an_ar
 
 async def test_the_subjects_of_a_filter_are_listed(broker: NatsBroker, namespace: str) -> None:
     names, inspector = Names(namespace), Inspector(broker)
-    assert await inspector.subjects(names.timers, f"{namespace}.timers.>") == []
+    assert await inspector.subjects(names.all_shards[0].timers, f"{namespace}.timers.>") == []
     for spec in streams(names):
         await broker.ensure_stream(spec)
     for run in ("r1", "r2"):
         await broker.publish(Publication(subject=names.timer(30_000, run, 0, "w"), payload=b"{}"))
     await broker.publish(Publication(subject=names.fired("r1", "w"), payload=b"{}"))
-    found = await inspector.subjects(names.timers, f"{namespace}.timers.>")
+    found = await inspector.subjects(names.all_shards[0].timers, f"{namespace}.timers.>")
     assert sorted(found) == [names.timer(30_000, "r1", 0, "w"), names.timer(30_000, "r2", 0, "w")]
 
 

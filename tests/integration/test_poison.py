@@ -199,7 +199,7 @@ async def test_a_task_that_no_worker_can_read_fails_its_run_after_enough_attempt
         system.cut_off(worker)
         run = await system.client.start(healthy)
         await asyncio.sleep(1)
-        await system.broker.purge(system.names.tasks, ">")
+        await system.broker.purge(system.names.all_shards[0].tasks, ">")
         subject = system.names.task("default", run.id, 0)
         await system.broker.publish(Publication(subject=subject, payload=b'{"run": 5}'))
         await system.add_worker()

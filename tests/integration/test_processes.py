@@ -94,11 +94,21 @@ async def test_a_ten_step_run_costs_one_message_a_step(processes: Cluster) -> No
         assert await run.result("20s") == 55
         last = {
             stream: (await client.broker.stream_state(stream)).last_sequence
-            for stream in (names.events, names.tasks, names.journal, names.timers)
+            for stream in (
+                names.events,
+                names.all_shards[0].tasks,
+                names.all_shards[0].journal,
+                names.all_shards[0].timers,
+            )
         }
         states = (await client.broker.stream_state(bucket_stream(names.runs_bucket))).last_sequence - runs_before
     print(f"messages of a ten-step run: {last}, run states: {states}")  # noqa: T201 - the figure is the point
-    assert last == {names.events: 1, names.tasks: 1, names.journal: 11, names.timers: 0}
+    assert last == {
+        names.events: 1,
+        names.all_shards[0].tasks: 1,
+        names.all_shards[0].journal: 11,
+        names.all_shards[0].timers: 0,
+    }
     assert states == 2
 
 
@@ -176,8 +186,8 @@ async def test_a_running_run_is_cancelled_by_the_command(processes: Cluster) -> 
         again = await processes.command("runs", "cancel", run.id)
         assert (again.returncode, again.stderr.strip()) == (1, f"run {run.id} had already been cancelled")
         for stream, left in (
-            (processes.names.tasks, processes.names.tasks_of_run("*", run.id)),
-            (processes.names.timers, processes.names.timers_of_run(run.id)),
+            (processes.names.all_shards[0].tasks, processes.names.tasks_of_run("*", run.id)),
+            (processes.names.all_shards[0].timers, processes.names.timers_of_run(run.id)),
         ):
             assert [page async for page in client.broker.read(stream, left)] == []
     seen = processes.witnessed()
@@ -195,7 +205,7 @@ async def test_a_sleeping_run_ends_when_its_time_is_over_and_its_timers_are_gone
         timers = processes.names.timers_of_run(run.id)
 
         async def are_gone() -> None:
-            assert [page async for page in client.broker.read(processes.names.timers, timers)] == []
+            assert [page async for page in client.broker.read(processes.names.all_shards[0].timers, timers)] == []
 
         # The end is told as soon as it is stored, and what is left is taken back then.
         await eventually(are_gone)

@@ -45,7 +45,7 @@ async def test_a_sleep_whose_timer_is_lost_ends_all_the_same() -> None:
     async with running_system(f) as system:
         run = await system.client.start(f)
         await asyncio.sleep(10)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         took = await seconds_of(run)
         assert 50 <= took <= 50 + WITHIN_SECONDS
         assert await run.result() == "awake"
@@ -67,7 +67,7 @@ async def test_a_back_off_whose_timer_is_lost_ends_all_the_same() -> None:
     async with running_system(f) as system:
         run = await system.client.start(f)
         await asyncio.sleep(10)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS
         assert await run.result() == 2
 
@@ -85,7 +85,7 @@ async def test_a_pass_that_is_retried_as_a_whole_needs_no_timer_either() -> None
     async with running_system(f) as system:
         run = await system.client.start(f)
         await asyncio.sleep(10)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS
 
 
@@ -99,7 +99,7 @@ async def test_a_task_that_its_consumer_has_forgotten_is_published_again() -> No
         await worker.stop()
         run = await system.client.start(f, "x")
         await asyncio.sleep(1)
-        tasks = system.names.tasks
+        tasks = system.names.all_shards[0].tasks
         async with system.broker.pull(tasks, f.queue) as puller:
             puller.request(1)
             [taken] = await puller.batch(1)
@@ -128,7 +128,7 @@ async def test_a_task_that_is_lost_is_published_again(*, waits_first: bool) -> N
             await worker.stop()
             run = await system.client.start(f, "x")
         await asyncio.sleep(10)
-        await purge(system, system.names.tasks)
+        await purge(system, system.names.all_shards[0].tasks)
         await system.add_worker()
         assert await seconds_of(run) <= WITHIN_SECONDS
         assert await run.result() == "x"
@@ -151,7 +151,7 @@ async def test_a_wake_up_that_is_lost_is_found_in_the_journal() -> None:
             if stage == "after" and subject.startswith(dies_at) and ".step." in subject:
                 system.server.interceptor = None
                 system.cut_off(engine)
-                system.soon(engine.stop(), purge(system, system.names.timers), system.add_engine())
+                system.soon(engine.stop(), purge(system, system.names.all_shards[0].timers), system.add_engine())
             return None
 
         system.server.interceptor = strike
@@ -167,7 +167,7 @@ async def test_the_end_of_a_runs_time_is_found_without_its_timer() -> None:
     async with running_system(f) as system:
         run = await system.client.start(f)
         await asyncio.sleep(10)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS
         state = await run.state()
         assert state.error is not None
@@ -183,7 +183,7 @@ async def test_a_wait_for_an_event_times_out_without_its_timer() -> None:
     async with running_system(f) as system:
         run = await system.client.start(f)
         await asyncio.sleep(10)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS
         assert await run.result() == "nothing"
 
@@ -213,7 +213,7 @@ async def test_a_load_whose_tasks_and_timers_are_all_lost_again_and_again_comple
         async def lose() -> None:
             for _ in range(6):
                 await asyncio.sleep(7)
-                await purge(system, system.names.tasks, system.names.timers)
+                await purge(system, system.names.all_shards[0].tasks, system.names.all_shards[0].timers)
 
         system.soon(lose())
         assert [await run.result("30m") for run in runs] == [6] * 40
@@ -228,7 +228,7 @@ async def test_what_fell_due_while_there_was_no_room_goes_on_when_there_is() -> 
     async with running_system(f) as system:
         run = await system.client.start(f)
         await asyncio.sleep(10)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         system.server.interceptor = no_room
         await asyncio.sleep(120)
         assert (await run.state()).status == "waiting"
@@ -268,5 +268,5 @@ async def test_one_engine_at_a_time_sweeps_and_another_goes_on_when_it_dies() ->
         await asyncio.sleep(30)
         first = next(iter(system.engines))
         await system.kill(first)
-        await purge(system, system.names.timers)
+        await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 30 + WITHIN_SECONDS

@@ -48,7 +48,7 @@ async def test_what_is_acknowledged_is_read_at_once_from_whichever_server(broker
     for number in range(WRITES):
         writer, reader = brokers[number % 3], brokers[(number + 1) % 3]
         stored = await writer.publish(Publication(subject=f"t.journal.q.r{number}.step.a", payload=b"{}"))
-        pages = [page async for page in reader.read(NAMES.journal, f"t.journal.q.r{number}.>")]
+        pages = [page async for page in reader.read(NAMES.all_shards[0].journal, f"t.journal.q.r{number}.>")]
         missed += [] if [each.sequence for page in pages for each in page] == [stored.sequence] else [number]
     assert missed == []
 

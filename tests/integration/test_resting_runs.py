@@ -37,7 +37,12 @@ async def left_by(system: System, run: str) -> dict[str, Any]:
     """Return all that is stored of a run, by subject, without what differs each time."""
     names = system.names
     found: dict[str, Any] = {}
-    for stream in (names.journal, names.timers, bucket_stream(names.runs_bucket), bucket_stream(names.waits_bucket)):
+    for stream in (
+        names.all_shards[0].journal,
+        names.all_shards[0].timers,
+        bucket_stream(names.runs_bucket),
+        bucket_stream(names.waits_bucket),
+    ):
         async for page in system.broker.read(stream, ">"):
             found |= {
                 _place(names, each.subject): _alike(msgspec.json.decode(each.payload))

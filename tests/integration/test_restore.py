@@ -85,15 +85,24 @@ async def test_another_server_goes_on_with_the_files_of_one_that_was_stopped(tmp
 
 
 @pytest.mark.slow
-async def test_another_server_goes_on_with_snapshots_that_were_taken_while_nothing_was_at_work(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "nats") as server, cluster(server.url, NAMESPACE, tmp_path) as processes:
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_another_server_goes_on_with_snapshots_that_were_taken_while_nothing_was_at_work(
+    tmp_path: Path, shards: int
+) -> None:
+    with (
+        EmbeddedServer(tmp_path / "nats") as server,
+        cluster(server.url, NAMESPACE, tmp_path, shards=shards) as processes,
+    ):
         engine, worker = processes.engine(), processes.worker("flows.py", "--drain-timeout", "500ms")
         async with processes.client() as client:
             runs = await begin(processes, client)
         ids = {function: run.id for function, run in runs.items()}
         await stop(worker, engine)
         snapshots = await take_snapshots(server.url)
-    with EmbeddedServer(tmp_path / "restored") as other, cluster(other.url, NAMESPACE, tmp_path) as processes:
+    with (
+        EmbeddedServer(tmp_path / "restored") as other,
+        cluster(other.url, NAMESPACE, tmp_path, shards=shards) as processes,
+    ):
         await restore(other.url, snapshots)
         await finish(processes, ids)
         assert bodies_of(processes, ids) == {**BODIES, "gated": 11}

@@ -41,9 +41,9 @@ async def left_of(system: System, run: str) -> list[str]:
     names = system.names
     found: list[str] = []
     for stream in (
-        names.tasks,
-        names.timers,
-        names.journal,
+        names.all_shards[0].tasks,
+        names.all_shards[0].timers,
+        names.all_shards[0].journal,
         bucket_stream(names.runs_bucket),
         f"KV_{names.waits_bucket}",
     ):
@@ -131,7 +131,9 @@ async def test_an_engine_that_dies_half_way_leaves_it_to_another(nap: Any, part:
 
         def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
             wanted = verb == "purge" if part != "=purged" else part in subject
-            stream = system.names.journal if part == "journal" else bucket_stream(system.names.runs_bucket)
+            stream = (
+                system.names.all_shards[0].journal if part == "journal" else bucket_stream(system.names.runs_bucket)
+            )
             if wanted and (part == "=purged" or subject == stream):
                 system.server.interceptor = None
                 struck.append(subject)
@@ -176,7 +178,7 @@ async def test_a_retry_after_the_end_of_the_retention_is_refused_while_the_run_i
 
         def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
             # It is marked, and its state is still there.
-            if verb == "purge" and subject == system.names.journal:
+            if verb == "purge" and subject == system.names.all_shards[0].journal:
                 system.server.interceptor = None
                 system.soon(retry())
             return None

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from ironflow.broker.nats import connect
 from ironflow.broker.protocol import Denied, Publication
-from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.errors import RunNotFoundError
 from ironflow.handles import RunHandle
 from ironflow.names import Names, bucket_stream
@@ -44,10 +44,11 @@ MAY = {
 }
 
 
+@pytest.mark.parametrize("shards", [1, 3])
 async def test_what_is_allowed_works_and_nothing_that_is_needed_is_refused(
-    tmp_path: Path, show: Callable[[str], None]
+    tmp_path: Path, show: Callable[[str], None], shards: int
 ) -> None:
-    with Secured(Names(fresh_namespace()), tmp_path).running() as secured:
+    with Secured(Names(fresh_namespace(), shards), tmp_path).running() as secured:
         secured.engine()
         for queue in ("orders", "orders", "reports"):
             secured.worker(queue, f"{'flows' if queue == 'orders' else 'reports'}.py")
@@ -191,7 +192,7 @@ async def provision(secured: Secured) -> None:
     broker = await connect(secured.settings("engine"))
     for stream in streams(secured.names):
         await broker.ensure_stream(stream)
-    for consumer in (*engine_consumers(secured.names), *(queue_consumer(secured.names, queue) for queue in QUEUES)):
+    for consumer in (*engine_consumers(secured.names), *(queue_consumers(secured.names, queue)[0] for queue in QUEUES)):
         await broker.ensure_consumer(consumer)
     await broker.close()
 
@@ -222,8 +223,17 @@ async def test_the_table_shows_rights_that_are_too_wide(tmp_path: Path) -> None:
     worker = plain.roles["worker-orders"]
     wide = (
         *(f"$KV.{names.runs_bucket}.>", f"{names.namespace}.timers.>", f"{names.namespace}.journal.>"),
-        *(f"$JS.ACK.{names.tasks}.>", f"$JS.API.STREAM.PURGE.{names.events}", names.every_cancel, names.every_claim),
-        *(f"$JS.API.DIRECT.GET.{names.tasks}", f"{names.namespace}.tasks.>", f"$JS.API.STREAM.DELETE.{names.events}"),
+        *(
+            f"$JS.ACK.{names.all_shards[0].tasks}.>",
+            f"$JS.API.STREAM.PURGE.{names.events}",
+            names.every_cancel,
+            names.every_claim,
+        ),
+        *(
+            f"$JS.API.DIRECT.GET.{names.all_shards[0].tasks}",
+            f"{names.namespace}.tasks.>",
+            f"$JS.API.STREAM.DELETE.{names.events}",
+        ),
         f"$JS.API.STREAM.UPDATE.{names.events}",
         f"$JS.API.CONSUMER.CREATE.{bucket_stream(names.runs_bucket)}.>",
     )
@@ -253,7 +263,7 @@ async def test_a_namespace_is_out_of_reach_for_the_engine_of_another(tmp_path: P
         for attempt in (
             stranger.stream_state(secured.names.events),
             stranger.publish(Publication(subject=secured.names.event("x"), payload=b"{}")),
-            stranger.purge(secured.names.tasks, ">"),
+            stranger.purge(secured.names.all_shards[0].tasks, ">"),
         ):
             with pytest.raises(Denied):
                 await attempt

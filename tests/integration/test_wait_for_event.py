@@ -440,7 +440,7 @@ async def test_the_event_is_what_is_recorded_of_the_step() -> None:
         published = await system.client.publish_record(APPROVED, {"n": 1})
         await run.result("1m")
         message = await system.broker.last(
-            system.names.journal, system.names.journal_step("default", run.id, "approval")
+            system.names.all_shards[0].journal, system.names.journal_step("default", run.id, "approval")
         )
         assert message is not None
         record = decode_record(StepRecord, message.payload)

@@ -415,5 +415,5 @@ async def test_a_task_that_comes_again_to_the_worker_that_has_it_makes_no_second
         system.server.interceptor = lambda _, verb, __: Unavailable() if verb == "renew" else None
         assert await system.output(f) == "done"
         assert len(begun) == 1
-        state = await system.broker.consumer_state(system.names.tasks, "default")
+        state = await system.broker.consumer_state(system.names.all_shards[0].tasks, "default")
         assert (state.pending, state.ack_pending) == (0, 0)

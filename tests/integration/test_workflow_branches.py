@@ -156,7 +156,7 @@ async def test_a_sleep_counts_from_its_own_record_and_goes_on_when_no_body_is_at
         run = await system.client.start(f)
         await run.result("1m")
         subject = system.names.journal_step(f.queue, run.id, "both/0/nap")
-        end = await system.broker.last(system.names.journal, subject)
+        end = await system.broker.last(system.names.all_shards[0].journal, subject)
         assert end is not None
         assert (end.time_ms - begun_ms) / 1000 == pytest.approx(seconds, abs=0.3)
     assert len(woken) == 1

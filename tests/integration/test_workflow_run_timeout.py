@@ -48,7 +48,8 @@ async def test_a_run_at_work_fails_when_its_time_is_over_and_its_body_is_cancell
         await asyncio.sleep(3600)
         await assert_ended_once(system, run, "failed")
         outcome = await system.broker.last(
-            system.names.journal, system.names.journal_outcome(f.queue, run.id, (await system.run_state(run.id)).number)
+            system.names.all_shards[0].journal,
+            system.names.journal_outcome(f.queue, run.id, (await system.run_state(run.id)).number),
         )
         assert outcome is not None
         assert b'"order":7' in outcome.payload  # so that it can be retried after EVENTS has forgotten the event
@@ -84,7 +85,7 @@ async def test_a_timer_that_fires_twice_or_far_too_early_changes_nothing() -> No
         run = await system.client.start(f)
         await until_status(run, "waiting")
         timers = [subject async for subject in pending(system, run) if subject.endswith(f".{RUN_TIMER}")]
-        timer = await system.broker.last(system.names.timers, timers[0])
+        timer = await system.broker.last(system.names.all_shards[0].timers, timers[0])
         assert timer is not None
         again = Publication(subject=system.names.fired(run.id, RUN_TIMER), payload=timer.payload)
         for _ in range(2):

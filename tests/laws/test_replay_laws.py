@@ -150,7 +150,9 @@ async def check_undone(system: System, run: RunHandle[Any]) -> None:
 async def journal_of(system: System, run: str) -> list[StoredMessage]:
     """Return all that is recorded of a run."""
     wanted = system.names.journal_of_run("default", run)
-    return [message async for page in system.broker.read(system.names.journal, wanted) for message in page]
+    return [
+        message async for page in system.broker.read(system.names.all_shards[0].journal, wanted) for message in page
+    ]
 
 
 async def output_of(run: RunHandle[Any], probe: Probe) -> Any:
@@ -244,7 +246,7 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
     for message in messages:
         await broker.publish(Publication(subject=message.subject, payload=message.payload))
     memo = Memo(sum(parse_journal(message.subject).kind == "retry" for message in messages))
-    async for page in broker.read(names.journal, names.journal_of_run("default", run)):
+    async for page in broker.read(names.all_shards[0].journal, names.journal_of_run("default", run)):
         memo.read(page)
     tools = PassTools(
         run=run,

@@ -149,7 +149,7 @@ async def _take_a_report(watcher: Nats, names: Names) -> str:
         await watcher.request(f"{names.namespace}.journal.{queue}.victim.input", b"{}")
     await watcher.request(f"$KV.{names.runs_bucket}.victim", b"{}")
     await watcher.request(f"{names.namespace}.events.secret", b"{}")
-    pull = f"$JS.API.CONSUMER.MSG.NEXT.{names.tasks}.reports"
+    pull = f"$JS.API.CONSUMER.MSG.NEXT.{names.all_shards[0].tasks}.reports"
     message = await watcher.request(pull, b'{"batch":1,"expires":5000000000}', timeout=5, old_style=True)
     return str(message.reply)
 
@@ -232,19 +232,28 @@ async def make_consumers(a: Attacker) -> None:
         config = {"name": "mine", "durable_name": "mine", "ack_policy": "none", "deliver_subject": a.inbox}
         await a.ask(f"CONSUMER.CREATE.{stream}.mine", {"stream_name": stream, "config": config})
         await a.ask(f"CONSUMER.DURABLE.CREATE.{stream}.mine", {"stream_name": stream, "config": config})
-    await a.ask(f"CONSUMER.PAUSE.{a.names.tasks}.reports", {"pause_until": "2100-01-01T00:00:00Z"})
+    await a.ask(f"CONSUMER.PAUSE.{a.names.all_shards[0].tasks}.reports", {"pause_until": "2100-01-01T00:00:00Z"})
 
 
 async def pull_from_another_queue(a: Attacker) -> None:
-    for consumer in (f"{a.names.tasks}.reports", f"{a.names.events}.engine", f"{a.names.journal}.engine"):
+    for consumer in (
+        f"{a.names.all_shards[0].tasks}.reports",
+        f"{a.names.events}.engine",
+        f"{a.names.all_shards[0].journal}.engine",
+    ):
         await a.ask(f"CONSUMER.MSG.NEXT.{consumer}", {"batch": 5, "expires": 100_000_000})
 
 
 async def read_tasks(a: Attacker) -> None:
-    for stream in (a.names.tasks, a.names.timers, bucket_stream(a.names.runs_bucket), a.names.events):
+    for stream in (
+        a.names.all_shards[0].tasks,
+        a.names.all_shards[0].timers,
+        bucket_stream(a.names.runs_bucket),
+        a.names.events,
+    ):
         for verb in ("DIRECT.GET", "STREAM.MSG.GET"):
             await a.ask(f"{verb}.{stream}", {"seq": 1, "next_by_subj": ">"})
-    await a.ask(f"STREAM.INFO.{a.names.tasks}")
+    await a.ask(f"STREAM.INFO.{a.names.all_shards[0].tasks}")
     await a.ask("STREAM.NAMES")
 
 
@@ -293,7 +302,7 @@ async def use_wildcards_as_ids(a: Attacker) -> None:
     for verb in ("STREAM.PURGE", "STREAM.INFO", "STREAM.DELETE", "STREAM.MSG.GET", "DIRECT.GET", "CONSUMER.LIST"):
         for every in ("*", ">"):
             await a.ask(f"{verb}.{every}", {"seq": 1})
-    for every in (f"{a.names.tasks}.*", f"{a.names.tasks}.>", "*.*"):
+    for every in (f"{a.names.all_shards[0].tasks}.*", f"{a.names.all_shards[0].tasks}.>", "*.*"):
         await a.ask(f"CONSUMER.MSG.NEXT.{every}", {"batch": 5, "expires": 100_000_000})
         await a.ask(f"CONSUMER.INFO.{every}")
     for subject in ("journal.>", "journal.*.victim.outcome.0", "tasks.*.victim.0", "timers.>"):
@@ -315,15 +324,21 @@ async def inject_replies(a: Attacker) -> None:
     for number, place in enumerate(places):
         read = json.dumps({"last_by_subj": own}).encode()
         for prefix in ("$JS.API", f"{ns}.js"):
-            await a.send(f"{prefix}.DIRECT.GET.{a.names.journal}", read, place)
-            await a.send(f"{prefix}.STREAM.MSG.GET.{a.names.journal}", read, place)
-            await a.send(f"{prefix}.CONSUMER.INFO.{a.names.tasks}.orders", b"", place)
+            await a.send(f"{prefix}.DIRECT.GET.{a.names.all_shards[0].journal}", read, place)
+            await a.send(f"{prefix}.STREAM.MSG.GET.{a.names.all_shards[0].journal}", read, place)
+            await a.send(f"{prefix}.CONSUMER.INFO.{a.names.all_shards[0].tasks}.orders", b"", place)
         await a.send(f"{own}{number}", b"{}", place)
         await a.send(a.names.event(BAIT), b"{}", place)
 
 
 def _streams(names: Names) -> tuple[str, ...]:
-    return (names.events, names.tasks, names.journal, names.timers, bucket_stream(names.runs_bucket))
+    return (
+        names.events,
+        names.all_shards[0].tasks,
+        names.all_shards[0].journal,
+        names.all_shards[0].timers,
+        bucket_stream(names.runs_bucket),
+    )
 
 
 ATTACKS = tuple(

@@ -97,7 +97,7 @@ async def cancel_at_random(
 async def left_behind(client: Client, names: Names, found: Iterable[Ending]) -> list[str]:
     """Return the subjects of tasks, timers and waits of cancelled runs."""
     runs = {ending.run for ending in found if ending.status == "cancelled"}
-    streams = {names.tasks: ">", names.timers: ">", bucket_stream(names.waits_bucket): ">"}
+    streams = {names.all_shards[0].tasks: ">", names.all_shards[0].timers: ">", bucket_stream(names.waits_bucket): ">"}
     return [
         record.subject
         for stream, wanted in streams.items()
@@ -121,7 +121,7 @@ async def endings(
             (await client.run(run).state()).status,
             [
                 record
-                async for page in client.broker.read(names.journal, names.journal_of_run(QUEUE, run))
+                async for page in client.broker.read(names.all_shards[0].journal, names.journal_of_run(QUEUE, run))
                 for record in page
             ],
             seen.get(run, []),

@@ -48,6 +48,7 @@ class System:
         lease_seconds: how long a worker keeps a task without renewing it.
         retention: for how many seconds runs stay after their end; 0 for ever.
         archive: what outlives the streams.
+        shards: into how many the namespace is divided.
 
     Attributes:
         server: the broker's server; restart it as you like.
@@ -56,7 +57,7 @@ class System:
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting that a test may want
         self,
         functions: dict[str, Function[Any, Any]],
         *,
@@ -67,12 +68,13 @@ class System:
         lease_seconds: float = TASK_LEASE_SECONDS,
         retention: float = 0,
         archive: Archive | None = None,
+        shards: int = 1,
     ) -> None:
         self._engine_settings = EngineSettings(
             sweep_seconds=sweep_seconds, lease_seconds=lease_seconds, retention_ms=round(retention * 1000)
         )
         self.archive = archive
-        self.names = Names("test")
+        self.names = Names("test", shards)
         self.server = server or LocalServer()
         self.functions = functions
         self.engines: dict[Engine, LocalBroker] = {}
@@ -190,13 +192,14 @@ class System:
 
     async def subjects(self, kind: str = "", run: RunHandle[Any] | None = None) -> list[str]:
         """Return what is in the journal: of one kind, of one run, or all; without what all subjects begin with."""
-        wanted = self.names.journal_of_run("*", "*" if run is None else run.id)
         found: list[str] = []
-        async for page in self.broker.read(self.names.journal, wanted):
-            for message in page:
-                address = parse_journal(message.subject)
-                if not kind or address.kind == kind:
-                    found.append(".".join((address.kind, *address.rest)))
+        for shard in self.names.all_shards if run is None else [self.names.shard_of(run.id)]:
+            wanted = shard.every_record if run is None else self.names.journal_of_run("*", run.id)
+            async for page in self.broker.read(shard.journal, wanted):
+                for message in page:
+                    address = parse_journal(message.subject)
+                    if not kind or address.kind == kind:
+                        found.append(".".join((address.kind, *address.rest)))
         return found
 
     async def run_state(self, run: str) -> RunState:
@@ -226,6 +229,7 @@ async def running_system(  # noqa: PLR0913 - each is a setting that a test may w
     lease_seconds: float = TASK_LEASE_SECONDS,
     retention: float = 0,
     archive: Archive | None = None,
+    shards: int = 1,
 ) -> AsyncGenerator[System]:
     """Run engines and workers for some functions until the block ends."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: COMPLAINTS.append(repr(context)))
@@ -237,6 +241,7 @@ async def running_system(  # noqa: PLR0913 - each is a setting that a test may w
         lease_seconds=lease_seconds,
         retention=retention,
         archive=archive,
+        shards=shards,
     )
     try:
         for _ in range(engines):

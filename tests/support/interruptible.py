@@ -93,9 +93,10 @@ async def assert_ended_once(system: System, run: RunHandle[Any], status: str) ->
 
 async def pending(system: System, run: RunHandle[Any]) -> AsyncIterator[str]:
     """Yield the subjects of a run's tasks and timers."""
+    shard = system.names.shard_of(run.id)
     filters = {
-        system.names.tasks: system.names.tasks_of_run("*", run.id),
-        system.names.timers: system.names.timers_of_run(run.id),
+        shard.tasks: system.names.tasks_of_run("*", run.id),
+        shard.timers: system.names.timers_of_run(run.id),
     }
     for stream, wanted in filters.items():
         async for page in system.broker.read(stream, wanted):

@@ -69,6 +69,16 @@ class Process:
         """
         return self._end(signal.SIGTERM, within)
 
+    def wait(self, within: float = PATIENCE_SECONDS) -> int:
+        """Wait until it ends by itself, and return its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it takes longer.
+
+        """
+        assert self._process is not None
+        return self._process.wait(timeout=within)
+
     def restart(self) -> None:
         """Kill it and start it again."""
         self.kill()
@@ -89,12 +99,13 @@ class Cluster:
         namespace: the namespace.
         folder: for logs, for the witness file, and for traces.
         traced: whether all of them export their spans.
+        shards: into how many the namespace is divided.
 
     """
 
-    def __init__(self, url: str, namespace: str, folder: Path, *, traced: bool = False) -> None:
+    def __init__(self, url: str, namespace: str, folder: Path, *, traced: bool = False, shards: int = 1) -> None:
         self.url = url
-        self.names = Names(namespace)
+        self.names = Names(namespace, shards)
         self.folder = folder
         self.traces = folder / "traces"
         self.witness = folder / "witness"
@@ -145,6 +156,7 @@ class Cluster:
         return {
             "NATS_URL": self.url,
             "IRONFLOW_NAMESPACE": self.names.namespace,
+            "IRONFLOW_SHARDS": str(self.names.shards),
             "WITNESS": str(self.witness),
             "GATE": str(self.folder / "gate"),
             "TRACES": str(self.traces),
@@ -161,9 +173,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(url: str, namespace: str, folder: Path, *, traced: bool = False) -> Generator[Cluster]:
+def cluster(url: str, namespace: str, folder: Path, *, traced: bool = False, shards: int = 1) -> Generator[Cluster]:
     """Have a cluster whose processes end with the block; their logs are shown where it fails."""
-    made = Cluster(url, namespace, folder, traced=traced)
+    made = Cluster(url, namespace, folder, traced=traced, shards=shards)
     try:
         yield made
     except BaseException:

@@ -120,6 +120,7 @@ class Secured:
             "NATS_INBOX_PREFIX": settings.inbox_prefix,
             "NATS_JS_API_PREFIX": settings.api_prefix,
             "IRONFLOW_NAMESPACE": self.names.namespace,
+            "IRONFLOW_SHARDS": str(self.names.shards),
             "WITNESS": str(self.folder / "witness"),
             "GATE": str(self.folder / "gate"),
         }

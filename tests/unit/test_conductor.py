@@ -77,7 +77,7 @@ class Engines:
     async def tasks(self) -> list[Task]:
         return [
             decode_record(Task, message.payload)
-            async for page in self._broker.read(NAMES.tasks, "test.tasks.>")
+            async for page in self._broker.read(NAMES.all_shards[0].tasks, "test.tasks.>")
             for message in page
         ]
 
@@ -85,7 +85,7 @@ class Engines:
         """Return the steps and the epochs that the timers are of."""
         return [
             (timer.step, timer.epoch)
-            async for page in self._broker.read(NAMES.timers, "test.timers.>")
+            async for page in self._broker.read(NAMES.all_shards[0].timers, "test.timers.>")
             for message in page
             for timer in (decode_record(TimerRecord, message.payload),)
         ]
@@ -334,7 +334,7 @@ async def test_an_engine_that_is_stopped_in_mid_send_stores_no_task_that_is_used
         if (stage, verb, subject) == ("before", "publish", task):
             sent.append(subject)
             engines.server.store(ENDED)
-            engines.server.stream(NAMES.tasks).purge(task)
+            engines.server.stream(NAMES.all_shards[0].tasks).purge(task)
         return None
 
     assert await one.apply([outcome(0, 6), woken(8)]) == {}
@@ -350,7 +350,7 @@ async def test_a_task_that_is_lost_is_stored_anew_however_often(engines: Engines
     for _ in range(5):
         assert await engine.apply([outcome(0, 6), woken(8)]) == {}
         assert [(task.number, task.check_journal) for task in await engines.tasks()][1:] in ([(1, False)], [(1, True)])
-        engines.server.stream(NAMES.tasks).purge(NAMES.task("q", "r", 1))
+        engines.server.stream(NAMES.all_shards[0].tasks).purge(NAMES.task("q", "r", 1))
 
 
 async def test_tasks_that_were_stored_before_are_looked_for_at_the_same_time(
@@ -359,7 +359,7 @@ async def test_tasks_that_were_stored_before_are_looked_for_at_the_same_time(
     last = LocalBroker.last
 
     async def look_slowly(broker: LocalBroker, stream: str, subject: str) -> StoredMessage | None:
-        if stream == NAMES.tasks:
+        if stream == NAMES.all_shards[0].tasks:
             await asyncio.sleep(1)
         return await last(broker, stream, subject)
 
@@ -369,7 +369,7 @@ async def test_tasks_that_were_stored_before_are_looked_for_at_the_same_time(
     await engine.apply([started(run) for run in runs])
     assert await engine.apply(facts) == {}
     for run in runs[::2]:
-        engines.server.stream(NAMES.tasks).purge(NAMES.task("q", run, 1))
+        engines.server.stream(NAMES.all_shards[0].tasks).purge(NAMES.task("q", run, 1))
     monkeypatch.setattr(LocalBroker, "last", look_slowly)
     began = asyncio.get_running_loop().time()
     assert await engine.apply(facts) == {}
@@ -381,9 +381,9 @@ async def test_where_nobody_can_tell_whether_a_task_is_lost_its_facts_come_again
     engine = engines.new()
     await engine.apply([started()])
     await engine.apply([outcome(0, 6), woken(8)])
-    engines.server.stream(NAMES.tasks).purge(NAMES.task("q", "r", 1))
+    engines.server.stream(NAMES.all_shards[0].tasks).purge(NAMES.task("q", "r", 1))
     engines.server.interceptor = lambda _, verb, subject: (
-        Unavailable("gone") if verb == "last" and NAMES.tasks in subject else None
+        Unavailable("gone") if verb == "last" and NAMES.all_shards[0].tasks in subject else None
     )
     assert [*await engine.apply([outcome(0, 6), woken(8)])] == ["r"]
 

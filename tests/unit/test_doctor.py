@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from ironflow.broker.local import LocalServer
 from ironflow.broker.nats.inspector import Storage
-from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.cli.doctor import doctor, print_findings
 from ironflow.client import Client
 from ironflow.doctor import Examination, Finding, monitor
@@ -169,14 +169,14 @@ def test_a_missing_stream_and_a_changed_one_are_named() -> None:
 
 def test_a_setting_that_an_operator_may_tune_is_only_warned_about() -> None:
     [finding] = check_consumers(
-        {queue_consumer(NAMES, "orders"): {"max_waiting": (1, 2)}, **{spec: {} for spec in engine_consumers(NAMES)}}
+        {queue_consumers(NAMES, "orders")[0]: {"max_waiting": (1, 2)}, **{spec: {} for spec in engine_consumers(NAMES)}}
     )
     assert finding.level == "warning"
     assert "consumer orders of TEST_TASKS" in finding.text
 
 
 def test_what_an_engines_options_decide_is_no_difference() -> None:
-    [finding] = check_consumers({queue_consumer(NAMES, "orders"): {"ack_wait": (1, 2)}})
+    [finding] = check_consumers({queue_consumers(NAMES, "orders")[0]: {"ack_wait": (1, 2)}})
     assert finding.level == "ok"
 
 

@@ -11,7 +11,7 @@ from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.local.virtual_time import run_virtual
 from ironflow.broker.nats.provisioner import consumer_config, stream_config
 from ironflow.broker.protocol import Publication, Request
-from ironflow.broker.topology import engine_consumers, queue_consumer, streams
+from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.clock import to_iso
 from ironflow.codec import encode_record
 from ironflow.doctor import Examination, Finding
@@ -52,7 +52,7 @@ def test_without_an_engine_the_rest_is_examined_all_the_same() -> None:
 def test_a_stream_that_somebody_changed_is_found() -> None:
     async def examine_changed() -> None:
         house = await Installation.make()
-        house.configs[NAMES.journal]["discard_new_per_subject"] = False
+        house.configs[NAMES.all_shards[0].journal]["discard_new_per_subject"] = False
         found = await house.examine()
         assert "stream TEST_JOURNAL: discard_new_per_subject is False, not True" in texts(found)
 
@@ -110,8 +110,8 @@ def test_an_old_run_that_has_just_changed_is_not_stuck() -> None:
 def test_a_timer_that_did_not_fire_is_found() -> None:
     async def examine_overdue() -> None:
         house = await Installation.make()
-        now = await house.broker.server_time_ms(NAMES.tasks)
-        house.subjects[NAMES.timers] = [
+        now = await house.broker.server_time_ms(NAMES.all_shards[0].tasks)
+        house.subjects[NAMES.all_shards[0].timers] = [
             NAMES.timer(now - 120_000, "late", 0, "w"),
             NAMES.timer(now + 1, "resting", 0, "w"),
         ]
@@ -150,7 +150,7 @@ class Installation:
         self.error: dict[str, Any] | None = None
         self._consumers = {
             f"{spec.stream}.{spec.name}": consumer_config(spec)
-            for spec in (*engine_consumers(NAMES), queue_consumer(NAMES, "orders"))
+            for spec in (*engine_consumers(NAMES), queue_consumers(NAMES, "orders")[0])
         }
 
     @classmethod
@@ -188,7 +188,7 @@ class Installation:
 
     async def queued_run(self, run: str) -> Any:
         """Store the state of a run that waits for a worker, and return what is shown of it."""
-        started = await self.broker.server_time_ms(NAMES.tasks)
+        started = await self.broker.server_time_ms(NAMES.all_shards[0].tasks)
         state = RunState(
             id=run,
             function="pay",

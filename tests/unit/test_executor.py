@@ -13,7 +13,7 @@ import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
-from ironflow.broker.topology import queue_consumer, streams
+from ironflow.broker.topology import queue_consumers, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
@@ -89,7 +89,7 @@ class Bench:
     async def start(self) -> None:
         await self.cancellations.start()
         await self.cancellations.note_time("q")
-        self.listens_since_ms = await self.broker.server_time_ms(NAMES.tasks)
+        self.listens_since_ms = await self.broker.server_time_ms(NAMES.all_shards[0].tasks)
 
     async def handle(self, ctx: Context) -> int:
         self.passes += 1
@@ -121,7 +121,7 @@ async def bench() -> AsyncGenerator[Bench]:
     broker = server.connect()
     for stream in streams(NAMES):
         await broker.ensure_stream(stream)
-    await broker.ensure_consumer(queue_consumer(NAMES, "q"))
+    await broker.ensure_consumer(queue_consumers(NAMES, "q")[0])
     bench = Bench(server, broker)
     await bench.start()
     yield bench

@@ -142,7 +142,7 @@ def test_other_namespaces_are_allowed(namespace: str) -> None:
 
 
 def test_the_names_of_a_namespace() -> None:
-    assert (NAMES.events, NAMES.tasks, NAMES.journal, NAMES.timers) == (
+    assert (NAMES.events, NAMES.all_shards[0].tasks, NAMES.all_shards[0].journal, NAMES.all_shards[0].timers) == (
         "SHOP_EVENTS",
         "SHOP_TASKS",
         "SHOP_JOURNAL",
@@ -192,13 +192,13 @@ def test_a_journal_subject_reads_back(subject: str, kind: str, rest: tuple[str, 
     address = parse_journal(subject)
     assert (address.queue, address.run, address.kind, address.rest) == ("q", "r1", kind, rest)
     assert _covers(NAMES.journal_of_run("q", "r1"), subject)
-    assert not rest or _covers(NAMES.journal_kind(kind), subject)
+    assert not rest or _covers(NAMES.all_shards[0].journal_kind(kind), subject)
 
 
 @pytest.mark.parametrize(
     ("pattern", "subject"),
     [
-        (NAMES.tasks_of_queue("q"), NAMES.task("q", "r1", 0)),
+        (NAMES.all_shards[0].tasks_of_queue("q"), NAMES.task("q", "r1", 0)),
         (NAMES.timers_of_run("r1"), NAMES.timer(5, "r1", 0, "t")),
         (NAMES.timers_of_epoch("r1", 2), NAMES.timer(5, "r1", 2, "t")),
         (NAMES.every_end, NAMES.ended("r1")),

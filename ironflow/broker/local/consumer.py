@@ -168,6 +168,7 @@ class Consumer:
             redelivered=sum(1 for pending in self._pending.values() if pending.delivered > 1),
             ack_floor=min(self._pending) - 1 if self._pending else self._position,
             waiting_pulls=len(self._waiting),
+            shards=self.spec.shards,
         )
 
     # Handing out

@@ -25,6 +25,7 @@ from ironflow.broker.protocol import (
     StreamState,
     SubjectTaken,
     WrongRevision,
+    WrongShards,
 )
 
 OVERHEAD_BYTES = 30
@@ -58,9 +59,12 @@ class Stream:
         """Behave as *spec* says from now on; the messages stay.
 
         Raises:
+            WrongShards: its namespace has another number of shards.
             BrokerError: it asks for what a server cannot change in an existing stream.
 
         """
+        if spec.shards != self.spec.shards:
+            raise WrongShards(spec.shards, self.spec.shards, f"the stream {spec.name}")
         if spec.retention != self.spec.retention or (self.spec.schedules and not spec.schedules):
             raise BrokerError(f"stream {spec.name!r} cannot change its retention or give up schedules")
         if spec.age_stays_lifted and not self.spec.max_age_seconds:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ironflow.broker.nats.provisioner import consumer_config, differences, merge
+from ironflow.broker.nats.provisioner import consumer_config, differences, merge, shards_in, with_metadata
 from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec, Unavailable
 
@@ -154,7 +154,14 @@ class Inspector:
     async def consumer_differences(self, spec: ConsumerSpec) -> Differences | None:
         """Return how a consumer's settings differ from *spec*; None where there is no such consumer."""
         found = await self._ask(f"CONSUMER.INFO.{spec.stream}.{spec.name}", b"", _Consumer)
-        return None if _is_missing(found) else differences(found.config, consumer_config(spec))
+        if _is_missing(found):
+            return None
+        return differences(found.config, with_metadata(found.config, consumer_config(spec)))
+
+    async def shards(self, stream: str) -> int:
+        """Return how many shards the namespace of a stream has; 1 where there is no such stream."""
+        found = await self._ask(f"STREAM.INFO.{stream}", b"", _Stream)
+        return 1 if _is_missing(found) else shards_in(found.config)
 
     async def subjects(self, stream: str, subject_filter: str) -> list[str]:
         """Return the subjects of a filter that have a message; none where there is no such stream."""

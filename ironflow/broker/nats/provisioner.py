@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 from ironflow.broker.nats.api import Api, ApiError
-from ironflow.broker.protocol import BrokerError, ConsumerSpec, NoSuchStream, StreamSpec
+from ironflow.broker.protocol import BrokerError, ConsumerSpec, NoSuchStream, StreamSpec, WrongShards
 
 STREAM_EXISTS = 10058
 ATTEMPTS = 3
 _NO_SUCH_MESSAGE = frozenset({10037, 10057})
 """No message found, and what deleting one fails with where it is gone."""
+SHARDS = "ironflow.shards"
+"""What streams and consumers of a namespace that is divided have in their metadata: into how many shards."""
 MAX_WAITING_PULLS = 4096
 """Pulls that wait at one consumer, of all clients; the server's 512 end at a few hundred workers."""
 
@@ -56,18 +58,40 @@ def stream_config(spec: StreamSpec) -> dict[str, Any]:
     if spec.schedules:
         # Any limit would silently drop timers.
         config |= {"max_msgs": -1, "max_bytes": -1}
-    return config
+    return config | _metadata(spec.shards)
 
 
 def merge(existing: dict[str, Any], spec: StreamSpec) -> dict[str, Any]:
     """Return the settings that an existing stream shall get."""
-    merged = existing | stream_config(spec)
+    merged = with_metadata(existing, stream_config(spec))
     if spec.age_stays_lifted and not existing.get("max_age"):
         merged["max_age"] = 0
     if spec.replicas == 1:
         # One is what a caller says who does not care. Fewer copies must be somebody's decision.
         merged["num_replicas"] = existing.get("num_replicas", 1)
     return merged
+
+
+def shards_in(config: dict[str, Any]) -> int:
+    """Return how many shards the namespace of a stream or consumer has, by its metadata."""
+    return int(_noted(config).get(SHARDS, 1))
+
+
+def with_metadata(existing: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return settings changed to those that are wanted; what others have noted in the metadata stays."""
+    merged = existing | wanted
+    if "metadata" in wanted:
+        merged["metadata"] = _noted(existing) | wanted["metadata"]
+    return merged
+
+
+def _noted(config: dict[str, Any]) -> dict[str, str]:
+    metadata: dict[str, str] | None = config.get("metadata")
+    return metadata or {}
+
+
+def _metadata(shards: int) -> dict[str, Any]:
+    return {"metadata": {SHARDS: str(shards)}} if shards > 1 else {}
 
 
 def differences(existing: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -92,7 +116,7 @@ def consumer_config(spec: ConsumerSpec) -> dict[str, Any]:
         "max_waiting": MAX_WAITING_PULLS,
         "deliver_policy": "all",
         "replay_policy": "instant",
-    }
+    } | _metadata(spec.shards)
 
 
 class Provisioner:
@@ -110,6 +134,7 @@ class Provisioner:
         """Create a stream or bring it to *spec*; any number of processes may do so at the same time.
 
         Raises:
+            WrongShards: it exists, in a namespace with another number of shards.
             BrokerError: it exists, differs, and cannot be changed; the message says what and what to do.
 
         """
@@ -172,6 +197,8 @@ class Provisioner:
     async def _update(self, spec: StreamSpec) -> None:
         stream = spec.name
         existing = (await self._api.call(f"STREAM.INFO.{stream}", None, _StreamAnswer)).config
+        if (standing := shards_in(existing)) != spec.shards:
+            raise WrongShards(spec.shards, standing, f"the stream {stream}")
         merged = merge(existing, spec)
         changes = differences(existing, merged)
         if not changes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from ironflow.broker.nats.api import Api, ApiError
+from ironflow.broker.nats.provisioner import shards_in
 from ironflow.broker.nats.requester import Reply, Requester
 from ironflow.broker.protocol import (
     BrokerError,
@@ -57,6 +58,7 @@ class _Position(msgspec.Struct):
 
 class _ConsumerAnswer(msgspec.Struct):
     ack_floor: _Position
+    config: dict[str, Any] = {}
     num_pending: int = 0
     num_ack_pending: int = 0
     num_redelivered: int = 0
@@ -160,6 +162,7 @@ class Reader:
             redelivered=answer.num_redelivered,
             ack_floor=answer.ack_floor.stream_seq,
             waiting_pulls=answer.num_waiting,
+            shards=shards_in(answer.config),
         )
 
     async def server_time_ms(self, stream: str, consumer: str) -> int:

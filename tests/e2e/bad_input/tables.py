@@ -124,7 +124,13 @@ class Ledger:
         self._runner = runner
         self._broker = runner.run(connect(ConnectionSettings(urls=(url,))))
         buckets = map(bucket_stream, (names.runs_bucket, names.waits_bucket, names.functions_bucket))
-        self._streams = (names.events, names.tasks, names.journal, names.timers, *buckets)
+        self._streams = (
+            names.events,
+            names.all_shards[0].tasks,
+            names.all_shards[0].journal,
+            names.all_shards[0].timers,
+            *buckets,
+        )
 
     def read(self) -> dict[str, int]:
         """Return how many messages each stream has taken."""
