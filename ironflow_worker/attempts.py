@@ -27,13 +27,19 @@ Append = Callable[[str, msgspec.Struct], Awaitable[Appended]]
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A step that has been asked for, or an undo whose turn it is."""
+    """A step that has been asked for, or an undo whose turn it is.
+
+    Attributes:
+        is_new: whether nothing is recorded of it.
+
+    """
 
     name: str
     key: str
     kind: StepKind
     scope: Scope
     policy: RetryPolicy
+    is_new: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -55,7 +61,7 @@ class Attempt:
     """
 
     def __init__(self, call: Call, memo: Memo, tools: PassTools, append: Append) -> None:
-        earlier = memo.failed_attempt(call.key)
+        earlier = None if call.is_new else memo.failed_attempt(call.key)
         self._number = 1 if earlier is None else earlier.attempt + 1
         self._call = call
         self._tools = tools

@@ -115,7 +115,7 @@ class StepClient(Step):
         """Pause the run until a point in time."""
         until_ms = parse_when(when)
         call = await self._claim(name, "sleep", self._policy)
-        if self._is_new(call):
+        if call.is_new and not self._current.unwinds:
             _check_ahead(until_ms, self._tools.now_ms())
         await self._end_of_wait(call, until_ms=until_ms)
 
@@ -134,7 +134,7 @@ class StepClient(Step):
         wanted = awaited_event(event, match, value, type, timeout, on_timeout, self._current.limits)
         call = await self._claim(name, "wait_for_event", self._policy)
         what = None
-        if self._is_new(call):
+        if call.is_new and not self._current.unwinds:
             what = wanted.compared(self._current.trigger, self._current.limits)
         record = await self._end_of_wait(
             call,
@@ -336,17 +336,13 @@ class StepClient(Step):
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> Call:
         await self._check_place(name)
         key = self._current.claim(self._scope, name, kind, in_map=self._in_map)
-        return Call(name, key, kind, self._scope, policy)
+        return Call(name, key, kind, self._scope, policy, self._current.memo.kind(key) is None)
 
     async def _check_place(self, name: str) -> None:
         """Refuse a step where none may be asked for."""
         check_outside_of_bodies(name)
         if self._current.ended:
             await self._current.check_running()
-
-    def _is_new(self, call: Call) -> bool:
-        """Tell whether a step is about to begin, of which nothing is recorded."""
-        return self._current.memo.kind(call.key) is None and not self._current.unwinds
 
     def _named(self, name: str | None, base: str) -> str:
         """Return a step's name; of those without one of their own the second is called ``#2``, and so on."""
@@ -362,20 +358,27 @@ class StepClient(Step):
             StepError: it failed for good, now or before.
 
         """
-        with self._current.at_work():
-            standing = self._recorded(call) if not self._current.unwinds else await self._as_recorded(call)
+        current = self._current
+        current.begin_work()
+        try:
+            if current.unwinds:
+                standing: Standing | None = await self._as_recorded(call)
+            else:
+                standing = None if call.is_new else self._recorded(call)
             if standing is None:
-                if self._current.memo.is_backing_off(call.key):
-                    await self._current.wait()
-                with self._current.new_work():
-                    if not self._current.lets_new_work_begin():
-                        await self._current.may_begin()
+                if not call.is_new and current.memo.is_backing_off(call.key):
+                    await current.wait()
+                with current.new_work():
+                    if not current.lets_new_work_begin():
+                        await current.may_begin()
                     if self._tools.bodies.no_more:
-                        await self._current.leave(WorkerDrains())
-                    self._current.executes()
+                        await current.leave(WorkerDrains())
+                    current.executes()
                     standing = await self._attempt(call, do)
-                if self._current.ended:
-                    await self._current.check_running()
+                if current.ended:
+                    await current.check_running()
+        finally:
+            current.end_work()
         record = self._settled(call, standing)
         if record.status == "failed":
             raise_recorded(record, standing.sequence)
