@@ -79,7 +79,7 @@ def encode_value(value: object, what: str) -> msgspec.Raw:
     except Exception as error:
         path, reason = first_problem(value) or ("", str(error))
         raise SerializationError(f"{what}{path}: {reason}", f"{what}{path}") from error
-    if _is_too_deep(encoded):
+    if len(encoded) > MOST_LEVELS and _is_too_deep(encoded):
         raise SerializationError(f"{what} {NESTED_TOO_DEEP}", what)
     if suspicious:
         problem = first_problem(value)

@@ -113,7 +113,8 @@ class GroupCommit:
             return await self._broker.publish(publication)
         finally:
             self._in_flight -= 1
-            self._send_waiting()
+            if self._waiting:
+                self._send_waiting()
 
     def _may_group(self) -> bool:
         """Tell whether as many wait as make a group now."""

@@ -45,10 +45,13 @@ Scope = tuple[str | int, ...]
 _LONGEST_SHOWN = 60
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")  # as long as LONGEST_TOKEN
 
 
 def escape_token(text: str) -> str:
     """Return a subject token for any text; different texts give different tokens."""
+    if _SAFE.fullmatch(text):
+        return text
     raw = text.encode("utf-8", "surrogatepass")
     if not raw:
         return "=e"
@@ -76,6 +79,8 @@ def step_token(scope: Scope, name: str) -> str:
         name: the step's name.
 
     """
+    if not scope:
+        return escape_token(name)
     parts = [escape_token(str(part)) for part in scope]
     parts.append(escape_token(name))
     token = "/".join(parts)

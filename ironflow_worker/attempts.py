@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import MessageTooLarge
 from ironflow.codec import decode_record, encode_value
@@ -29,17 +26,20 @@ Append = Callable[[str, msgspec.Struct], Awaitable[Appended]]
 """Records something, or learns what was recorded before. It raises MessageTooLarge for a result only."""
 
 
-_NO_SPAN = contextlib.nullcontext()
-
-
 class Call(msgspec.Struct, frozen=True):
-    """A step that has been asked for, or an undo whose turn it is."""
+    """A step that has been asked for, or an undo whose turn it is.
+
+    Attributes:
+        is_new: whether nothing is recorded of it.
+
+    """
 
     name: str
     key: str
     kind: StepKind
     scope: Scope
     policy: RetryPolicy
+    is_new: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class Attempt:
     """
 
     def __init__(self, call: Call, memo: Memo, tools: PassTools, append: Append) -> None:
-        earlier = memo.failed_attempt(call.key)
+        earlier = None if call.is_new else memo.failed_attempt(call.key)
         self._number = 1 if earlier is None else earlier.attempt + 1
         self._call = call
         self._tools = tools
@@ -82,12 +82,8 @@ class Attempt:
         """
         call, started = self._call, time.monotonic()
         try:
-            with (
-                _LogsSay(call.name, self._number),
-                inside_of(call.name),
-                self._span(),
-            ):
-                output = await do()
+            with inside_of(call.name, self._number):
+                output = await (self._traced(do) if self._tools.traced else do())
         # A body that calls sys.exit() must not end the worker.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the body raises is what came of it
             self._took_ms = _since(started)
@@ -101,10 +97,8 @@ class Attempt:
         self._count("completed")
         return standing
 
-    def _span(self) -> AbstractContextManager[object]:
+    async def _traced(self, do: Callable[[], Awaitable[msgspec.Raw]]) -> msgspec.Raw:
         call, tools = self._call, self._tools
-        if not tools.traced:
-            return _NO_SPAN
         shown: dict[str, str | int] = {
             "ironflow.run.id": tools.run,
             "ironflow.function.id": tools.function,
@@ -112,7 +106,8 @@ class Attempt:
             "ironflow.step.kind": call.kind,
             "ironflow.step.attempt": self._number,
         }
-        return span(f"step {call.name}", "internal", tools.trace, shown)
+        with span(f"step {call.name}", "internal", tools.trace, shown):
+            return await do()
 
     async def _failed(self, error: BaseException) -> Standing | None:
         delay_ms = delay_after(error, self._call.policy, self._number, self._tools.chance())
@@ -127,7 +122,7 @@ class Attempt:
         failed = error_record(error, step=self._call.name, attempts=self._number)
         return await self._record(status="failed", error=failed)
 
-    async def _record(self, **result: Any) -> Standing:
+    def _record(self, **result: Any) -> Coroutine[Any, Any, Standing]:
         call = self._call
         record = StepRecord(
             name=call.name,
@@ -138,7 +133,7 @@ class Attempt:
             duration_ms=self._took_ms,
             **result,
         )
-        return await record_result(record, call.key, self._tools, self._append)
+        return record_result(record, call.key, self._tools, self._append)
 
     async def _record_attempt(self, delay_ms: int, error: BaseException) -> None:
         call, tools = self._call, self._tools
@@ -165,26 +160,6 @@ class Attempt:
 
     def _count(self, outcome: str) -> None:
         self._tools.metrics.step_ended(self._tools.function, outcome, self._took_ms / 1000)
-
-
-class _LogsSay:
-    """Have what is logged within the block say which attempt it is about.
-
-    Each step goes through it, so it is a class that looks at its own two names only: structlog's own context manager
-    looks at all context variables, and took a twentieth of a worker's time.
-    """
-
-    __slots__ = ("_attempt", "_step", "_tokens")
-
-    def __init__(self, step: str, attempt: int) -> None:
-        self._step = step
-        self._attempt = attempt
-
-    def __enter__(self) -> None:
-        self._tokens = structlog.contextvars.bind_contextvars(step=self._step, attempt=self._attempt)
-
-    def __exit__(self, *_: object) -> None:
-        structlog.contextvars.reset_contextvars(**self._tokens)
 
 
 async def record_result(record: StepRecord, key: str, tools: PassTools, append: Append) -> Standing:

@@ -11,7 +11,9 @@ import typing
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor
-from typing import Any, cast
+from typing import Any
+
+import structlog
 
 from ironflow.codec import is_decodable
 from ironflow.errors import DefinitionError, StepTimeoutError
@@ -21,6 +23,18 @@ _AWAITABLES = (Awaitable, Coroutine, Generator)
 
 _body_of: contextvars.ContextVar[str | None] = contextvars.ContextVar("_body_of", default=None)
 """The step whose body runs here."""
+
+
+def _logged(name: str) -> contextvars.ContextVar[Any]:
+    """Return the variable in which structlog keeps what a name stands for in all that is logged."""
+    tokens = structlog.contextvars.bind_contextvars(**{name: ""})
+    structlog.contextvars.reset_contextvars(**tokens)
+    return tokens[name].var
+
+
+# Each step sets them, and to have structlog look them up each time took a twentieth of a worker's time.
+_logged_step = _logged("step")
+_logged_attempt = _logged("attempt")
 
 
 class Bodies:
@@ -38,7 +52,9 @@ class Bodies:
         self._threads = threads
         self.no_more = False
 
-    async def run(self, step: str, body: Callable[[], Any], *, is_async: bool, timeout_ms: int | None) -> Any:
+    def run(
+        self, step: str, body: Callable[[], Any], *, is_async: bool, timeout_ms: int | None
+    ) -> Coroutine[Any, Any, Any]:
         """Run a body to its end and return what it returns.
 
         Args:
@@ -54,21 +70,22 @@ class Bodies:
             BodyFailure: the body has raised something that is none.
 
         """
-        if timeout_ms is None:
-            return await self._call(body, is_async=is_async)
+        if timeout_ms is not None:
+            return self._run_within(step, body, is_async=is_async, timeout_ms=timeout_ms)
+        return _outcome_of(body()) if is_async else self._call_in_thread(body)
+
+    async def _run_within(self, step: str, body: Callable[[], Any], *, is_async: bool, timeout_ms: int) -> Any:
         bound = asyncio.timeout(timeout_ms / 1000)
         try:
             async with bound:
-                return await self._call(body, is_async=is_async)
+                return await (_outcome_of(body()) if is_async else self._call_in_thread(body))
         except TimeoutError as error:
             if not bound.expired():
                 raise
             msg = f"step {step!r} took longer than its timeout of {timeout_ms / 1000:g} s"
             raise StepTimeoutError(msg) from error
 
-    async def _call(self, body: Callable[[], Any], *, is_async: bool) -> Any:
-        if is_async:
-            return await _outcome_of(body())
+    async def _call_in_thread(self, body: Callable[[], Any]) -> Any:
         context = contextvars.copy_context()
         result = await asyncio.get_running_loop().run_in_executor(self._threads, _in_thread, context, body)
         return await _outcome_of(result) if inspect.isawaitable(result) else result
@@ -115,18 +132,26 @@ def leave_bodies() -> None:
 
 
 class inside_of:  # noqa: N801 - it reads as the function that it could be; a generator takes three times as long
-    """Mark what runs within the block as the body of a step."""
+    """Mark what runs within the block as an attempt at a step, also in what is logged there."""
 
-    __slots__ = ("_step", "_token")
+    __slots__ = ("_attempt", "_step", "_tokens")
 
-    def __init__(self, step: str) -> None:
+    def __init__(self, step: str, attempt: int) -> None:
         self._step = step
+        self._attempt = attempt
 
     def __enter__(self) -> None:
-        self._token = _body_of.set(self._step)
+        self._tokens = (
+            _body_of.set(self._step),
+            _logged_step.set(self._step),
+            _logged_attempt.set(self._attempt),
+        )
 
     def __exit__(self, *_: object) -> None:
-        _body_of.reset(self._token)
+        body, step, attempt = self._tokens
+        _body_of.reset(body)
+        _logged_step.reset(step)
+        _logged_attempt.reset(attempt)
 
 
 def check_outside_of_bodies(step: str) -> None:
@@ -159,16 +184,13 @@ def is_async_body(fn: Callable[..., Any]) -> bool:
 
 def result_type(fn: Callable[..., Any]) -> Any:
     """Return what a body's result is decoded into: its return annotation, or ``Any`` where that says nothing."""
-    if isinstance(fn, functools.partial) or not isinstance(fn, (types.FunctionType, types.MethodType)):
-        return Any
     plain = fn.__func__ if isinstance(fn, types.MethodType) else fn
-    if "return" not in plain.__annotations__:
+    if not isinstance(plain, types.FunctionType) or "return" not in plain.__annotations__:
         return Any
-    known = cast("types.FunctionType", plain)
     try:
-        return _result_types[known]
+        return _result_types[plain]
     except KeyError:
-        return _result_types.setdefault(known, _annotated_result(known))
+        return _result_types.setdefault(plain, _annotated_result(plain))
 
 
 _result_types: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()

@@ -39,6 +39,7 @@ class CurrentPass:
 
     Attributes:
         over: set when the pass has ended, for whichever reason.
+        ended: whether it has.
         idle: set while no step is at work.
         ended_early: whether the pass ended before its handler did.
         waits: what steps have begun to wait for in this pass, by key.
@@ -54,6 +55,7 @@ class CurrentPass:
         self.limits = limits
         self.trigger = trigger
         self.over = asyncio.Event()
+        self.ended = False
         self.idle = asyncio.Event()
         self.idle.set()
         self.ended_early = False
@@ -78,11 +80,7 @@ class CurrentPass:
         self._next_due_ms: int | None = None
         self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
-
-    @property
-    def ended(self) -> bool:
-        """Whether the pass has ended."""
-        return self.over.is_set()
+        self._work = _AtWork(self)
 
     @property
     def failure(self) -> Exception | None:
@@ -127,7 +125,9 @@ class CurrentPass:
         self.check_name(name.removeprefix(COMPENSATE_PREFIX) if kind == "compensate" else name)
         token = self._free_token(scope, name)
         key = self.memo.key(token, kind)
-        self._check_kind(name, self.memo.kind(key), kind)
+        recorded = self.memo.kind(key)
+        if recorded is not None:
+            self._check_kind(name, recorded, kind)
         counted, limit = ("map", self.limits.map_items_per_run) if in_map else ("run", self.limits.steps_per_run)
         if self._steps[counted] >= limit:
             where = "the items of its maps" if in_map else "a run"
@@ -150,7 +150,9 @@ class CurrentPass:
         """
         self.check_name(name)
         token = self._free_token(scope, name)
-        self._check_kind(name, self.memo.kind(self.memo.key(token, "run")), kind)
+        recorded = self.memo.kind(self.memo.key(token, "run"))
+        if recorded is not None:
+            self._check_kind(name, recorded, kind)
         if kind == "map":
             limit = self.limits.map_items_per_run
             if self._map_items + items > limit:
@@ -172,8 +174,8 @@ class CurrentPass:
             raise DuplicateStepError(msg)
         return token
 
-    def _check_kind(self, name: str, recorded: StepKind | None, kind: StepKind | Literal["parallel", "map"]) -> None:
-        if recorded is not None and recorded != kind:
+    def _check_kind(self, name: str, recorded: StepKind, kind: StepKind | Literal["parallel", "map"]) -> None:
+        if recorded != kind:
             msg = (
                 f"step {name!r} is recorded as {recorded!r}, and the code now asks for it as {kind!r}; "
                 "nothing was changed. Give the new step another name, or restore the code, then retry the run"
@@ -232,7 +234,7 @@ class CurrentPass:
 
     def at_work(self) -> AbstractContextManager[None]:
         """Keep the pass from ending while the block runs."""
-        return _AtWork(self)
+        return self._work
 
     async def wait(self) -> NoReturn:
         """Block the calling branch until the pass ends; never returns.
@@ -340,19 +342,24 @@ class CurrentPass:
 
     def new_work(self) -> AbstractContextManager[None]:
         """Mark what runs within the block as something that is not recorded."""
-        strand = self.strand()
-        return strand.blocked() if strand is not None else nullcontext()
+        strand = strand_here.get()
+        return strand.blocked() if strand is not None and strand in self._strands else nullcontext()
 
     def recording(self) -> AbstractContextManager[None]:
         """Mark what runs within the block as recording something."""
-        strand = self.strand()
-        return strand.recording() if strand is not None else nullcontext()
+        strand = strand_here.get()
+        return strand.recording() if strand is not None and strand in self._strands else nullcontext()
 
     def step_failed(self) -> None:
         """Note that the failure of a step of the caller is recorded."""
         strand = self.strand()
         if strand is not None:
             strand.fails()
+
+    def lets_new_work_begin(self) -> bool:
+        """Tell whether the groups around the caller let something begin that is not recorded."""
+        strand = strand_here.get()
+        return strand is None or strand.lets_new_work_begin()
 
     async def may_begin(self) -> None:
         """Wait until the groups around the caller let something begin that is not recorded.
@@ -365,7 +372,7 @@ class CurrentPass:
         origin = strand_here.get()
         if origin is None:
             return
-        while any(not group.lets_new_work_begin for group in origin.groups()):
+        while not origin.lets_new_work_begin():
             if self.ended:  # nobody would open the gate
                 raise self.signal()
             if any(group.has_failed for group in origin.groups()):
@@ -392,6 +399,7 @@ class CurrentPass:
 
     def end(self) -> None:
         """End the pass: the steps that wait, and every step asked for from now on, raise the signal."""
+        self.ended = True
         self.over.set()
         for future in (*self._waiting, *self._at_gates):
             if not self.ended_early:
@@ -434,7 +442,8 @@ class CurrentPass:
         self._at_work -= 1
         if not self._at_work:
             self.idle.set()
-            self._grow_quiet()
+            if not self._going_on:
+                self._grow_quiet()
 
     def _goes_on(self, change: int) -> None:
         self._going_on += change

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+_MAY_PASS = (Ambiguous, StorageFull, Unavailable)
 
 
 class LeaseLost(BrokerError):  # noqa: N818 - reads as the state that it is
@@ -89,7 +90,10 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         if not self.still_holds():
             self.metrics.lost_leases.inc()
             raise LeaseLost(f"this worker was stopped for longer than the lease of the task of run {self.run}")
-        appended = await self.patiently(lambda: self.journal.append(subject, record))
+        try:
+            appended = await self.journal.append(subject, record)
+        except _MAY_PASS as error:
+            appended = await self._again(lambda: self.journal.append(subject, record), error)
         if not appended.ours:
             self.metrics.refused_records.inc()
         return appended
@@ -103,11 +107,18 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
             BrokerError: it is refused for good.
 
         """
+        try:
+            return await send()
+        except _MAY_PASS as error:
+            return await self._again(send, error)
+
+    async def _again(self, send: Callable[[], Awaitable[T]], error: BrokerError) -> T:
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            try:
-                return await send()
-            except (Ambiguous, StorageFull, Unavailable) as error:
-                self.log.warning("cannot record, will be tried again", reason=f"{type(error).__name__}: {error}")
+            self.log.warning("cannot record, will be tried again", reason=f"{type(error).__name__}: {error}")
             await asyncio.sleep(pause * (0.75 + 0.5 * self.chance()))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            try:
+                return await send()
+            except _MAY_PASS as once_more:
+                error = once_more

@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal, NoReturn, ParamSpec
 
 import msgspec
 
@@ -93,8 +93,9 @@ class StepClient(Step):
     ) -> Any:
         """Run a body and record its result."""
         timeout_ms = None if timeout is None else parse_duration(timeout, "timeout")
-        call = await self._claim(name, "run", _policy_of(retry, self._policy))
-        _check_body(name, fn)
+        call = await self._claim(name, "run", self._policy if retry is None else _policy_of(retry))
+        if not callable(fn):
+            _refuse_body(name, fn)
         body = functools.partial(
             self._tools.bodies.run,
             name,
@@ -114,7 +115,7 @@ class StepClient(Step):
         """Pause the run until a point in time."""
         until_ms = parse_when(when)
         call = await self._claim(name, "sleep", self._policy)
-        if self._is_new(call):
+        if call.is_new and not self._current.unwinds:
             _check_ahead(until_ms, self._tools.now_ms())
         await self._end_of_wait(call, until_ms=until_ms)
 
@@ -133,7 +134,7 @@ class StepClient(Step):
         wanted = awaited_event(event, match, value, type, timeout, on_timeout, self._current.limits)
         call = await self._claim(name, "wait_for_event", self._policy)
         what = None
-        if self._is_new(call):
+        if call.is_new and not self._current.unwinds:
             what = wanted.compared(self._current.trigger, self._current.limits)
         record = await self._end_of_wait(
             call,
@@ -237,7 +238,8 @@ class StepClient(Step):
         if self._current.ended:
             raise self._current.signal()
         self._current.check_name(step_name)
-        _check_body(step_name, fn)
+        if not callable(fn):
+            _refuse_body(step_name, fn)
         token = step_token(self._scope, step_name)
         if self._current.undos.undoes(token):
             msg = f"step {step_name!r} has an undo already, and can have one only; put all that undoes it into that one"
@@ -334,16 +336,13 @@ class StepClient(Step):
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> Call:
         await self._check_place(name)
         key = self._current.claim(self._scope, name, kind, in_map=self._in_map)
-        return Call(name, key, kind, self._scope, policy)
+        return Call(name, key, kind, self._scope, policy, self._current.memo.kind(key) is None)
 
     async def _check_place(self, name: str) -> None:
         """Refuse a step where none may be asked for."""
         check_outside_of_bodies(name)
-        await self._current.check_running()
-
-    def _is_new(self, call: Call) -> bool:
-        """Tell whether a step is about to begin, of which nothing is recorded."""
-        return self._current.memo.kind(call.key) is None and not self._current.unwinds
+        if self._current.ended:
+            await self._current.check_running()
 
     def _named(self, name: str | None, base: str) -> str:
         """Return a step's name; of those without one of their own the second is called ``#2``, and so on."""
@@ -359,18 +358,27 @@ class StepClient(Step):
             StepError: it failed for good, now or before.
 
         """
-        with self._current.at_work():
-            standing = self._recorded(call) if not self._current.unwinds else await self._as_recorded(call)
+        current = self._current
+        current.begin_work()
+        try:
+            if current.unwinds:
+                standing: Standing | None = await self._as_recorded(call)
+            else:
+                standing = None if call.is_new else self._recorded(call)
             if standing is None:
-                if self._current.memo.is_backing_off(call.key):
-                    await self._current.wait()
-                with self._current.new_work():
-                    await self._current.may_begin()
+                if not call.is_new and current.memo.is_backing_off(call.key):
+                    await current.wait()
+                with current.new_work():
+                    if not current.lets_new_work_begin():
+                        await current.may_begin()
                     if self._tools.bodies.no_more:
-                        await self._current.leave(WorkerDrains())
-                    self._current.executes()
+                        await current.leave(WorkerDrains())
+                    current.executes()
                     standing = await self._attempt(call, do)
-                await self._current.check_running()
+                if current.ended:
+                    await current.check_running()
+        finally:
+            current.end_work()
         record = self._settled(call, standing)
         if record.status == "failed":
             raise_recorded(record, standing.sequence)
@@ -386,10 +394,10 @@ class StepClient(Step):
         if standing is None:
             self._current.note_due(attempt.next_due_ms, backs_off=True)
             await self._current.wait()
-        if is_fence(standing.record):
-            ended = BrokerError(f"step {call.name!r} came too late: its run is being unwound")
-            raise self._give_up(ended)
         if standing.record.status == "failed":
+            if is_fence(standing.record):
+                ended = BrokerError(f"step {call.name!r} came too late: its run is being unwound")
+                raise self._give_up(ended)
             self._current.step_failed()
         return standing
 
@@ -427,29 +435,29 @@ class StepClient(Step):
         """
         try:
             with self._current.recording():
-                return await self._finished(subject, record)
+                try:
+                    return await self._tools.append(subject, record)
+                except asyncio.CancelledError:
+                    await self._see_recorded(subject, record)
+                    raise
         except (BrokerError, SerializationError) as error:
             if isinstance(error, MessageTooLarge) and isinstance(record, StepRecord) and record.status == "completed":
                 raise
             raise self._give_up(error) from error
 
-    async def _finished(self, subject: str, record: msgspec.Struct) -> Appended:
-        """Wait for an append to its end, also where the step is cancelled: what is not known may still be stored."""
-        try:
-            return await self._tools.append(subject, record)
-        except asyncio.CancelledError:
-            # The cancellation has cut off the answer, not the record. To append it again has no second effect, and
-            # tells when it is stored. Where the whole pass is given up, another one finds out.
-            again = asyncio.create_task(self._tools.append(subject, record))
-            over = asyncio.ensure_future(self._current.over.wait())
-            while not again.done() and not over.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([again, over], return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
-            again.cancel()
-            if again.done() and not again.cancelled():
-                again.exception()  # asyncio complains about what nobody has seen
-            raise
+    async def _see_recorded(self, subject: str, record: msgspec.Struct) -> None:
+        """Wait for the end of an append whose answer a cancellation has cut off: the record may still be stored."""
+        # To append it again has no second effect, and tells when it is. Where the whole pass is given up, another one
+        # finds out.
+        again = asyncio.create_task(self._tools.append(subject, record))
+        over = asyncio.ensure_future(self._current.over.wait())
+        while not again.done() and not over.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([again, over], return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        again.cancel()
+        if again.done() and not again.cancelled():
+            again.exception()  # asyncio complains about what nobody has seen
 
     def _give_up(self, error: Exception) -> PassEnded:
         """End the pass: what keeps us from recording is no failure of the step, and none of the handler's business."""
@@ -538,25 +546,19 @@ class StepClient(Step):
         return msgspec.Raw(payload) if result is None else result
 
 
-def _policy_of(retry: object, default: RetryPolicy) -> RetryPolicy:
-    if retry is None:
-        return default
+def _policy_of(retry: object) -> RetryPolicy:
     if not isinstance(retry, Retry):
         msg = f"retry must be ironflow.Retry(…), got {retry!r}"
         raise DefinitionError(msg)
     return retry.policy
 
 
-def _check_body(name: str, fn: object) -> None:
-    if not callable(fn):
-        msg = f"step {name!r} takes a function to call, got {fn!r}" + (
-            "; pass the function itself and its arguments after it, without calling it"
-            if asyncio.iscoroutine(fn)
-            else ""
-        )
-        if asyncio.iscoroutine(fn):
-            fn.close()
-        raise DefinitionError(msg)
+def _refuse_body(name: str, fn: object) -> NoReturn:
+    msg = f"step {name!r} takes a function to call, got {fn!r}"
+    if asyncio.iscoroutine(fn):
+        msg += "; pass the function itself and its arguments after it, without calling it"
+        fn.close()
+    raise DefinitionError(msg)
 
 
 def _check_ahead(until_ms: int, now_ms: int) -> None:

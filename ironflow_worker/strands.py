@@ -6,6 +6,7 @@ another step. It rests while a step of it waits for something that only a later 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -84,6 +85,15 @@ class Strand:
             if strand.group is not None:
                 yield strand.group
 
+    def lets_new_work_begin(self) -> bool:
+        """Tell whether all groups around it let something begin that is not recorded."""
+        strand: Strand | None = self
+        while strand is not None:
+            if strand.group is not None and not strand.group.lets_new_work_begin:
+                return False
+            strand = strand.outer
+        return True
+
     def rest(self) -> bool:
         """Note that one thing more waits; return whether it is the first."""
         self._resting += 1
@@ -96,8 +106,11 @@ class Strand:
 
     def changed(self) -> None:
         """Have the groups around it look again."""
-        for group in self.groups():
-            group.review()
+        strand: Strand | None = self
+        while strand is not None:
+            if strand.group is not None:
+                strand.group.review()
+            strand = strand.outer
 
     def fails(self) -> None:
         """Note that a failure of one of its steps is recorded."""
@@ -106,11 +119,11 @@ class Strand:
 
     def blocked(self) -> AbstractContextManager[None]:
         """Do something that is not recorded, or wait for it, within the block."""
-        return _Blocked(self)
+        return _NOTHING if self.group is None else _Blocked(self)
 
     def recording(self) -> AbstractContextManager[None]:
         """Record something within the block."""
-        return _Recording(self)
+        return _NOTHING if self.group is None else _Recording(self)
 
     def block(self, change: int) -> None:
         """Note that one thing more, or one fewer, is done or awaited that is not recorded."""
@@ -131,7 +144,12 @@ class Strand:
             strand = strand.outer
 
 
-# Each step goes through these, so they are classes: a generator takes three times as long.
+# Each step goes through these, so they are classes, and what it asks goes from strand to strand by a loop: a generator
+# takes three times as long.
+
+
+_NOTHING = contextlib.nullcontext()
+"""Nobody asks a handler whether it may yet fail: only groups ask, about their branches."""
 
 
 class _Blocked:

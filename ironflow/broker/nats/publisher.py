@@ -191,11 +191,16 @@ class Publisher:
 
     async def publish(self, publication: Publication) -> Stored:
         """Store a message; see :meth:`ironflow.broker.protocol.Broker.publish`."""
-        deadline = self._loop.time() + self._patience_seconds
-        await self._requester.connected(self._patience_seconds)
-        verdict = await self._attempt(publication)
+        began = self._loop.time()
+        if not self._requester.is_connected:
+            await self._requester.connected(self._patience_seconds)
+        if not self._pacer.idle and self._pacer.is_out(stream_of(publication.subject)):
+            verdict: Stored | BrokerError | Again = Again.NO_RESPONDERS
+        else:
+            sent = self._send(publication)
+            verdict = sent if isinstance(sent, BrokerError) else self._verdict(await sent, publication.subject)
         if isinstance(verdict, Again):
-            verdict = (await self._persist([publication], [verdict], deadline))[0]
+            verdict = (await self._persist([publication], [verdict], began + self._patience_seconds))[0]
         if isinstance(verdict, Stored):
             return verdict
         raise verdict
@@ -334,12 +339,6 @@ class Publisher:
         for index, verdict in zip(taken, await self._round([publications[index] for index in taken]), strict=True):
             verdicts[index] = verdict
         return verdicts
-
-    async def _attempt(self, publication: Publication) -> Stored | BrokerError | Again:
-        if not self._pacer.idle and self._pacer.is_out(stream_of(publication.subject)):
-            return Again.NO_RESPONDERS
-        future = self._send(publication)
-        return future if isinstance(future, BrokerError) else self._verdict(await future, publication.subject)
 
     def _verdict(self, answer: Answer, subject: str) -> Stored | BrokerError | Again:
         """Return what an answer means, and have the others that wait for one learn of it."""

@@ -110,6 +110,11 @@ class Requester:
             self._waiting.pop(token).settle(Failure.DENIED)
         return bool(tokens)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._wire.up
+
     async def connected(self, timeout_seconds: float) -> None:
         """Return once there is a connection; at once where there is one.
 

@@ -73,7 +73,9 @@ class Wire(Client):
     # Out
 
     def send(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
-        """Send a message with what else is sent in this turn of the event loop; drop it while disconnected.
+        """Send a message, the first at once and what else is sent in this turn of the event loop together.
+
+        It is dropped while there is no connection.
 
         Args:
             subject: trusted to be a valid subject.
@@ -120,7 +122,7 @@ class Wire(Client):
         pong.add_done_callback(lambda _: settle_all(waiting, value=True))
         self._pongs.append(pong)  # pyright: ignore[reportUnknownMemberType]
         self._pending.append(PING)
-        self._flush_now()
+        self._flush()
 
     # In
 
@@ -284,11 +286,17 @@ class Wire(Client):
         self._pending.append(command)
         if not self._will_flush:
             self._will_flush = True
+            # Whoever writes one thing and waits for the answer is not to wait for a turn of the event loop as well.
+            self._flush()
             asyncio.get_running_loop().call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
-        """Send all that was written in this turn of the event loop, past nats-py's task for that."""
+        """Send what else was written in this turn of the event loop."""
         self._will_flush = False
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send all that is written, past nats-py's task for that."""
         pending = self._pending
         if not pending or not self.up:
             return
