@@ -107,6 +107,10 @@ class Journal:
         if not isinstance(answer, (SubjectTaken, Ambiguous)):
             return answer
         try:
+            if isinstance(answer, SubjectTaken):
+                standing = await self._standing(subject, encode_record(record))
+                if standing is not None:
+                    return standing
             # Writing again is refused by whatever stands there, ours included.
             return await self.append(subject, record)
         except BrokerError as error:

@@ -37,6 +37,7 @@ from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.terminator import Terminator
 
 _Timer = tuple[Delivery, TimerRecord]
+_WillDo = Callable[[RunState | None, TimerRecord], bool]
 _Facts = list[tuple[Delivery, list[Fact]]]
 
 _LOOSE_MS = 20.0
@@ -115,7 +116,9 @@ class TimerIntake(Intake):
     async def _begin_early(self, early: Sequence[_Timer]) -> _Facts:
         """Return what the sleeps mean that are over in a moment; hand back all other timers that are not due yet."""
         sleeping = [each for each in early if each[1].sequence and _is_sleep(each[1])]
-        versions = await self._store.load_all([timer.run for _, timer in sleeping])
+        versions = await self._current(
+            [timer for _, timer in sleeping], lambda state, _: state is not None and sleeps.may_begin_early(state)
+        )
         facts: _Facts = []
         for (delivery, timer), version in zip(sleeping, versions, strict=True):
             state = version.state if isinstance(version, Version) else None
@@ -230,7 +233,7 @@ class TimerIntake(Intake):
 
     async def _still_open(self, timers: list[_Timer], done: _Facts) -> list[_Timer]:
         """Return the timers for which their runs wait; the others are *done*."""
-        versions = await self._current([timer for _, timer in timers])
+        versions = await self._current([timer for _, timer in timers], _is_open)
         still_open: list[_Timer] = []
         for (delivery, timer), version in zip(timers, versions, strict=True):
             if isinstance(version, BrokerError):
@@ -241,15 +244,15 @@ class TimerIntake(Intake):
                 done.append((delivery, _review(version.state)))
         return still_open
 
-    async def _current(self, timers: list[TimerRecord]) -> list[Version | BrokerError]:
-        """Return the runs of timers; what is remembered will do for those that go on."""
+    async def _current(self, timers: list[TimerRecord], will_do: _WillDo) -> list[Version | BrokerError]:
+        """Return the runs of timers; what is remembered will do where a timer has something to end by it."""
         known = [self._store.remembered(timer.run) is not None for timer in timers]
         versions = await self._store.load_all([timer.run for timer in timers])
-        # One that had ended when it was looked at last may have been retried meanwhile.
+        # One that had ended when it was looked at last may have been retried meanwhile, one that was live may rest.
         asked = [
             index
             for index, (version, timer) in enumerate(zip(versions, timers, strict=True))
-            if known[index] and isinstance(version, Version) and not _is_open(version.state, timer)
+            if known[index] and isinstance(version, Version) and not will_do(version.state, timer)
         ]
         fresh = await asyncio.gather(*(self._load(timers[index].run) for index in asked))
         for index, version in zip(asked, fresh, strict=True):

@@ -64,6 +64,21 @@ async def test_a_sleep_ends_when_it_is_due_and_its_end_is_recorded_once() -> Non
     assert len(after) == 1
 
 
+@pytest.mark.parametrize("engines", [1, 2, 3])
+async def test_each_of_several_sleeps_ends_when_it_is_due_however_many_engines_there_are(engines: int) -> None:
+    """An engine that has not heard of a run for a while remembers where it stood then."""
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        for number in range(6):
+            await ctx.step.sleep(f"nap-{number}", 15)
+
+    async with running_system(f, engines=engines) as system:
+        begun = now()
+        assert (await system.run(f)).status == "completed"
+        assert now() - begun < 6 * 15 + 0.2
+
+
 async def test_until_its_sleep_ends_a_run_is_shown_to_wait_and_behind_it_to_go_on() -> None:
     after: list[float] = []
     async with running_system(sleeping(after)) as system:
