@@ -35,9 +35,10 @@ _COMPANY_ROUNDS = 12
 later. A round with nothing else to do costs a few microseconds; one that all of them go on in may take longer than
 a batch does."""
 
-_FEW = 50
+_FEW = 75
 """While more wait than this, whoever has yet to begin is better off to wait for that: begun, its records would only
 make all of them wait longer. With fewer, groups become too small to be worth their fixed cost."""
+_LOOK_AGAIN_SECONDS = 0.01
 
 _Future: TypeAlias = "asyncio.Future[Stored]"
 _Waiting = tuple[Publication, _Future]
@@ -67,8 +68,7 @@ class GroupCommit:
         """Who may go on once the next group is on its way."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._beginners: deque[asyncio.Future[None]] = deque()
-        self._lets_begin = False
-        """Whether some beginners are let go on some rounds of the event loop from now."""
+        self._next_look: asyncio.TimerHandle | None = None
 
     async def until_few_wait(self) -> None:
         """Wait, in turn, until few records wait: for what has yet to begin, and will have records."""
@@ -78,26 +78,21 @@ class GroupCommit:
         self._beginners.append(turn)
         await turn
 
-    def _let_begin(self, rounds: int = 0) -> None:
-        """Let as many begin as make few wait; the others when it is seen what those have to send, which may be nothing.
-
-        Args:
-            rounds: after how many more rounds of the event loop to do so.
-
-        """
-        if rounds:
-            asyncio.get_running_loop().call_soon(self._let_begin, rounds - 1)
-            return
-        self._lets_begin = False
+    def _let_begin(self) -> None:
+        """Let as many begin as make few wait."""
         room = _FEW - len(self._waiting)
         while room > 0 and self._beginners:
             turn = self._beginners.popleft()
             if not turn.done():
                 turn.set_result(None)
                 room -= 1
-        if self._beginners and not room:
-            self._lets_begin = True
-            self._let_begin(_COMPANY_ROUNDS)
+        if self._beginners and self._next_look is None:
+            # What begins may have nothing to record, and then no answer has us look again.
+            self._next_look = asyncio.get_running_loop().call_later(_LOOK_AGAIN_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._next_look = None
+        self._let_begin()
 
     async def publish(self, publication: Publication) -> Stored:
         """Store a message; see :meth:`ironflow.broker.protocol.Broker.publish`."""
@@ -131,7 +126,7 @@ class GroupCommit:
         while self._waiting and self._in_flight < _IN_FLIGHT and not self._groups:
             self._in_flight += 1
             self._spawn([self._waiting.popleft()])
-        if self._beginners and not self._lets_begin:
+        if self._beginners:
             self._let_begin()
 
     def _spawn(self, group: list[_Waiting]) -> None:
