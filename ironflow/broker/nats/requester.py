@@ -140,7 +140,7 @@ class Requester:
     def send(
         self, subject: str, payload: bytes, timeout_seconds: float, headers: bytes = b""
     ) -> asyncio.Future[Answer]:
-        """Send a request with what else is sent in this turn of the event loop; see :meth:`connected` first.
+        """Send a request, a lone one at once and others by the turn of the event loop; see :meth:`connected` first.
 
         The future is settled with the answer or with why there is none; it never raises by itself.
         """
@@ -217,8 +217,10 @@ class Requester:
             waiting.settle(Failure.CLOSED if self._closed else Failure.LOST)
             return waiting
         token = f"{next(self._tokens):x}"
+        # While nobody else waits for an answer, little else is on its way that could be sent together with this.
+        is_lone = not self._waiting
         self._waiting[token.encode()] = waiting
-        self._wire.send(subject, payload, self._inbox + token, headers)
+        self._wire.send(subject, payload, self._inbox + token, headers, at_once=is_lone)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -72,24 +72,26 @@ class Wire(Client):
 
     # Out
 
-    def send(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
-        """Send a message, the first at once and what else is sent in this turn of the event loop together.
-
-        It is dropped while there is no connection.
+    def send(
+        self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"", *, at_once: bool = False
+    ) -> None:
+        """Send a message with what else is sent in this turn of the event loop; drop it while disconnected.
 
         Args:
             subject: trusted to be a valid subject.
             payload: the body.
             reply: where an answer goes.
             headers: encoded, from ``NATS/1.0`` to the empty line; or nothing.
+            at_once: spare it the wait for the end of the turn, for what is likely to be sent alone.
 
         """
         if headers:
             size = len(headers)
             line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
-            self._write(b"%b%b%b\r\n" % (line, headers, payload))
+            self._write(b"%b%b%b\r\n" % (line, headers, payload), at_once=at_once)
         else:
-            self._write(b"%b%b\r\n" % (f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload))
+            line = f"PUB {subject} {reply} {len(payload)}\r\n".encode()
+            self._write(b"%b%b\r\n" % (line, payload), at_once=at_once)
 
     async def barrier(self, timeout_seconds: float) -> bool:
         """Return True once the server has processed all that was sent before, False if it is out of reach.
@@ -280,23 +282,23 @@ class Wire(Client):
 
     # Insides
 
-    def _write(self, command: bytes) -> None:
+    def _write(self, command: bytes, *, at_once: bool = False) -> None:
         if not self.up:
             return
         self._pending.append(command)
-        if not self._will_flush:
-            self._will_flush = True
-            # Whoever writes one thing and waits for the answer is not to wait for a turn of the event loop as well.
+        if at_once:
             self._flush()
+        elif not self._will_flush:
+            self._will_flush = True
             asyncio.get_running_loop().call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
-        """Send what else was written in this turn of the event loop."""
+        """Send all that was written in this turn of the event loop and is not sent yet."""
         self._will_flush = False
         self._flush()
 
     def _flush(self) -> None:
-        """Send all that is written, past nats-py's task for that."""
+        """Send all that is written so far, past nats-py's task for that."""
         pending = self._pending
         if not pending or not self.up:
             return
