@@ -266,6 +266,9 @@ class CurrentPass:
             await self._rest_until(end)
         finally:
             self._naps.discard(end)
+        # The pass may have ended between the end of the sleep and this.
+        if self.ended:
+            raise self.signal()
 
     async def awake(self) -> None:
         """Wait until the pass may go on behind a sleep."""

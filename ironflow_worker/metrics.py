@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from ironflow.telemetry.metrics import QUICK, ProcessMetrics
-from ironflow.telemetry.tallies import Counts, Tallies
 
 
 class Metrics(ProcessMetrics):
@@ -13,29 +12,33 @@ class Metrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self._passes = Counts(
-            "ironflow_worker_passes", "Passes that ended, by how they ended.", ("function", "outcome"), self.registry
+        self._by_labels: dict[tuple[str, str, str], Counter] = {}
+        self._seconds: dict[str, Histogram] = {}
+        self._passes = Counter(
+            "ironflow_worker_passes",
+            "Passes that ended, by how they ended.",
+            ("function", "outcome"),
+            registry=self.registry,
         )
-        self._steps = Counts(
+        self._steps = Counter(
             "ironflow_worker_steps",
             "Step bodies that ended, by how they ended.",
             ("function", "outcome"),
-            self.registry,
+            registry=self.registry,
         )
-        self._step_seconds = Tallies(
+        self.step_seconds = Histogram(
             "ironflow_worker_step_duration_seconds",
             "How long step bodies took.",
             ("function",),
-            QUICK,
-            self.registry,
+            buckets=QUICK,
+            registry=self.registry,
         )
-        self.commit_records = Tallies(
+        self.commit_records = Histogram(
             "ironflow_worker_commit_records",
             "Journal records that were sent to JetStream together.",
-            (),
-            (1, 8, 50, 100, 250, 500, 1000),
-            self.registry,
-        ).of()
+            buckets=(1, 8, 50, 100, 250, 500, 1000),
+            registry=self.registry,
+        )
         self.refused_records = Counter(
             "ironflow_worker_refused_records",
             "Records that another worker or the engine had written first.",
@@ -46,13 +49,12 @@ class Metrics(ProcessMetrics):
             "Records that were not written because the worker had been stopped for longer than its lease.",
             registry=self.registry,
         )
-        self.sleep_lateness = Tallies(
+        self.sleep_lateness = Histogram(
             "ironflow_worker_sleep_lateness_seconds",
             "How late sleeps ended for whose end a worker waited.",
-            (),
-            QUICK,
-            self.registry,
-        ).of()
+            buckets=QUICK,
+            registry=self.registry,
+        )
         self.dead_letters = Counter(
             "ironflow_worker_dead_letters",
             "Runs that were given up because no worker could do anything about them.",
@@ -63,9 +65,20 @@ class Metrics(ProcessMetrics):
 
     def pass_ended(self, function: str, outcome: str) -> None:
         """Count a pass, by how it ended."""
-        self._passes.of(function, outcome).inc()
+        self._labelled("passes", self._passes, function, outcome).inc()
 
     def step_ended(self, function: str, outcome: str, seconds: float) -> None:
         """Count a step's body, by how it ended, and how long it took."""
-        self._steps.of(function, outcome).inc()
-        self._step_seconds.of(function).observe(seconds)
+        self._labelled("steps", self._steps, function, outcome).inc()
+        histogram = self._seconds.get(function)
+        if histogram is None:
+            histogram = self._seconds[function] = self.step_seconds.labels(function)
+        histogram.observe(seconds)
+
+    def _labelled(self, name: str, counter: Counter, function: str, outcome: str) -> Counter:
+        # The library looks the labels up behind a lock, at several times the price of counting.
+        key = name, function, outcome
+        found = self._by_labels.get(key)
+        if found is None:
+            found = self._by_labels[key] = counter.labels(function, outcome)
+        return found
