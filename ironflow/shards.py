@@ -83,6 +83,10 @@ class Shard(msgspec.Struct, frozen=True):
         """The filter of all schedules."""
         return f"{self.namespace}.timers{self.suffix}.>"
 
+    def timers_due_in(self, bucket: int) -> str:
+        """The filter of the schedules that are due in the same half minute, counted from 1970."""
+        return f"{self.namespace}.timers{self.suffix}.*.*.{bucket}.>"
+
     @property
     def every_fired(self) -> str:
         """The filter of what schedules have delivered."""

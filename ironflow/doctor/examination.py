@@ -29,12 +29,11 @@ from ironflow.shards import Shard
 MOST_RUNS = 500
 """How many active runs of each status are looked at; more would make the doctor a load of its own."""
 MOST_TIMERS = 100_000
-"""Up to this many all timers are looked at, which one request can list; else those due in the last day."""
+"""Up to this many all timers are looked at, which one request can list; else those due in the last minutes."""
 CENSUS_SECONDS = 0.3
 ENGINE_SECONDS = 4.0
 """Where the server takes no write, an engine answers after the two seconds that its canary is given."""
 
-_DAY_BUCKETS = 24 * 60 * 60 // stuck.BUCKET_SECONDS
 _AT_ONCE = 50
 
 Findings = Finding | list[Finding]
@@ -221,18 +220,9 @@ class Examination:
         except NoSuchStream:
             return []
         now = await self._broker.server_time_ms(shard.timers)
-        filters = _timer_filters(shard, stored, now)
+        filters = [shard.every_timer] if stored <= MOST_TIMERS else stuck.recent_timers(shard, now)
         found = await _in_turns(filters, lambda each: self._inspector.subjects(shard.timers, each))
         return stuck.overdue_runs([subject for page in found for subject in page], now)
-
-
-def _timer_filters(shard: Shard, stored: int, now: int) -> list[str]:
-    """Return what to list: all timers, or where they are many those that were due in the last day."""
-    if stored <= MOST_TIMERS:
-        return [shard.every_timer]
-    newest = stuck.newest_overdue_bucket(now)
-    prefix = shard.every_timer.removesuffix(">")
-    return [f"{prefix}{bucket}.>" for bucket in range(newest - _DAY_BUCKETS, newest + 1)]
 
 
 async def _whatever_happens(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ironflow.doctor.finding import Finding
+from ironflow.shards import Shard
 
 STUCK_SECONDS = 60
 """An engine dispatches within moments, and after a crash within its ack wait of 5 s; this is not merely slow."""
@@ -12,6 +13,7 @@ BUCKET_SECONDS = 30
 """The due time in a schedule's subject is in units of this."""
 
 _SHOWN = 3
+_RECENT_BUCKETS = 10
 
 
 def check_runs(stuck: Sequence[str], looked_at: int, *, all_seen: bool) -> Finding:
@@ -65,6 +67,21 @@ def newest_overdue_bucket(now_ms: int) -> int:
 
     """
     return (now_ms - STUCK_SECONDS * 1000) // (BUCKET_SECONDS * 1000) - 1
+
+
+def recent_timers(shard: Shard, now_ms: int) -> list[str]:
+    """Return the filters of the schedules that should have fired in the last minutes.
+
+    For each the server looks through all schedules that there are, so they are few. What keeps schedules from firing
+    keeps the newest ones as well.
+
+    Args:
+        shard: whose schedules.
+        now_ms: the server's time.
+
+    """
+    newest = newest_overdue_bucket(now_ms)
+    return [shard.timers_due_in(bucket) for bucket in range(newest - _RECENT_BUCKETS + 1, newest + 1)]
 
 
 def overdue_runs(subjects: Sequence[str], now_ms: int) -> list[str]:

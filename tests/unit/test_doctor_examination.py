@@ -6,15 +6,17 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.local.subjects import matches
 from ironflow.broker.local.virtual_time import run_virtual
 from ironflow.broker.nats.provisioner import consumer_config, stream_config
 from ironflow.broker.protocol import Publication, Request
 from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.clock import to_iso
 from ironflow.codec import encode_record
-from ironflow.doctor import Examination, Finding
+from ironflow.doctor import Examination, Finding, stuck
 from ironflow.messages import EngineView, Reply, RunsPage, WorkerCensus, WorkerView
 from ironflow.names import Names
 from ironflow.records import FunctionRecord, RunState
@@ -120,6 +122,20 @@ def test_a_timer_that_did_not_fire_is_found() -> None:
         assert "of runs late" in " ".join(texts(found))
 
     run_virtual(examine_overdue())
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_where_timers_are_many_the_overdue_ones_of_the_last_minutes_are_found(shards: int) -> None:
+    names, now = Names("ironflow", shards), 1_800_000_000_000
+    filters = stuck.recent_timers(names.shard_of("run"), now)
+
+    def is_found(due_ms: int) -> bool:
+        return any(matches(each, names.timer(due_ms, "run", 0, "wait.nap")) for each in filters)
+
+    assert is_found(now - 120_000)
+    assert is_found(now - 300_000)
+    assert not is_found(now + 1)
+    assert len(filters) <= 10
 
 
 def test_what_the_account_may_not_ask_is_unknown() -> None:
