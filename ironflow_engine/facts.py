@@ -103,11 +103,17 @@ class RunRetried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Woken(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal has a record, at *sequence*, that the run waits for."""
+    """The journal has a record, at *sequence*, that the run waits for.
+
+    Attributes:
+        sleep: where that is the end of a sleep: where its begin stands; 0 otherwise.
+
+    """
 
     run: str
     queue: str
     sequence: int
+    sleep: int = 0
 
 
 class SleepNearsEnd(msgspec.Struct, frozen=True, kw_only=True):

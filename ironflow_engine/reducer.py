@@ -222,11 +222,12 @@ def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
 def _wake(state: RunState, fact: Woken | SleptOut) -> Decision:
     if state.status in TERMINAL:
         return Decision(state)
+    begun = sleeps.begun_again(state, fact) if isinstance(fact, Woken) else ()
     if fact.sequence <= state.woken_by:
-        return Decision(state, _commands_again(state, fact.sequence))
+        return Decision(state, begun or _commands_again(state, fact.sequence))
     woken = replace(state, woken_by=fact.sequence)
     if state.live:
-        return Decision(sleeps.awake(woken))
+        return Decision(sleeps.awake(woken), begun)
     return _dispatch_next(woken, fact.sequence)
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ironflow.names import mark
 from ironflow.records import TERMINAL, RunState
-from ironflow_engine.facts import Decision, Dispatch, SleepNearsEnd, SleptOut
+from ironflow_engine.facts import Decision, Dispatch, SleepNearsEnd, SleptOut, Woken
 
 
 def may_begin_early(state: RunState) -> bool:
@@ -43,6 +43,14 @@ def near_end(state: RunState, fact: SleepNearsEnd) -> Decision:
         woken_by=max(state.woken_by, fact.sequence),
     )
     return Decision(following, (Dispatch(state=following),))
+
+
+def begun_again(state: RunState, fact: Woken) -> tuple[Dispatch, ...]:
+    """Return the task of a pass that was begun for the end of a sleep, and has not recorded it in time.
+
+    Whoever began it may have died before the task was published.
+    """
+    return (Dispatch(state=state, again=True),) if is_for(state, fact.sleep) else ()
 
 
 def slept_out(state: RunState, fact: SleptOut) -> RunState | None:

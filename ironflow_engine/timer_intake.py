@@ -163,7 +163,7 @@ class TimerIntake(Intake):
             self._observe_lateness([timer])
         if not end.ours:
             self._conductor.metrics.refused_records.inc()
-        return [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence)]
+        return [Woken(run=timer.run, queue=timer.queue, sequence=end.sequence, sleep=timer.sequence)]
 
     async def _end_child(self, due: _Timer, end: Appended | BrokerError) -> Appended | BrokerError:
         """End the child that a step has waited for, if that it waited too long is what is recorded of the step."""

@@ -16,7 +16,7 @@ IN_THE_REDUCER: dict[str, Mistake] = {
     ),
     "a wake-up starts a pass beside the live one": (
         reducer,
-        "    if state.live:\n        return Decision(sleeps.awake(woken))\n",
+        "    if state.live:\n        return Decision(sleeps.awake(woken), begun)\n",
         "",
     ),
     "what woke the run during its pass is not looked at": (
@@ -59,8 +59,8 @@ IN_THE_REDUCER: dict[str, Mistake] = {
     ),
     "a run that has ended is woken": (
         reducer,
-        "    if state.status in TERMINAL:\n        return Decision(state)\n    if fact.sequence",
-        "    if fact.sequence",
+        "    if state.status in TERMINAL:\n        return Decision(state)\n    begun",
+        "    begun",
     ),
     "an outcome changes a run that has ended": (
         reducer,
@@ -249,7 +249,16 @@ OF_SLEEPS: dict[str, Mistake] = {
         "return Decision(state, (Dispatch(state=state, again=True),))",
         "return Decision(state)",
     ),
-    "a task that is published early again does not say so": (sleeps, "again=True", "again=False"),
+    "a task that is published early again does not say so": (
+        sleeps,
+        "return Decision(state, (Dispatch(state=state, again=True),))",
+        "return Decision(state, (Dispatch(state=state),))",
+    ),
+    "a task that was to be published early stays lost": (
+        sleeps,
+        "if is_for(state, fact.sleep) else ()",
+        "if False else ()",
+    ),
     "an end that its pass knows wakes the run": (
         sleeps,
         "if fact.by == state.rested_by else None",

@@ -225,7 +225,7 @@ class World:
     def engine_takes(self, engine: int, messages: Sequence[str], fate: Fate) -> None:
         """Let an engine take a batch and do with it as the conductor and the intakes do."""
         facts = [self.inbox[message] for message in messages if message in self.inbox]
-        facts += [fact for message in messages if (fact := self._end_wait(engine, message)) is not None]
+        facts += [fact for message in messages for fact in self._end_wait(engine, message)]
         facts += [fact for message in messages if (fact := self._near_end(engine, message)) is not None]
         if fate == "dies before it stores":
             self.remembered[engine] = None
@@ -246,23 +246,23 @@ class World:
         elif fate == "dies half-way":
             self.remembered[engine] = None
 
-    def _end_wait(self, engine: int, message: str) -> Fact | None:
+    def _end_wait(self, engine: int, message: str) -> list[Fact]:
         timer = self.fired.get(message)
         if timer is None:
-            return None
+            return []
         remembered = self.remembered[engine]
         # What is remembered will do where it says that the run goes on.
         if not (remembered is not None and _is_open(remembered[0], timer)) and not _is_open(self.state, timer):
             return self._review()
         if timer.run_timeout_ms:
             self._end_in_any_case(engine, timer.epoch)
-            return None
+            return []
         subject = f"end.{timer.step}"
         self.append(subject, lambda _: None)
         sequence = self.journal[subject]
         if sequence in self.slept_out:
-            return SleptOut(run=RUN, queue=QUEUE, by=mark(self.slept_out[sequence]), sequence=sequence)
-        return Woken(run=RUN, queue=QUEUE, sequence=sequence)
+            return [SleptOut(run=RUN, queue=QUEUE, by=mark(self.slept_out[sequence]), sequence=sequence)]
+        return [Woken(run=RUN, queue=QUEUE, sequence=sequence, sleep=timer.sequence)]
 
     def _near_end(self, engine: int, message: str) -> Fact | None:
         timer = self.early.get(message)
@@ -273,11 +273,11 @@ class World:
             return None
         return SleepNearsEnd(run=RUN, queue=QUEUE, sequence=timer.sequence)
 
-    def _review(self) -> Fact | None:
+    def _review(self) -> list[Fact]:
         """Return what becomes of a run that does not wait for a timer, or not any more."""
         if self.state is None or self.state.status in TERMINAL or not self.state.live:
-            return None
-        return StateReviewed(run=RUN, queue=QUEUE, number=self.state.number)
+            return []
+        return [StateReviewed(run=RUN, queue=QUEUE, number=self.state.number)]
 
     def _fold(self, engine: int, facts: Sequence[Fact]) -> list[Command]:
         """Fold facts into the stored state by compare-and-set, as the conductor does, and return what to do."""
@@ -378,7 +378,8 @@ class World:
     # The server
 
     def timer_fires(self, timer: str) -> None:
-        """Let a timer fire: it is delivered until an engine acknowledges it."""
+        """Let a timer fire: it is delivered until an engine acknowledges it. It may be one that came early before."""
+        self.early.pop(f"early {timer}", None)
         self.fired[f"fired {timer}"] = self.timers.pop(timer)
 
     def timer_nears(self, timer: str) -> None:
