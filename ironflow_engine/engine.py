@@ -138,23 +138,11 @@ class Engine:
         conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
         events = EventIntake(broker, conductor, names, self._functions, waits, children)
         terminator = Terminator(broker, names, store, conductor, make_token)
+        timers = partial(TimerIntake, broker, conductor, names, make_token=make_token)
         self._intakes: tuple[Intake, ...] = (
             events,
             *(JournalIntake(broker, conductor, names, shard) for shard in names.all_shards),
-            *(
-                TimerIntake(
-                    broker,
-                    conductor,
-                    names,
-                    shard,
-                    store,
-                    terminator,
-                    children,
-                    make_token=make_token,
-                    clock=ServerClock(monotonic),
-                )
-                for shard in names.all_shards
-            ),
+            *(timers(shard, store, terminator, children, clock=ServerClock(monotonic)) for shard in names.all_shards),
         )
         self._canary = Canary(broker, names.engine_canary, self.id)
         self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)

@@ -133,20 +133,11 @@ class Worker:
             for stream, queue, slots in _share_slots(settings, names)
         ]
         self._registrar = Registrar(
-            broker,
-            names,
-            self.id,
-            mine,
-            settings.queues,
-            settings.concurrency,
-            lambda: self._cancellations.running,
+            broker, names, self.id, mine, settings.queues, settings.concurrency, lambda: self._cancellations.running
         )
         # A worker may write nowhere but to the journals of its queues.
-        self._canaries = [
-            Canary(broker, shard.journal_canary(queue), self.id)
-            for shard in names.all_shards
-            for queue in settings.queues
-        ]
+        writable = [shard.journal_canary(queue) for shard in names.all_shards for queue in settings.queues]
+        self._canaries = [Canary(broker, subject, self.id) for subject in writable]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
