@@ -8,8 +8,9 @@ from typing import Literal
 import msgspec
 
 from ironflow.codec import encode_record
-from ironflow.names import Names
+from ironflow.names import Names, parse_step_key, step_key
 from ironflow.records import (
+    TERMINAL,
     CompensationStatus,
     Ending,
     ErrorRecord,
@@ -17,11 +18,14 @@ from ironflow.records import (
     FunctionRecord,
     OutcomeRecord,
     OutcomeStatus,
+    RunState,
     StepRecord,
     TaskMode,
+    TimerRecord,
     TryRecord,
     WaitRecord,
 )
+from ironflow_engine import epochs
 from ironflow_engine.facts import Fact, OutcomeRecorded, TryRecorded, WaitRecorded
 
 Kind = Literal["sleep", "retry"]
@@ -158,3 +162,25 @@ def journal_message(subject: str, fact: Fact | None, slept_out: str | None) -> t
         return _NAMES.journal_due(QUEUE, RUN, key, 1), b""
     end = StepRecord(name=key, kind="sleep", token=slept_out or "", slept_out=slept_out is not None)
     return _NAMES.journal_step(QUEUE, RUN, key), encode_record(end)
+
+
+def key_of(prefix: str, name: str, epoch: int, known: dict[str, int], fences: set[int]) -> str:
+    """Return under which key a step is done in an epoch: what was open is begun anew, but for sleeps."""
+    keys = [step_key(name, earlier) for earlier in range(epoch + 1)]
+    newest = [key for key in keys if any(f"{kind}.{key}" in known for kind in (prefix, "wait", "fence"))]
+    return newest[-1] if newest and _counts(prefix, newest[-1], known, fences) else keys[-1]
+
+
+def _counts(prefix: str, key: str, known: dict[str, int], fences: set[int]) -> bool:
+    at = known.get(f"{prefix}.{key}")
+    if at is None:
+        return key.startswith("sleep")
+    closed_at = known.get(f"retry.{parse_step_key(key)[1] + 1}", at)
+    return at not in fences and f"fence.{key}" not in known and (key.startswith("sleep") or at <= closed_at)
+
+
+def is_open(state: RunState | None, timer: TimerRecord) -> bool:
+    """Tell whether a run is still interested in a timer, as those do who take fired timers."""
+    if state is None or state.status in TERMINAL or (state.ending is not None and timer.wait is not None):
+        return False
+    return timer.wait is not None or timer.epoch >= epochs.current(state)

@@ -20,9 +20,9 @@ from typing import Literal, get_args
 from msgspec.structs import replace
 
 from ironflow.broker.protocol import StoredMessage
-from ironflow.names import mark, parse_step_key, step_key
+from ironflow.names import mark, step_key
 from ironflow.records import TERMINAL, CompensationStatus, Ending, OutcomeRecord, OutcomeStatus, RunState, TimerRecord
-from ironflow_engine import epochs, overdue, remembered, sleeps
+from ironflow_engine import overdue, remembered, sleeps
 from ironflow_engine.facts import (
     Command,
     Decision,
@@ -49,7 +49,9 @@ from tests.laws.program import (
     Pass,
     Program,
     QueuedTask,
+    is_open,
     journal_message,
+    key_of,
     outcome_fact,
     wait_fact,
 )
@@ -252,7 +254,7 @@ class World:
             return []
         remembered = self.remembered[engine]
         # What is remembered will do where it says that the run goes on.
-        if not (remembered is not None and _is_open(remembered[0], timer)) and not _is_open(self.state, timer):
+        if not (remembered is not None and is_open(remembered[0], timer)) and not is_open(self.state, timer):
             return self._review()
         if timer.run_timeout_ms:
             self._end_in_any_case(engine, timer.epoch)
@@ -490,7 +492,7 @@ class World:
         status: OutcomeStatus = self.program.ends
         for group in range(len(self.program.groups)):
             # A step of its own before each group: it moves the sequences on and concerns no engine.
-            work = self._key("work", f"{group}", epoch, known)
+            work = key_of("work", f"{group}", epoch, known, self.fences)
             if f"work.{work}" not in known:
                 left.append((f"work.{work}", lambda _: None))
             waiting = self._open(group, epoch, known)
@@ -531,7 +533,7 @@ class World:
     def _fences(self, epoch: int, known: dict[str, int]) -> list[tuple[str, Callable[[int], Fact | None]]]:
         """Return what keeps all that the replay meets and that has no result from ever having one."""
         for group in range(len(self.program.groups)):
-            work = self._key("work", f"{group}", epoch, known)
+            work = key_of("work", f"{group}", epoch, known, self.fences)
             if f"work.{work}" not in known:
                 return [(f"work.{work}", self.fences.add)]
             waiting = self._open(group, epoch, known)
@@ -542,21 +544,8 @@ class World:
 
     def _open(self, group: int, epoch: int, known: dict[str, int]) -> list[tuple[str, str]]:
         """Return the keys of the waits of a group that have no end."""
-        keys = [(self._key("end", name, epoch, known), kind) for name, kind in self.program.steps(group)]
+        keys = [(key_of("end", name, epoch, known, self.fences), kind) for name, kind in self.program.steps(group)]
         return [(key, kind) for key, kind in keys if f"end.{key}" not in known]
-
-    def _key(self, prefix: str, name: str, epoch: int, known: dict[str, int]) -> str:
-        """Return under which key a step is done in an epoch: what was open is begun anew, but for sleeps."""
-        keys = [step_key(name, earlier) for earlier in range(epoch + 1)]
-        newest = [key for key in keys if any(f"{kind}.{key}" in known for kind in (prefix, "wait", "fence"))]
-        return newest[-1] if newest and self._counts(prefix, newest[-1], known) else keys[-1]
-
-    def _counts(self, prefix: str, key: str, known: dict[str, int]) -> bool:
-        at = known.get(f"{prefix}.{key}")
-        if at is None:
-            return key.startswith("sleep")
-        closed_at = known.get(f"retry.{parse_step_key(key)[1] + 1}", at)
-        return at not in self.fences and f"fence.{key}" not in known and (key.startswith("sleep") or at <= closed_at)
 
     def pass_goes_on(self, index: int) -> None:
         """Let a pass record one thing more, or acknowledge its task in the end."""
@@ -575,8 +564,6 @@ class World:
     def pass_dies(self, index: int) -> None:
         """Let the worker of a pass die."""
         del self.passes[index]
-
-    # In the end
 
     def engines_catch_up(self) -> None:
         """Let everything that was sent be taken in, in order and without trouble."""
@@ -611,10 +598,3 @@ class World:
             else:
                 return
         raise AssertionError("L4: it never comes to rest")
-
-
-def _is_open(state: RunState | None, timer: TimerRecord) -> bool:
-    """Tell whether a run is still interested in a timer, as those do who take fired timers."""
-    if state is None or state.status in TERMINAL or (state.ending is not None and timer.wait is not None):
-        return False
-    return timer.wait is not None or timer.epoch >= epochs.current(state)
