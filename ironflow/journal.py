@@ -87,6 +87,24 @@ class Journal:
         msg = f"could not find out whether {subject} is recorded"
         raise Ambiguous(msg)
 
+    async def ensure(self, subject: str, record: msgspec.Struct) -> None:
+        """Record a fact that others may be recording too; which of them is first does not matter.
+
+        Args:
+            subject: the fact's own subject.
+            record: the fact; has a ``token``.
+
+        Raises:
+            BrokerError: nothing is recorded, or after several tries that is still not known.
+
+        """
+        try:
+            await self._commits.publish(Publication(subject=subject, payload=encode_record(record)))
+        except SubjectTaken:
+            return
+        except Ambiguous:
+            await self.append(subject, record)
+
     async def append_all(self, records: Sequence[tuple[str, msgspec.Struct]]) -> list[Appended | BrokerError]:
         """Record facts of several subjects together; return what stands for each, or why that is not known."""
         payloads = [encode_record(record) for _, record in records]

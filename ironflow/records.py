@@ -81,6 +81,7 @@ class Task(Record, frozen=True, kw_only=True):
         journal_sequence: the newest journal record that this pass must see.
         mode: what the pass is for: to go on, or to undo what was done.
         depth: how many runs stand above this one.
+        end: of a wait that the pass goes on behind; the journal may have it a moment later only.
 
     """
 
@@ -95,6 +96,7 @@ class Task(Record, frozen=True, kw_only=True):
     server: str = ""
     check_journal: bool = False
     journal_sequence: int = 0
+    end: WaitEnd | None = None
 
 
 class ErrorRecord(Record, frozen=True, kw_only=True):
@@ -156,6 +158,19 @@ class StepRecord(Record, frozen=True, kw_only=True):
     attempt: int = 1
     duration_ms: int = 0
     slept_out: bool = False
+
+
+class WaitEnd(Record, frozen=True, kw_only=True):
+    """How a wait has ended.
+
+    Attributes:
+        step: its key.
+        record: what its result in the journal is, or will be.
+
+    """
+
+    step: str
+    record: StepRecord
 
 
 class WaitRecord(Record, frozen=True, kw_only=True):
@@ -257,6 +272,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
         compensation: of the outcome that ends a run: how its undos went, where it has any.
         due_ms: of "suspended": about when the first of the open waits and back-offs is over; 0 where none will be.
         only_sleeps: of "suspended": nothing but sleeps is open.
+        told: the pass knew the end of a wait from its task, and has seen to it that the journal has it.
         unasked: of "completed": the recorded steps, by key, that the code did not ask for; the first hundred.
 
     """
@@ -273,6 +289,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
     compensation: CompensationStatus | None = None
     due_ms: int = 0
     only_sleeps: bool = False
+    told: bool = False
     unasked: tuple[str, ...] = ()
 
 
@@ -324,6 +341,8 @@ class RunState(Record, frozen=True, kw_only=True):
         rested_by: a short hash of the token of the newest pass after which the run rested.
         slept_out: of a live run: what passes have recorded of the ends of sleeps that they waited for: the newest
             journal sequence, by a short hash of the token of the pass.
+        told: a short hash of the step that waited, where the task of the newest pass says how that wait has ended;
+            once the run rests, the pass has known it.
         parent: who waits for the run's end.
         depth: how many runs stand above this one.
         has_children: whether the run has ever waited for a child run.
@@ -359,6 +378,7 @@ class RunState(Record, frozen=True, kw_only=True):
     only_sleeps: bool = False
     rested_by: str = ""
     slept_out: dict[str, int] = {}
+    told: str = ""
     parent: ParentLink | None = None
     depth: int = 0
     has_children: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -128,8 +129,13 @@ class Conductor:
         waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
         to_send = [each for each in commands if isinstance(each, SendCommand)]
         held_up = self._seconds() - began > HELD_UP_SECONDS
-        await self._send([once_more(each) for each in to_send] if held_up else to_send, failures)
-        following = await self._keep([each for each in commands if isinstance(each, WaitCommand)], failures)
+        sending = self._send([once_more(each) for each in to_send] if held_up else to_send, failures)
+        about_waits = [each for each in commands if isinstance(each, WaitCommand)]
+        following: list[Fact] = []
+        if about_waits:
+            following, _ = await asyncio.gather(self._keep(about_waits, failures), sending)
+        else:
+            await sending
         about_children = [each for each in commands if isinstance(each, ChildCommand)]
         return following + await self._keep_children(about_children, failures, causes)
 

@@ -187,6 +187,7 @@ class Dispatcher:
             server=self._broker.server.id,
             check_journal=command.again,
             journal_sequence=state.woken_by,
+            end=command.end,
         )
         return Publication(
             subject=self._names.task(state.queue, state.id, state.number),

@@ -14,12 +14,13 @@ from msgspec.structs import replace
 
 from ironflow.codec import encode_raw
 from ironflow.names import mark
-from ironflow.records import TERMINAL, RunState, StepRecord, WaitEntry
+from ironflow.records import TERMINAL, RunState, StepRecord, WaitEnd, WaitEntry
 from ironflow_engine import epochs
 from ironflow_engine.facts import (
     AppendStep,
     Command,
     Decision,
+    Dispatch,
     EventArrived,
     ForgetWait,
     ForgetWaits,
@@ -34,6 +35,9 @@ TIMED_OUT = "timeout"
 """It is shorter than every hash of an event's id, as is what follows."""
 CLOSED = "closed"
 """The branch that waited was cancelled."""
+
+MOST_TOLD_BYTES = 16 * 1024
+"""Of an event's data that goes into a task: larger ones are not stored twice, and may not fit a journal record."""
 
 
 def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
@@ -67,7 +71,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     step, event = mark(entry.step), mark(fact.event.id)
     ended_by = state.event_waits.get(step, OPEN)
     if ended_by == event:
-        return Decision(state, (_event_end(fact),))
+        return Decision(state, _tell_again(state, fact))
     if ended_by in (TIMED_OUT, CLOSED):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
     if ended_by != OPEN or not _counts(state, fact):
@@ -75,7 +79,8 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     if event in state.event_waits.values():
         # Another wait was quicker to take it. Behind it may stand one that is left for this wait.
         return Decision(state, (_registration(state, entry),) if fact.looked_back else ())
-    return Decision(_with(state, step, event), (_event_end(fact),))
+    taken = _with(state, step, event)
+    return _tell(taken, fact) if _may_be_told(state, fact) else Decision(taken, (_event_end(fact),))
 
 
 def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
@@ -143,6 +148,40 @@ def _with(state: RunState, step: str, ended_by: str) -> RunState:
     return replace(state, event_waits={**state.event_waits, step: ended_by})
 
 
+def _may_be_told(state: RunState, fact: EventArrived) -> bool:
+    """Tell whether a run's next pass may begin before the journal has the end of the wait: its task says it.
+
+    The state has decided it by then, and whoever executes the pass sees to it that the journal has it, too.
+    """
+    return not state.live and len(fact.event.data) <= MOST_TOLD_BYTES
+
+
+def _tell(state: RunState, fact: EventArrived) -> Decision:
+    """Return what becomes of a run that rests when one of its waits ends: the pass that goes on behind it."""
+    following = replace(
+        state,
+        status="queued",
+        number=state.number + 1,
+        live=True,
+        dispatched_for=0,
+        due_ms=0,
+        only_sleeps=False,
+        told=mark(fact.entry.step),
+    )
+    end = _event_end(fact, wakes=False)
+    task = Dispatch(state=following, end=WaitEnd(step=end.step, record=end.record))
+    return Decision(following, (task, end))
+
+
+def _tell_again(state: RunState, fact: EventArrived) -> tuple[Command, ...]:
+    """Return what is left to do about a wait that an event has ended."""
+    is_told = state.told == mark(fact.entry.step)
+    end = _event_end(fact, wakes=not is_told)
+    if not (is_told and state.live):
+        return (end,)
+    return (Dispatch(state=state, end=WaitEnd(step=end.step, record=end.record), again=True), end)
+
+
 def _counts(state: RunState, fact: EventArrived) -> bool:
     """Tell whether an event came after the run's own trigger, and is not that one, stored once more."""
     return fact.sequence > state.event_sequence and fact.event.id != state.event_id
@@ -158,7 +197,7 @@ def _registration(state: RunState, entry: WaitEntry) -> RegisterWait:
     )
 
 
-def _event_end(fact: EventArrived) -> AppendStep:
+def _event_end(fact: EventArrived, *, wakes: bool = True) -> AppendStep:
     entry = fact.entry
     record = StepRecord(
         name=entry.wait.name,
@@ -168,4 +207,4 @@ def _event_end(fact: EventArrived) -> AppendStep:
         output=encode_raw(fact.event),
         duration_ms=max(0, fact.time_ms - entry.time_ms),
     )
-    return AppendStep(run=fact.run, queue=fact.queue, step=entry.step, wait=entry.wait, record=record)
+    return AppendStep(run=fact.run, queue=fact.queue, step=entry.step, wait=entry.wait, record=record, wakes=wakes)

@@ -17,6 +17,7 @@ from ironflow.records import (
     StepRecord,
     TimerRecord,
     TryRecord,
+    WaitEnd,
     WaitEntry,
     WaitRecord,
 )
@@ -198,12 +199,14 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         event: the triggering event; only in pass 0.
+        end: of the wait that the pass goes on behind, which the journal may not have yet.
         again: it may have been published before.
 
     """
 
     state: RunState
     event: EventRecord | None = None
+    end: WaitEnd | None = None
     again: bool = False
 
 

@@ -206,7 +206,8 @@ def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     state = replace(state, woken_by=max(state.woken_by, sleeps.unknown_to(state, fact.record.token)), slept_out={})
-    if state.woken_by > fact.record.seen:
+    # A pass that was not told the end of the wait that it was there for may not have found it in the journal either.
+    if state.woken_by > fact.record.seen or (state.told and not fact.record.told):
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
     resting = replace(
@@ -240,7 +241,7 @@ def _sleep_out(state: RunState, fact: SleptOut) -> Decision:
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
     status = unwinding.status_while(state, "queued")
-    awake = replace(state, status=status, due_ms=0, only_sleeps=False)
+    awake = replace(state, status=status, due_ms=0, only_sleeps=False, told="")
     following = replace(awake, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 

@@ -41,6 +41,7 @@ def near_end(state: RunState, fact: SleepNearsEnd) -> Decision:
         live=True,
         dispatched_for=fact.sequence,
         woken_by=max(state.woken_by, fact.sequence),
+        told="",
     )
     return Decision(following, (Dispatch(state=following),))
 

@@ -27,6 +27,7 @@ def begin(state: RunState, fact: OutcomeRecorded) -> Decision:
         live=True,
         due_ms=0,
         dispatched_for=fact.sequence,
+        told="",
         # The pass must see that outcome: it says how the run ends.
         woken_by=max(state.woken_by, fact.sequence),
     )

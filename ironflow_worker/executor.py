@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from logging import INFO, WARNING
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
@@ -216,12 +218,27 @@ class Executor:
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
             replay = Replay(function, task, event, memo, tools, Naps(self._clock, slot))
             running.replays(replay)
-            outcome = await self._record(queue, task, event, replay, await replay.run(), tools)
+            outcome = await self._record(queue, task, event, replay, await self._run(task, replay, tools), tools)
         running.succeeded = True
         delivery.ack()
         if outcome.status == "suspended":
             self._recent.keep(task, server, memo)
         self._metrics.pass_ended(function.id, outcome.status)
+
+    async def _run(self, task: Task, replay: Replay, tools: PassTools) -> OutcomeRecord:
+        """Replay; where the task says how a wait has ended, the journal has that too when this returns."""
+        end = task.end
+        if end is None:
+            return await replay.run()
+        subject = self._names.journal_step(tools.queue, task.run, end.step)
+        recording = asyncio.ensure_future(self._journal.ensure(subject, replace(end.record, token=tools.token)))
+        recording.add_done_callback(_look_at)
+        try:
+            outcome = await replay.run()
+            await recording
+        finally:
+            recording.cancel()
+        return outcome
 
     async def _record(
         self, queue: str, task: Task, event: EventRecord, replay: Replay, outcome: OutcomeRecord, tools: PassTools
@@ -268,6 +285,8 @@ class Executor:
             self._names.shard_of(task.run).journal, subject_filter, memo.seen, one_each=True
         ):
             memo.read(page)
+        if task.end is not None:
+            memo.wait_ended(task.end)
         return memo
 
     def _is_surely_first(self, task: Task, delivery: Delivery) -> bool:
@@ -318,6 +337,12 @@ class Executor:
 
     def _outcome_subject(self, queue: str, task: Task) -> str:
         return self._names.journal_outcome(queue, task.run, task.number)
+
+
+def _look_at(recording: asyncio.Future[None]) -> None:
+    """Look at how it went: asyncio complains about what nobody has seen, and the pass may have failed before."""
+    if not recording.cancelled():
+        recording.exception()
 
 
 def _nothing_can_be_recorded(task: Task, delivery: Delivery, server: str) -> bool:

@@ -20,7 +20,7 @@ from ironflow.names import (
     step_key,
     step_token,
 )
-from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitRecord
+from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitEnd, WaitRecord
 
 _RECORD_BYTES = 700
 """About what a record takes beside what was stored of it."""
@@ -308,6 +308,11 @@ class Memo:
     def slept_ms(self, key: str) -> int:
         """Return how long a sleep is meant to last, from when it was recorded."""
         return self._due_ms[key] - self._waiting_since_ms[key]
+
+    def wait_ended(self, end: WaitEnd) -> None:
+        """Take in the end of a wait that the journal may not have yet."""
+        if end.step not in self._steps:
+            self._read_step(end.step, end.record, self.seen + 1)
 
     def sleep_ended(self, key: str, record: StepRecord, sequence: int) -> None:
         """Take in the end of a sleep that the pass itself has recorded."""

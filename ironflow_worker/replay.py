@@ -290,7 +290,12 @@ class Replay:
 
     def _outcome(self, status: Any, **details: Any) -> OutcomeRecord:
         return OutcomeRecord(
-            number=self._task.number, status=status, token=self._tools.token, seen=self._memo.seen, **details
+            number=self._task.number,
+            status=status,
+            token=self._tools.token,
+            seen=self._memo.seen,
+            told=self._task.end is not None,
+            **details,
         )
 
 

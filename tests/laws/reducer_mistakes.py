@@ -21,10 +21,14 @@ IN_THE_REDUCER: dict[str, Mistake] = {
     ),
     "what woke the run during its pass is not looked at": (
         reducer,
-        "if state.woken_by > fact.record.seen:",
-        "if False:",
+        "if state.woken_by > fact.record.seen or",
+        "if False or",
     ),
-    "every suspended pass is followed by another": (reducer, "if state.woken_by > fact.record.seen:", "if True:"),
+    "every suspended pass is followed by another": (
+        reducer,
+        "if state.woken_by > fact.record.seen or",
+        "if True or",
+    ),
     "what a pass has seen wakes the run once more": (
         reducer,
         "live=False, woken_by=max(state.woken_by, fact.record.seen))",
