@@ -104,7 +104,7 @@ def engine(names: Names) -> Role:
             names.worker_census,
             names.every_worker_ping,
         ),
-        hears=(names.every_claim, names.every_cancel),
+        hears=(names.every_event, names.every_claim, names.every_cancel),
         answers=(names.api(">"),),
     )
 

@@ -46,6 +46,7 @@ from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.event_retention import EventRetention
+from ironflow_engine.foresight import Foresight
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.gauges import Gauges
 from ironflow_engine.history import ARCHIVE_DUTY_SECONDS, Archive, History, NoHistory
@@ -136,7 +137,8 @@ class Engine:
         children = ChildKeeper(broker, names, store, end_run, make_token)
         keeper = WaitKeeper(broker, names, waits, make_token)
         conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
-        events = EventIntake(broker, conductor, names, self._functions, waits, children)
+        self._foresight = Foresight(broker, names, self._functions, monotonic)
+        events = EventIntake(broker, conductor, names, self._functions, waits, children, self._foresight)
         terminator = Terminator(broker, names, store, conductor, make_token)
         timers = partial(TimerIntake, broker, conductor, names, make_token=make_token)
         self._intakes: tuple[Intake, ...] = (
@@ -214,6 +216,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self._foresight.stop()
         await self._takeover.stop()
         if self._hears_of_ends is not None:
             await self._hears_of_ends.stop()

@@ -15,10 +15,13 @@ from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, run_id
 from ironflow.records import ErrorRecord, EventRecord, WaitEntry
 from ironflow_engine.child_keeper import ChildKeeper
+from ironflow_engine.children import claims_parent
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import EventArrived, Fact, RunStarted
+from ironflow_engine.foresight import Foresight
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
+from ironflow_engine.matcher import Matcher
 from ironflow_engine.wait_store import WaitStore
 
 _log = structlog.get_logger("ironflow.engine")
@@ -30,6 +33,9 @@ _TASK_BYTES = 2_048
 class EventIntake(Intake):
     """Takes events from EVENTS.
 
+    What a lone event does for sure is done at once: it starts runs, and ends the waits that this engine knows. Only
+    then the server is asked for other waits.
+
     Args:
         broker: the connection.
         conductor: applies the facts.
@@ -37,6 +43,7 @@ class EventIntake(Intake):
         functions: the registered functions.
         waits: the open waits.
         children: knows which runs were called for by others.
+        foresight: knows the functions ahead of lone events.
 
     """
 
@@ -48,12 +55,16 @@ class EventIntake(Intake):
         functions: FunctionStore,
         waits: WaitStore,
         children: ChildKeeper,
+        foresight: Foresight,
     ) -> None:
         super().__init__(broker, conductor, stream=names.events, consumer=ENGINE_CONSUMER)
         self._names = names
         self._functions = functions
         self._waits = waits
         self._children = children
+        self._foresight = foresight
+        self._more: dict[str, EventRecord] = {}
+        """Lone events of which the server has still to be asked who waits for them, by lease."""
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Match each event with the functions and the waits as they are now."""
@@ -64,18 +75,54 @@ class EventIntake(Intake):
                 events.append((delivery, decode_record(EventRecord, delivery.payload)))
             except SerializationError as error:
                 facts.append((delivery, [self._refuse_unreadable(delivery, error)]))
+        if len(batch) > 1:
+            self._foresight.pause()
+        elif not self.is_applying and events and not claims_parent(events[0][1]):
+            self._foresight.begin()
+            return [await self._what_is_sure(*events[0])]
         records = [event for _, event in events]
         # Each costs a question to the server at least, and none depends on another.
         matcher, waiting, believable = await asyncio.gather(
             self._functions.current(), self._waits.matching(records), self._children.are_believable(records)
         )
         for (delivery, event), entries, is_believable in zip(events, waiting, believable, strict=True):
-            starts = matcher.starts(event, delivery.sequence, delivery.time_ms) if is_believable else []
+            starts = self._starts(matcher, delivery, event) if is_believable else []
             if not is_believable:
                 _log.warning("event ignored: no run has called for it that it names", event=event.id)
             arrivals = [_arrival(delivery, event, entry) for entry in entries]
-            facts.append((delivery, [*self._refuse_what_fits_no_task(starts, delivery), *arrivals]))
+            facts.append((delivery, [*starts, *arrivals]))
         return facts
+
+    async def _what_is_sure(self, delivery: Delivery, event: EventRecord) -> tuple[Delivery, list[Fact]]:
+        matcher = await self._foresight.functions_for(delivery, event)
+        self._more[delivery.lease] = event
+        starts = self._starts(matcher, delivery, event)
+        return delivery, [*starts, *(_arrival(delivery, event, entry) for entry in self._waits.remembered(event))]
+
+    def has_more(self, batch: Sequence[Delivery]) -> bool:
+        """Tell whether the server has still to be asked who waits for an event."""
+        return any(delivery.lease in self._more for delivery in batch)
+
+    async def more_facts(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> list[tuple[Delivery, list[Fact]]]:
+        """Return the arrivals at waits that this engine did not know."""
+        return [(delivery, await self._other_arrivals(delivery, found)) for delivery, found in facts]
+
+    async def _other_arrivals(self, delivery: Delivery, found: Sequence[Fact]) -> list[Fact]:
+        event = self._more.pop(delivery.lease, None)
+        if event is None:
+            return []
+        known = {(fact.run, fact.entry.step) for fact in found if isinstance(fact, EventArrived)}
+        (entries,) = await self._waits.matching([event])
+        return [_arrival(delivery, event, entry) for entry in entries if (entry.run, entry.step) not in known]
+
+    def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
+        """Have events delivered again."""
+        for delivery in deliveries:
+            self._more.pop(delivery.lease, None)
+        super().hand_back(delay_seconds, *deliveries)
+
+    def _starts(self, matcher: Matcher, delivery: Delivery, event: EventRecord) -> list[RunStarted]:
+        return self._refuse_what_fits_no_task(matcher.starts(event, delivery.sequence, delivery.time_ms), delivery)
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         """End the child runs that were started after all who waited for them had gone."""

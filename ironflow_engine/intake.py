@@ -48,8 +48,8 @@ class Intake(ABC):
         self._consumer = consumer
         self._prefetch = prefetch
         self._in_hand: dict[str, Delivery] = {}
-        self._applying: dict[asyncio.Task[None], set[str]] = {}
-        """The batches that are being applied, each with the runs that it is about."""
+        self._applying: dict[asyncio.Task[None], set[str] | None] = {}
+        """The batches that are being applied, each with the runs that it is about; None where that may be any run."""
         self._renewal: asyncio.TimerHandle | None = None
         self.progress = asyncio.Event()
         """Set after each batch; whoever waits for progress clears it first."""
@@ -59,6 +59,11 @@ class Intake(ABC):
     def is_pulling(self) -> bool:
         """Whether the server knows that this engine takes messages."""
         return self._puller is not None and self._puller.is_served
+
+    @property
+    def is_applying(self) -> bool:
+        """Whether a batch is being applied."""
+        return bool(self._applying)
 
     async def run(self) -> None:
         """Take batches until cancelled; what is cancelled half-way is delivered again.
@@ -82,8 +87,9 @@ class Intake(ABC):
         facts = await self._read(batch)
         runs = {fact.run for _, found in facts for fact in found}
         await self._may_apply(runs)
+        has_more = self.has_more(batch)
         task = asyncio.create_task(self._finish(batch, facts))
-        self._applying[task] = runs
+        self._applying[task] = None if has_more else runs
         task.add_done_callback(self._applying.pop)
 
     async def _read(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
@@ -110,7 +116,9 @@ class Intake(ABC):
 
     async def _may_apply(self, runs: set[str]) -> None:
         """Wait until few enough batches are being applied, and none about one of these runs: facts have an order."""
-        while len(self._applying) >= _AT_ONCE or not all(map(runs.isdisjoint, self._applying.values())):
+        while len(self._applying) >= _AT_ONCE or any(
+            others is None or not runs.isdisjoint(others) for others in self._applying.values()
+        ):
             await asyncio.wait(self._applying, return_when=asyncio.FIRST_COMPLETED)
 
     async def _finish(self, batch: Sequence[Delivery], facts: list[tuple[Delivery, list[Fact]]]) -> None:
@@ -143,18 +151,33 @@ class Intake(ABC):
         _log.exception("batch not processed, its messages come again", stream=self.stream, messages=len(batch))
 
     async def _apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> None:
-        applied = [fact for _, found in facts for fact in found]
-        failures = await self._conductor.apply(applied) if applied else {}
-        failures |= await self.conclude([fact for fact in applied if fact.run not in failures])
-        for delivery, found in facts:
-            if any(fact.run in failures for fact in found):
+        failures = await self._apply_all(facts)
+        more = await self.more_facts(facts)
+        failures |= await self._apply_all(more)
+        for (delivery, found), (_, others) in zip(facts, more, strict=True):
+            if any(fact.run in failures for fact in (*found, *others)):
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
             else:
                 self.let_go(delivery)
 
+    async def _apply_all(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> dict[str, BrokerError]:
+        applied = [fact for _, found in facts for fact in found]
+        if not applied:
+            return {}
+        failures = await self._conductor.apply(applied)
+        return failures | await self.conclude([fact for fact in applied if fact.run not in failures])
+
     @abstractmethod
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Return what each delivery means; one that means nothing has no facts and is acknowledged."""
+
+    def has_more(self, batch: Sequence[Delivery]) -> bool:  # noqa: ARG002 - most have not
+        """Tell whether some deliveries of a batch mean more than was found at once, and perhaps about any run."""
+        return False
+
+    async def more_facts(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> list[tuple[Delivery, list[Fact]]]:
+        """Return what else each delivery means, once *facts* are applied."""
+        return [(delivery, []) for delivery, _ in facts]
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:  # noqa: ARG002 - most do nothing
         """Do what remains once facts are applied; return the runs for which it could not be done, and why."""

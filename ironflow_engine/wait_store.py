@@ -19,6 +19,7 @@ from ironflow.errors import SerializationError
 from ironflow.matching import canonical_at, read_data
 from ironflow.names import Names, bucket_stream, parse_journal, parse_step_key
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
+from ironflow_engine.recent_waits import RecentWaits
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -40,6 +41,7 @@ class WaitStore:
         self._broker = broker
         self._names = names
         self._stream = bucket_stream(names.waits_bucket)
+        self._recent = RecentWaits()
         self._paths: dict[str, set[str | None]] = {}
         self._looked_at = 0
         self._read_up_to = 0
@@ -62,11 +64,18 @@ class WaitStore:
         self._keep_up(new, stored)
         answers = [None if isinstance(answer, (Stored, WrongRevision)) else answer for answer in stored]
         failed = {path: answer for path, answer in zip(new, answers, strict=False) if answer is not None}
+        for entry, answer in zip(entries, answers[len(marks) :], strict=True):
+            if answer is None:
+                self._recent.keep(self._place(entry.wait), entry)
         # A wait at a path that is not marked would be found by none.
         return [
             failed.get((entry.wait.event, entry.wait.path)) or answer
             for entry, answer in zip(entries, answers[len(marks) :], strict=True)
         ]
+
+    def remembered(self, event: EventRecord) -> list[WaitEntry]:
+        """Return waits that an event matches, as far as this engine knows them; they may be over by now."""
+        return self._recent.at(self._filters(event, self._paths.get(event.name, set())))
 
     async def matching(self, events: Sequence[EventRecord]) -> list[list[WaitEntry]]:
         """Return the waits that each event matches, in the order in which they were recorded.
@@ -88,6 +97,8 @@ class WaitStore:
 
     async def forget(self, waits: Mapping[tuple[str, str], WaitRecord]) -> dict[str, BrokerError]:
         """Have no event find these waits, by run and step, any more; return the runs of those that stay, and why."""
+        for run, step in waits:
+            self._recent.drop(run, step)
         purges = (self._purge(self._key(run, step, wait)) for (run, step), wait in waits.items())
         outcomes = zip(waits, await asyncio.gather(*purges), strict=True)
         return {run: failure for (run, _), failure in outcomes if failure is not None}
@@ -125,6 +136,9 @@ class WaitStore:
 
     def _key(self, run: str, step: str, wait: WaitRecord) -> str:
         return self._names.wait_key(wait.event, wait.path, wait.value, run, step)
+
+    def _place(self, wait: WaitRecord) -> str:
+        return self._names.waits_for(wait.event, wait.path, wait.value)
 
     def _wanted(self, events: Sequence[EventRecord], paths: Mapping[str, set[str | None]]) -> list[list[str]]:
         return [self._filters(event, paths.get(event.name, set())) for event in events]
