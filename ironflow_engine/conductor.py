@@ -133,7 +133,7 @@ class Conductor:
         about_waits = [each for each in commands if isinstance(each, WaitCommand)]
         following: list[Fact] = []
         if about_waits:
-            following, _ = await asyncio.gather(self._keep(about_waits, failures), sending)
+            _, following = await asyncio.gather(sending, self._keep(about_waits, failures))
         else:
             await sending
         about_children = [each for each in commands if isinstance(each, ChildCommand)]

@@ -35,7 +35,7 @@ class _Id(msgspec.Struct):
 class _Asked(msgspec.Struct):
     event: str
     at: float
-    matcher: asyncio.Task[Matcher]
+    matcher: asyncio.Future[Matcher | None]
 
 
 class Foresight:
@@ -79,8 +79,6 @@ class Foresight:
         self.pause()
         if self._change is not None:
             await asyncio.wait([self._change])
-        if self._asked is not None:
-            self._asked.matcher.cancel()
 
     async def functions_for(self, delivery: Delivery, event: EventRecord) -> Matcher:
         """Return a matcher over the functions as they were when an event was published, or later.
@@ -93,10 +91,7 @@ class Foresight:
         if asked is None or asked.event != event.id or delivery.delivered > 1 or not self._is_fresh(asked):
             return await self._functions.current()
         self._asked = None
-        try:
-            return await asked.matcher
-        except BrokerError:
-            return await self._functions.current()
+        return await asked.matcher or await self._functions.current()
 
     def _is_fresh(self, asked: _Asked) -> bool:
         return self._seconds() - asked.at < _FRESH_SECONDS
@@ -127,12 +122,11 @@ class Foresight:
             event = msgspec.json.decode(request.payload, type=_Id).id
         except msgspec.MsgspecError:
             return  # whoever takes it from the stream says so
-        matcher = asyncio.ensure_future(self._functions.current())
-        matcher.add_done_callback(_look_at)
-        self._asked = _Asked(event, self._seconds(), matcher)
-
-
-def _look_at(asked: asyncio.Task[Matcher]) -> None:
-    """Look at how it went: asyncio complains about what nobody has seen, and the event may not come."""
-    if not asked.cancelled():
-        asked.exception()
+        asked = self._asked = _Asked(event, self._seconds(), asyncio.get_running_loop().create_future())
+        matcher: Matcher | None = None
+        try:
+            matcher = await self._functions.current()
+        except BrokerError as error:
+            _log.debug("functions not known ahead of an event", reason=str(error))
+        finally:
+            asked.matcher.set_result(matcher)

@@ -405,7 +405,14 @@ class Broker(Protocol):
         ...
 
     async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:
-        """Call *listener* for each message of a subject; in a *group*, one of its members gets each."""
+        """Call *listener* for each message of a subject; in a *group*, one of its members gets each.
+
+        What is published to be stored is heard too, before it is stored, and also where the stream refuses it.
+
+        Raises:
+            Denied: the account's permissions do not allow it.
+
+        """
         ...
 
     async def request(self, subject: str, payload: bytes, timeout_seconds: float) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ironflow.broker.protocol import Listener, Request, Unavailable
+from ironflow.broker.protocol import Listener, Request, SubjectTaken, Unavailable
 from tests.conformance.bench import Arena, now
 from tests.support import eventually, holds_for
 
@@ -43,6 +43,20 @@ async def test_a_notification_reaches_everybody_who_listens(arena: Arena) -> Non
 
     await eventually(all_three_have_heard)
     await holds_for(all_three_have_heard, 0.1)
+
+
+async def test_a_listener_hears_what_is_published_to_be_stored(arena: Arena) -> None:
+    journal = await arena.journal()
+    heard: list[tuple[str, bytes]] = []
+    await arena.broker.listen(journal.subject("a"), note(heard, "listener"))
+    await journal.put("a", b"stored")
+    with pytest.raises(SubjectTaken):
+        await journal.put("a", b"refused")
+
+    def both_were_heard() -> None:
+        assert heard == [("listener", b"stored"), ("listener", b"refused")]
+
+    await eventually(both_were_heard)
 
 
 async def test_a_listener_hears_in_order_one_after_another(arena: Arena) -> None:

@@ -38,6 +38,7 @@ from ironflow.records import (
     Task,
     TimerRecord,
     TryRecord,
+    WaitEnd,
     WaitEntry,
     WaitPath,
     WaitRecord,
@@ -107,6 +108,7 @@ SAMPLES: dict[str, Record] = {
     "timer": TimerRecord(run="r", queue="orders", step="approval", due_ms=1, wait=WAIT),
     "try": TryRecord(name="charge", kind="run", token=WRITER, attempt=1, delay_ms=1000, error=ERROR),
     "wait": WAIT,
+    "wait-end": WaitEnd(step="approval", record=StepRecord(name="approval", kind="wait_for_event", token="")),
     "wait of an invoke": WaitRecord(
         name="pay", kind="invoke", token=WRITER, function="pay", data=msgspec.Raw(b'{"price": 1}')
     ),

@@ -138,6 +138,7 @@ class LocalBroker:
         try:
             if error := server.intercept("before", "publish", publication.subject):
                 return error
+            server.exchange.send(publication.subject, publication.payload)
             stored = server.store(publication)
         except BrokerError as error:
             return error
