@@ -76,6 +76,8 @@ class Dispatcher:
             for index, command in commands.items()
             if isinstance(command, Dispatch) and command.again
         }
+        if not again:
+            return set()
         ended = await asyncio.gather(*map(self._has_ended, again.values()))
         return {index for index, is_over in zip(again, ended, strict=True) if is_over}
 
@@ -98,6 +100,8 @@ class Dispatcher:
             for place, (command, answer) in enumerate(zip(commands, answers, strict=True))
             if isinstance(answer, Stored) and answer.duplicate and isinstance(command, Dispatch)
         }
+        if not doubles:
+            return failures
         found = await asyncio.gather(*(self._replace_if_lost(*double) for double in doubles.values()))
         for place, failure in zip(doubles, found, strict=True):
             failures[place] = failure
@@ -141,6 +145,8 @@ class Dispatcher:
 
     async def _stop(self, commands: Sequence[SendCommand]) -> None:
         stops = [command for command in commands if isinstance(command, StopRun)]
+        if not stops:
+            return
         # The hint goes first: a task that was delivered before it is taken back finds that it came.
         for stop in stops:
             self._broker.notify(self._names.cancelled(stop.run), b"%d" % stop.number)

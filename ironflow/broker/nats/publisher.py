@@ -8,6 +8,7 @@ import enum
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import msgspec
 
@@ -212,6 +213,8 @@ class Publisher:
         messages is, goes out again message by message.
         Those on one subject should not depend on their order: one that has to be sent again is sent later.
         """
+        if len(publications) == 1:
+            return [await self._alone(publications[0])]
         # What goes nowhere for now would be sent again message by message, so it is not tried together.
         smallest = self._costs.next_smallest_batch() if self._pacer.idle else len(publications) + 1
         batches, singles = split(publications, smallest)
@@ -239,6 +242,12 @@ class Publisher:
         answers = await self._singly([publications[place] for place in singles]) if singles else []
         verdicts |= zip(singles, answers, strict=True)
         return [verdicts[place] for place in range(len(publications))]
+
+    async def _alone(self, publication: Publication) -> Stored | BrokerError:
+        try:
+            return await self.publish(publication)
+        except BrokerError as error:
+            return error
 
     def _send_batch(self, publications: Sequence[Publication]) -> asyncio.Future[Answer] | None:
         """Send a batch and return its acknowledgement to come; None where a message is too large for the server."""
@@ -276,6 +285,8 @@ class Publisher:
         for index, verdict in enumerate(verdicts):
             if isinstance(verdict, Again):
                 places.setdefault(stream_of(publications[index].subject), []).append(index)
+        if not places:
+            return cast("list[Stored | BrokerError]", verdicts)
         # A stream without a leader does not hold up the others.
         await asyncio.gather(*(self._persist_at(*each, publications, verdicts, deadline) for each in places.items()))
         closed = "the connection to NATS was closed" if self._requester.closed else None
