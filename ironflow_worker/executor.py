@@ -10,12 +10,12 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge, StoredMessage
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.function import Function
-from ironflow.journal import Journal
+from ironflow.journal import Appended, Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
@@ -222,7 +222,8 @@ class Executor:
         running.succeeded = True
         delivery.ack()
         if outcome.status == "suspended":
-            self._recent.keep(task, server, memo)
+            recorded = None if delivery.delivered > 1 else [_message(*each) for each in tools.recorded]
+            self._recent.keep(task, server, memo, recorded, delivery.time_ms)
         self._metrics.pass_ended(function.id, outcome.status)
 
     async def _run(self, task: Task, replay: Replay, tools: PassTools) -> OutcomeRecord:
@@ -275,36 +276,50 @@ class Executor:
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
         # A pass that waits for a suspect grows older meanwhile. From here to where it begins nothing is awaited, if its
         # journal is not read.
-        if self._is_surely_first(task, delivery) and (
-            not await self._quarantine.opened() or self._is_surely_first(task, delivery)
+        if self._is_surely_known(task, delivery) and (
+            not await self._quarantine.opened() or self._is_surely_known(task, delivery)
         ):
-            return Memo(task.attempt - 1)
+            memo = self._recent.take_whole(task, self._broker.server.id)
+        else:
+            memo = await self._read(queue, task)
+        if task.end is not None:
+            memo.wait_ended(task.end)
+        return memo
+
+    async def _read(self, queue: str, task: Task) -> Memo:
         memo = self._recent.take(task, self._broker.server.id)
         subject_filter = self._names.journal_of_run(queue, task.run)
         async for page in self._broker.read(
             self._names.shard_of(task.run).journal, subject_filter, memo.seen, one_each=True
         ):
             memo.read(page)
-        if task.end is not None:
-            memo.wait_ended(task.end)
         return memo
 
-    def _is_surely_first(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether nothing can be recorded of a task's run by now."""
-        return (
-            _nothing_can_be_recorded(task, delivery, self._broker.server.id)
-            and self._is_too_young_for_others(task)
-            and self._cancellations.surely_none(task.run, task.started_at)
-        )
+    def _is_surely_known(self, task: Task, delivery: Delivery) -> bool:
+        """Tell whether nothing can be recorded of a task's run by now but what this worker knows.
 
-    def _is_too_young_for_others(self, task: Task) -> bool:
-        """Tell whether a run began so lately that nobody else can have been handed its event or its task.
+        That is so in a run's first pass; and where this worker had the pass before, which waited for one event, and
+        the task says that it came.
+        """
+        server = self._broker.server.id
+        if not _nobody_else_had(task, delivery, server):
+            return False
+        if task.number == 0:
+            begun_ms = since_ms = task.started_at
+        elif task.end is not None and (known_ms := self._recent.whole_since(task, server)) is not None:
+            begun_ms, since_ms = delivery.time_ms, known_ms
+        else:
+            return False
+        return self._is_too_young_for_others(begun_ms) and self._cancellations.surely_none(task.run, since_ms)
+
+    def _is_too_young_for_others(self, begun_ms: int) -> bool:
+        """Tell whether a pass began so lately that nobody else can have been handed its event or its task.
 
         An engine that stood still between its writes publishes the task when another has long done so, and a
         worker that stood still finds in its socket what has gone to another. Both take a lease. Half of it
         leaves the other half for the difference between the server's clock and ours.
         """
-        age_ms = self._now_ms() - task.started_at
+        age_ms = self._now_ms() - begun_ms
         return abs(age_ms) < min(self._leases.seconds, ENGINE_ACK_WAIT_SECONDS) * 1000 / 2
 
     def _tools(self, queue: str, task: Task, leases: Collection[str], trace: dict[str, str]) -> PassTools:
@@ -345,10 +360,15 @@ def _look_at(recording: asyncio.Future[None]) -> None:
         recording.exception()
 
 
-def _nothing_can_be_recorded(task: Task, delivery: Delivery, server: str) -> bool:
-    """Tell whether no worker can have written to the journal of the task's run.
+def _nobody_else_had(task: Task, delivery: Delivery, server: str) -> bool:
+    """Tell whether no other worker was handed a task.
 
     "Delivered once" alone proves nothing, since a server that was killed forgets its counts; so the server
     must be the very process that stored the task.
     """
-    return task.number == 0 and delivery.delivered == 1 and not task.check_journal and task.server == server
+    return delivery.delivered == 1 and not task.check_journal and task.server == server
+
+
+def _message(subject: str, appended: Appended) -> StoredMessage:
+    # When it was stored is not known, and not asked for: nothing but its own wait could be due by it.
+    return StoredMessage(subject, appended.payload, appended.sequence, 0)

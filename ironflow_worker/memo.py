@@ -100,6 +100,13 @@ class Memo:
             self.records += 1
             self.size_bytes += len(message.payload) + _RECORD_BYTES
 
+    def read_own(self, messages: Iterable[StoredMessage]) -> None:
+        """Take in what the pass before has recorded itself; what others may have recorded in between is not seen."""
+        for message in messages:
+            self._read_one(message)
+            self.records += 1
+            self.size_bytes += len(message.payload) + _RECORD_BYTES
+
     def _read_one(self, message: StoredMessage) -> None:
         address = parse_journal(message.subject)
         key = address.step
@@ -300,6 +307,11 @@ class Memo:
         return all(wait.kind == "sleep" for wait in self._open().values()) and not any(
             key not in self._steps and self.is_backing_off(key) for key in self._tries
         )
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is open in here."""
+        return not self._open() and not any(key not in self._steps and self.is_backing_off(key) for key in self._tries)
 
     def due_ms(self, key: str) -> int:
         """Return when a recorded wait is over, in server time."""

@@ -50,6 +50,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         clock: says what the server's clock has surely reached.
         trace: the context of the run's trace.
         traced: whether anybody takes its spans.
+        recorded: what the pass has recorded so far, or found recorded in its place.
 
     """
 
@@ -70,6 +71,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 0
     trace: dict[str, str] = {}
     traced: bool = True
+    recorded: list[tuple[str, Appended]] = []
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
@@ -96,6 +98,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
             appended = await self._again(lambda: self.journal.append(subject, record), error)
         if not appended.ours:
             self.metrics.refused_records.inc()
+        self.recorded.append((subject, appended))
         return appended
 
     async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:

@@ -61,7 +61,7 @@ async def test_a_run_takes_its_steps_and_six_more_round_trips(steps: int) -> Non
 
 
 @pytest.mark.usefixtures("_each_request_takes_a_unit")
-async def test_a_run_goes_on_six_round_trips_after_its_event() -> None:
+async def test_a_run_goes_on_four_round_trips_after_its_event() -> None:
     went_on: list[float] = []
 
     @ironflow.function(id="f")
@@ -78,6 +78,5 @@ async def test_a_run_goes_on_six_round_trips_after_its_event() -> None:
             await system.client.publish("go", {"key": number})
             await run.result()
             took = units(went_on[-1] - began)
-    # The event; what functions there are, which a server that syncs is asked meanwhile; the state; the task. The
-    # journal (two).
-    assert took == 6
+    # The event; what functions there are, which a server that syncs is asked meanwhile; the state; the task.
+    assert took == 4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import encode_record
-from ironflow.records import StepRecord, Task
+from ironflow.records import ErrorRecord, OutcomeRecord, StepKind, StepRecord, Task, TryRecord, WaitRecord
 from ironflow_worker.memo import Memo
 from ironflow_worker.recent_memos import FEWEST_RECORDS, RecentMemos
 
@@ -36,6 +37,64 @@ def test_a_short_journal_is_read_anew() -> None:
     recent = RecentMemos()
     recent.keep(TASK, SERVER, memo(FEWEST_RECORDS - 1))
     assert recent.take(TASK, SERVER).records == 0
+
+
+def a_pass(*kinds: str, kind: StepKind = "wait_for_event") -> list[StoredMessage]:
+    """Return what a pass has recorded, by the kinds of that."""
+    records = {
+        "step": StepRecord(name="s", kind="run", token="t"),
+        "wait": WaitRecord(name="w", kind=kind, token="t", event="x"),
+        "try": TryRecord(
+            name="s", kind="run", token="t", attempt=1, delay_ms=5, error=ErrorRecord(type="E", message="")
+        ),
+        "outcome": OutcomeRecord(number=1, status="suspended", token="t"),
+    }
+    rests = {"step": "s", "wait": "w", "try": "s.1", "outcome": "1"}
+    return [
+        StoredMessage(f"ironflow.journal.q.r1.{each}.{rests[each]}", encode_record(records[each]), number, 0)
+        for number, each in enumerate(kinds, 10)
+    ]
+
+
+NEXT = msgspec.structs.replace(TASK, number=2)
+
+
+def test_all_is_known_of_a_short_run_that_waits_for_one_event() -> None:
+    recent = RecentMemos()
+    recent.keep(TASK, SERVER, Memo(), a_pass("step", "wait", "outcome"), since_ms=7)
+    assert recent.whole_since(NEXT, SERVER) == 7
+    known = recent.take_whole(NEXT, SERVER)
+    assert known.step("s") is not None
+    assert known.wait("w") is not None
+    assert known.last_pass == 1
+    # What others have recorded in between is not seen.
+    assert known.seen == 0
+    assert recent.whole_since(NEXT, SERVER) is None
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [a_pass("wait", "try"), a_pass("wait", "wait"), a_pass("step"), a_pass("wait", kind="sleep"), None],
+    ids=["something is to be tried again", "it waits twice", "it waits for nothing", "it sleeps", "others had a part"],
+)
+def test_not_all_is_known_of_other_runs(recorded: list[StoredMessage] | None) -> None:
+    recent = RecentMemos()
+    recent.keep(TASK, SERVER, Memo(), recorded)
+    assert recent.whole_since(NEXT, SERVER) is None
+
+
+def test_not_all_is_known_of_a_run_in_which_something_was_open_before() -> None:
+    recent, earlier = RecentMemos(), Memo()
+    earlier.read_own(a_pass("wait", kind="sleep"))
+    recent.keep(TASK, SERVER, earlier, a_pass("wait"))
+    assert recent.whole_since(NEXT, SERVER) is None
+
+
+def test_what_one_pass_knew_is_not_all_that_the_next_but_one_must_know() -> None:
+    recent = RecentMemos()
+    recent.keep(TASK, SERVER, Memo(), a_pass("wait"))
+    assert recent.whole_since(msgspec.structs.replace(TASK, number=3), SERVER) is None
+    assert recent.whole_since(TASK, SERVER) is None
 
 
 def test_nothing_is_known_of_a_run_that_began_again_or_was_retried_nor_on_another_server() -> None:
