@@ -16,6 +16,7 @@ import pytest
 
 from ironflow.client import Client
 from ironflow.names import Names, bucket_stream
+from ironflow.permissions import engine
 from tests.integration.test_archive import rows
 from tests.support import eventually, fresh_namespace
 from tests.support.apps.sagas import Plan
@@ -54,6 +55,19 @@ async def test_children_branches_and_undos_work_under_the_accounts(secured: Secu
         error = (await hurried.wait("20s")).error
         assert error is not None
         assert error.type == "RunTimeoutError"
+
+
+async def test_an_engine_works_under_accounts_that_do_not_let_it_listen_to_events(tmp_path: Path) -> None:
+    names = Names(fresh_namespace())
+    of_today = engine(names)
+    older = msgspec.structs.replace(of_today, hears=tuple(each for each in of_today.hears if each != names.every_event))
+    with Secured(names, tmp_path, changed=[older]).running() as secured:
+        secured.engine()
+        secured.worker("orders", "flows.py")
+        async with at_work(secured, "ten-steps") as client:
+            for _ in range(3):
+                assert await (await client.start("ten-steps")).result("20s") == 55
+        assert "functions are asked for once events are stored" in secured.logs()
 
 
 async def test_processes_are_ready_and_measured_under_the_accounts(secured: Secured) -> None:
