@@ -37,6 +37,11 @@ FLOWS: dict[str, Program] = {
     "wait": (Work("a"), Wait("asked"), Work("b")),
     "wait that times out": (Work("a"), Wait("unanswered", answered=False, timeout_milliseconds=20_000), Work("b")),
     "wait that is answered at once": (Publish("tell", answers="told"), Wait("told", by_harness=False), Work("b")),
+    "waits, then undoes": (
+        Wait("asked"),
+        Wait("asked again"),
+        Saga("trip", (Work("a"), Work("b", fatal=True)), undo_failures=1),
+    ),
     "parallel": (
         Parallel("all", ((Work("a"),), (Sleep("nap", 5_000), Work("b")), (Work("c", failures=1),))),
         Work("d"),
