@@ -97,23 +97,26 @@ class EventIntake(Intake):
         matcher = await self._foresight.functions_for(delivery, event)
         self._more[delivery.lease] = event
         starts = self._starts(matcher, delivery, event)
-        return delivery, [*starts, *(_arrival(delivery, event, entry) for entry in self._waits.remembered(event))]
+        known = self._waits.remembered(event)
+        return delivery, [*starts, *(_arrival(delivery, event, entry, hasty=True) for entry in known)]
 
     def has_more(self, batch: Sequence[Delivery]) -> bool:
         """Tell whether the server has still to be asked who waits for an event."""
         return any(delivery.lease in self._more for delivery in batch)
 
     async def more_facts(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> list[tuple[Delivery, list[Fact]]]:
-        """Return the arrivals at waits that this engine did not know."""
+        """Return the arrivals at waits that this engine did not know, or could not be sure of."""
         return [(delivery, await self._other_arrivals(delivery, found)) for delivery, found in facts]
 
     async def _other_arrivals(self, delivery: Delivery, found: Sequence[Fact]) -> list[Fact]:
         event = self._more.pop(delivery.lease, None)
         if event is None:
             return []
-        known = {(fact.run, fact.entry.step) for fact in found if isinstance(fact, EventArrived)}
+        tried = {(fact.run, fact.entry.step) for fact in found if isinstance(fact, EventArrived)}
+        # What had an effect is over.
+        over = {wait for wait in tried if not self._waits.is_remembered(*wait)}
         (entries,) = await self._waits.matching([event])
-        return [_arrival(delivery, event, entry) for entry in entries if (entry.run, entry.step) not in known]
+        return [_arrival(delivery, event, entry) for entry in entries if (entry.run, entry.step) not in over]
 
     def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
         """Have events delivered again."""
@@ -154,7 +157,7 @@ class EventIntake(Intake):
         return [msgspec.structs.replace(start, refusal=refusal) for start in starts]
 
 
-def _arrival(delivery: Delivery, event: EventRecord, entry: WaitEntry) -> EventArrived:
+def _arrival(delivery: Delivery, event: EventRecord, entry: WaitEntry, *, hasty: bool = False) -> EventArrived:
     return EventArrived(
         run=entry.run,
         queue=entry.queue,
@@ -162,4 +165,5 @@ def _arrival(delivery: Delivery, event: EventRecord, entry: WaitEntry) -> EventA
         event=event,
         sequence=delivery.sequence,
         time_ms=delivery.time_ms,
+        hasty=hasty,
     )

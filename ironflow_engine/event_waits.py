@@ -74,7 +74,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
         return Decision(state, _tell_again(state, fact))
     if ended_by in (TIMED_OUT, CLOSED):
         return Decision(state, (ForgetWait(run=fact.run, step=entry.step, wait=entry.wait),))
-    if ended_by != OPEN or not _counts(state, fact):
+    if ended_by != OPEN or not _counts(state, fact) or (fact.hasty and _others_are_open(state, step)):
         return Decision(state)
     if event in state.event_waits.values():
         # Another wait was quicker to take it. Behind it may stand one that is left for this wait.
@@ -146,6 +146,11 @@ def taken(state: RunState, ended: frozenset[str]) -> dict[str, str]:
 
 def _with(state: RunState, step: str, ended_by: str) -> RunState:
     return replace(state, event_waits={**state.event_waits, step: ended_by})
+
+
+def _others_are_open(state: RunState, step: str) -> bool:
+    """Tell whether a run waits for other events too: one may be for a wait that was recorded before."""
+    return any(end == OPEN for other, end in state.event_waits.items() if other != step)
 
 
 def _may_be_told(state: RunState, fact: EventArrived) -> bool:

@@ -153,6 +153,7 @@ class EventArrived(msgspec.Struct, frozen=True, kw_only=True):
         sequence: where the event stands in EVENTS.
         time_ms: when it was stored there.
         looked_back: it was found among the events that were stored before the wait was.
+        hasty: whether other waits match it as well has not been asked.
 
     """
 
@@ -163,6 +164,7 @@ class EventArrived(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     time_ms: int
     looked_back: bool = False
+    hasty: bool = False
 
 
 class WaitTimedOut(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,10 @@ class RecentWaits:
         if len(self._places) > self._most:
             self.drop(*next(iter(self._places)))
 
+    def has(self, run: str, step: str) -> bool:
+        """Tell whether a wait is here."""
+        return (run, step) in self._places
+
     def drop(self, run: str, step: str) -> None:
         """Forget a wait, if it is here."""
         place = self._places.pop((run, step), None)

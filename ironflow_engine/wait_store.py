@@ -77,6 +77,10 @@ class WaitStore:
         """Return waits that an event matches, as far as this engine knows them; they may be over by now."""
         return self._recent.at(self._filters(event, self._paths.get(event.name, set())))
 
+    def is_remembered(self, run: str, step: str) -> bool:
+        """Tell whether this engine knows of a wait that may be open."""
+        return self._recent.has(run, step)
+
     async def matching(self, events: Sequence[EventRecord]) -> list[list[WaitEntry]]:
         """Return the waits that each event matches, in the order in which they were recorded.
 

@@ -83,6 +83,8 @@ class World:
         self.passes: list[Pass] = []
         self.inbox: dict[str, Fact | EventRecord] = {}
         self.found: dict[str, WaitEntry] = {}
+        self.registered: list[set[str]] = [set(), set()]
+        """The waits that each engine has registered itself: an event comes to these before others are asked for."""
         self.events: list[EventRecord] = []
         self.knew: frozenset[str] = frozenset()
         """What the pass knew that has recorded the newest outcome."""
@@ -141,41 +143,67 @@ class World:
 
     def engine_takes(self, engine: int, messages: Sequence[str], dies_after: int = 1_000) -> None:
         """Let an engine take messages; it may die after so many things that it does, and then they come again."""
+        hasty = [fact for message in messages for fact in self._hasty_facts_of(engine, self.inbox[message])]
+        dies_after = self._apply(engine, hasty, dies_after)
         facts = [fact for message in messages for fact in self._facts_of(self.inbox[message])]
+        if self._apply(engine, facts, dies_after) < 0:
+            return
+        for message in messages:
+            self.inbox.pop(message)
+
+    def _apply(self, engine: int, facts: Sequence[Fact], dies_after: int) -> int:
+        """Apply facts, and what follows; return after how many things more the engine dies, less than 0 if it has."""
         ended: list[str] = []
-        while facts:
+        while facts and dies_after >= 0:
             commands = self._fold(engine, facts)
-            facts = []
+            following: list[Fact] = []
             for command in commands:
                 dies_after -= 1
                 if dies_after < 0:
                     self.remembered[engine] = None
-                    return
-                facts += self._carry_out(command, ended)
+                    self.registered[engine].clear()
+                    return dies_after
+                following += self._carry_out(engine, command, ended)
+            facts = following
         for step in ended:
             self.found.pop(step, None)
-        for message in messages:
-            self.inbox.pop(message)
+            self.registered[engine].discard(step)
+        return dies_after
+
+    def _hasty_facts_of(self, engine: int, message: Fact | EventRecord) -> list[Fact]:
+        if not isinstance(message, EventRecord):
+            return []
+        known = [entry for entry in self.found.values() if entry.step in self.registered[engine]]
+        return [self._arrival(entry, message, hasty=True) for entry in known]
 
     def _facts_of(self, message: Fact | EventRecord) -> list[Fact]:
         if not isinstance(message, EventRecord):
             return [message]
         entries = sorted(self.found.values(), key=lambda entry: entry.sequence)
-        return [self._arrival(entry, message, looked_back=False) for entry in entries]
+        return [self._arrival(entry, message) for entry in entries]
 
-    def _arrival(self, entry: WaitEntry, event: EventRecord, *, looked_back: bool) -> Fact:
-        sequence = self.events.index(event) + 2
+    def _arrival(
+        self, entry: WaitEntry, event: EventRecord, *, looked_back: bool = False, hasty: bool = False
+    ) -> EventArrived:
         return EventArrived(
-            run=RUN, queue=QUEUE, entry=entry, event=event, sequence=sequence, time_ms=1, looked_back=looked_back
+            run=RUN,
+            queue=QUEUE,
+            entry=entry,
+            event=event,
+            sequence=self.events.index(event) + 2,
+            time_ms=1,
+            looked_back=looked_back,
+            hasty=hasty,
         )
 
-    def _carry_out(self, command: Command, ended: list[str]) -> list[Fact]:
+    def _carry_out(self, engine: int, command: Command, ended: list[str]) -> list[Fact]:
         match command:
             case Dispatch(state=state, end=end):
                 if not (command.again and state.number in self.outcomes):
                     self.tasks.setdefault(state.number, Task(end.step if end is not None else ""))
             case RegisterWait():
                 self.found[command.entry.step] = command.entry
+                self.registered[engine].add(command.entry.step)
                 return self._look_back(command)
             case AppendStep():
                 subject = f"end.{command.step}"
@@ -204,6 +232,7 @@ class World:
             commands: list[Command] = []
             for fact in facts:
                 decision = self._decide(after, fact)
+                self._check_order(after, fact, decision)
                 after = decision.state
                 commands += decision.commands
             assert after is not None
@@ -216,6 +245,12 @@ class World:
                 self.remembered[engine] = (self.state, self.revision)
                 return commands
             version, fresh = (self.state, self.revision), True
+
+    def _check_order(self, before: RunState | None, fact: Fact, decision: Decision) -> None:
+        if not isinstance(fact, EventArrived) or fact.looked_back or before is None or decision.state is before:
+            return
+        earlier = [entry for entry in self.found.values() if entry.sequence < fact.entry.sequence]
+        assert not any(before.event_waits.get(mark(entry.step)) == "" for entry in earlier), "T4"
 
     def _check_numbers(self, after: RunState) -> None:
         for number in range(self.state.number, after.number):
@@ -276,7 +311,7 @@ class World:
         fact = self.outcomes.get(number) or StateReviewed(run=RUN, queue=QUEUE, number=number)
         if number:
             for command in self._fold(0, [fact]):
-                self._carry_out(command, [])
+                self._carry_out(0, command, [])
         else:
             self.tasks[0] = Task("")
 
