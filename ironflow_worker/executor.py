@@ -95,7 +95,8 @@ class Executor:
         self._now_ms = now_ms
         self._limits = limits
         self._journal = Journal(broker, names, metrics.commit_records.observe)
-        self._clock = ServerClock(monotonic)
+        # The streams of each shard may be led by another server, with another clock.
+        self._clocks = {shard: ServerClock(monotonic) for shard in names.all_shards}
         self._recent = RecentMemos()
         self._quarantine = Quarantine()
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
@@ -128,7 +129,7 @@ class Executor:
         if running is not None:
             await self._join(queue, running, delivery)
             return
-        self._clock.observe(delivery.time_ms)
+        self._clock_of(task).observe(delivery.time_ms)
         running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
         running.leases.add(delivery.lease)
         try:
@@ -216,7 +217,7 @@ class Executor:
             if delivery.delivered > 1:
                 running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
-            replay = Replay(function, task, event, memo, tools, Naps(self._clock, slot))
+            replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot))
             running.replays(replay)
             outcome = await self._record(queue, task, event, replay, await self._run(task, replay, tools), tools)
         running.succeeded = True
@@ -337,11 +338,14 @@ class Executor:
             still_holds=lambda: any(map(self._leases.still_holds, leases)),
             chance=self._chance,
             now_ms=self._now_ms,
-            clock=self._clock,
+            clock=self._clock_of(task),
             depth=task.depth,
             trace=trace,
             traced=is_wanted(trace),
         )
+
+    def _clock_of(self, task: Task) -> ServerClock:
+        return self._clocks[self._names.shard_of(task.run)]
 
     async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:
         subject = self._names.journal_input(queue, task.run)
