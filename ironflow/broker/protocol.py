@@ -9,9 +9,9 @@ retries for the caller what may have been stored: see :class:`Ambiguous`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -280,7 +280,7 @@ class Broker(Protocol):
 
     # Writing
 
-    async def publish(self, publication: Publication) -> Stored:
+    def publish(self, publication: Publication) -> Coroutine[Any, Any, Stored]:
         """Store a message.
 
         Raises:
