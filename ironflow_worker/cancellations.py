@@ -138,7 +138,7 @@ class Cancellations:
         """
         return self._listens_since_ms is not None and started_ms > self._listens_since_ms and run not in self._heard
 
-    async def _hear(self, request: Request) -> None:
+    def _hear(self, request: Request) -> None:
         run = request.subject.rpartition(".")[2]
         self._heard[run] = None
         if len(self._heard) > _REMEMBERED_RUNS:

@@ -24,7 +24,7 @@ _Claimed = tuple[str, Claim]
 async def be_seen(broker: Broker, names: Names, worker: str, connection: str) -> Subscription:
     """Listen where engines look whether a connection of a worker stands."""
 
-    async def answer(request: Request) -> None:
+    def answer(request: Request) -> None:
         request.respond(b"")
 
     return await broker.listen(names.worker_ping(worker, connection), answer)
@@ -84,7 +84,7 @@ class Presence:
         self._ended.append((queue, task))
         self._send_soon(_ENDED_SECONDS)
 
-    async def _tell_all(self, _request: Request) -> None:
+    def _tell_all(self, _request: Request) -> None:
         self._begun = list(self._held.values())
         self._send_soon(0.0)
 

@@ -258,7 +258,8 @@ class Request(Protocol):
         ...
 
 
-Listener = Callable[[Request], Awaitable[None]]
+Listener = Callable[[Request], Awaitable[None]] | Callable[[Request], None]
+"""Hears a message, and is given the next one once it has. A plain function must be quick, and costs no task."""
 
 
 class Broker(Protocol):
