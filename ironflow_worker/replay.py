@@ -30,6 +30,8 @@ from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
 from ironflow_worker.unwinding import Unwinding
 
+_log = structlog.get_logger("ironflow.worker")
+
 T = TypeVar("T")
 
 _UNWIND_SECONDS = 5.0
@@ -211,7 +213,7 @@ class Replay:
                 attempt=task.attempt,
                 started_at=datetime.fromtimestamp(task.started_at / 1000, UTC),
             ),
-            log=structlog.wrap_logger(self._tools.log, processors=[self._drop_on_replay]),
+            log=structlog.wrap_logger(_log, processors=[self._drop_on_replay], run=task.run, function=task.function),
         )
 
     def _drop_on_replay(self, _logger: Any, _method: str, event: Any) -> Any:
