@@ -47,10 +47,11 @@ def decode_record(record_type: type[R], payload: bytes) -> R:
 
     """
     try:
-        return cast("R", _decoder(record_type).decode(payload))
+        record: R = _decoder(record_type).decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"not a {record_type.__name__}: {error}"
         raise SerializationError(msg) from error
+    return record
 
 
 def encode_value(value: object, what: str) -> msgspec.Raw:

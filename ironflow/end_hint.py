@@ -60,24 +60,35 @@ class EndHint:
     def __init__(self, run: str, attempt: int) -> None:
         self._run = run
         self._attempt = attempt
-        self._came = asyncio.Event()
+        self._came = False
+        self._rest: asyncio.Future[None] | None = None
         self._view: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
 
-    async def take(self, request: Request) -> None:
+    def take(self, request: Request) -> None:
         """Take a hint. One that does not say how the run has ended is a reason to ask."""
         with contextlib.suppress(SerializationError):
             view = decode_record(RunView, request.payload)
             says_how = view.id == self._run and view.status in TERMINAL and view.attempt >= self._attempt
             if says_how and not self._view.done():
                 self._view.set_result(view)
-        self._came.set()
+        self._came = True
+        self._wake()
 
     async def rest(self, seconds: float) -> None:
         """Wait for a hint that has not been waited for, for so long at the most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._came.wait()
-        self._came.clear()
+        if not self._came:
+            loop = asyncio.get_running_loop()
+            self._rest = loop.create_future()
+            timer = loop.call_later(seconds, self._wake)
+            try:
+                await self._rest
+            finally:
+                timer.cancel()
+        self._came = False
+
+    def _wake(self) -> None:
+        if self._rest is not None and not self._rest.done():
+            self._rest.set_result(None)
 
     async def unless_told(self, look: Callable[[], Coroutine[Any, Any, RunView | None]]) -> RunView | None:
         """Return how the run has ended, where a hint says so before a look at the run shows anything."""

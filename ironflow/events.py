@@ -94,7 +94,7 @@ def make_event(
         time=time,
         data=payload,
         source=_check_source(source, limits),
-        metadata=_check_metadata({} if metadata is None else metadata, limits),
+        metadata={} if metadata is None else _check_metadata(metadata, limits),
         target=target,
     )
 

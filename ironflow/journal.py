@@ -7,8 +7,8 @@ is none. The random token that every record carries tells them apart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -57,9 +57,9 @@ class Journal:
         self._commits = GroupCommit(broker, observe_commit)
         self._names = names
 
-    async def until_few_wait(self) -> None:
+    def until_few_wait(self) -> Coroutine[Any, Any, None]:
         """Wait, in turn, until few records wait to be sent: for what has yet to begin, and will have records."""
-        await self._commits.until_few_wait()
+        return self._commits.until_few_wait()
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.

@@ -9,6 +9,7 @@ a lower-case letter otherwise, so an escaped name, a hashed one and our own mark
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 
@@ -43,6 +44,7 @@ _INVOKE = f"{RESERVED_ID_PREFIX}invoke:"
 Scope = tuple[str | int, ...]
 
 _LONGEST_SHOWN = 60
+_REMEMBERED_NAMES = 1_000
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")  # as long as LONGEST_TOKEN
@@ -66,6 +68,7 @@ def readable(name: str) -> str:
     return name if name and name.isprintable() and name == name.strip() else repr(name)
 
 
+@functools.lru_cache(_REMEMBERED_NAMES)
 def escape_event(name: str) -> str:
     """Return the subject tokens of an event name; its dots stay, so that subjects can be filtered by it."""
     return ".".join(escape_token(token) for token in name.split("."))

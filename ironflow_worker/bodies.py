@@ -13,28 +13,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any
 
-import structlog
-
 from ironflow.codec import is_decodable
 from ironflow.errors import DefinitionError, StepTimeoutError
+from ironflow_worker.log_bindings import logged_attempt, logged_step
 from ironflow_worker.signals import BodyFailure, is_pass_end
 
 _AWAITABLES = (Awaitable, Coroutine, Generator)
 
 _body_of: contextvars.ContextVar[str | None] = contextvars.ContextVar("_body_of", default=None)
 """The step whose body runs here."""
-
-
-def _logged(name: str) -> contextvars.ContextVar[Any]:
-    """Return the variable in which structlog keeps what a name stands for in all that is logged."""
-    tokens = structlog.contextvars.bind_contextvars(**{name: ""})
-    structlog.contextvars.reset_contextvars(**tokens)
-    return tokens[name].var
-
-
-# Each step sets them, and to have structlog look them up each time took a twentieth of a worker's time.
-_logged_step = _logged("step")
-_logged_attempt = _logged("attempt")
 
 
 class Bodies:
@@ -143,15 +130,15 @@ class inside_of:  # noqa: N801 - it reads as the function that it could be; a ge
     def __enter__(self) -> None:
         self._tokens = (
             _body_of.set(self._step),
-            _logged_step.set(self._step),
-            _logged_attempt.set(self._attempt),
+            logged_step.set(self._step),
+            logged_attempt.set(self._attempt),
         )
 
     def __exit__(self, *_: object) -> None:
         body, step, attempt = self._tokens
         _body_of.reset(body)
-        _logged_step.reset(step)
-        _logged_attempt.reset(attempt)
+        logged_step.reset(step)
+        logged_attempt.reset(attempt)
 
 
 def check_outside_of_bodies(step: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict
-from collections.abc import Generator
 
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Request, Subscription
 from ironflow.names import Names
+from ironflow_worker.around import Around
 from ironflow_worker.replay import Replay
 
 _log = structlog.get_logger("ironflow.worker")
@@ -113,18 +112,19 @@ class Cancellations:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
 
-    @contextlib.contextmanager
-    def watch(self, running: RunningPass) -> Generator[None]:
+    def watch(self, running: RunningPass) -> Around[RunningPass]:
         """Have a pass stopped, if its run is ended from outside while the block runs."""
+        return Around(self._begin, self._end, running)
+
+    def _begin(self, running: RunningPass) -> None:
         self._by_number[running.run, running.number] = running
         self._passes.add(running)
         self._at_work.set()
-        try:
-            yield
-        finally:
-            self._passes.discard(running)
-            del self._by_number[running.run, running.number]
-            running.is_done.set()
+
+    def _end(self, running: RunningPass) -> None:
+        self._passes.discard(running)
+        del self._by_number[running.run, running.number]
+        running.is_done.set()
 
     def at_work(self, run: str, number: int) -> RunningPass | None:
         """Return that pass, if this worker executes it."""
@@ -138,7 +138,7 @@ class Cancellations:
         """
         return self._listens_since_ms is not None and started_ms > self._listens_since_ms and run not in self._heard
 
-    async def _hear(self, request: Request) -> None:
+    def _hear(self, request: Request) -> None:
         run = request.subject.rpartition(".")[2]
         self._heard[run] = None
         if len(self._heard) > _REMEMBERED_RUNS:

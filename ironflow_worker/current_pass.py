@@ -105,8 +105,8 @@ class CurrentPass:
         """Note that something new is done in this pass."""
         self._executed = True
 
-    def claim(self, scope: Scope, name: str, kind: StepKind, *, in_map: bool = False) -> str:
-        """Take a step's name for this pass and return its key.
+    def claim(self, scope: Scope, name: str, kind: StepKind, *, in_map: bool = False) -> tuple[str, bool]:
+        """Take a step's name for this pass; return its key, and whether nothing is recorded of it.
 
         Args:
             scope: the parallels around the step.
@@ -136,7 +136,7 @@ class CurrentPass:
         self._steps[counted] += 1
         self._asked.add(token)
         self._unasked.discard(token)
-        return key
+        return key, recorded is None
 
     def claim_group(self, scope: Scope, name: str, kind: Literal["parallel", "map"], items: int) -> None:
         """Take the name of a parallel or a map for this pass; it is not recorded, and so it is no step.
@@ -345,24 +345,24 @@ class CurrentPass:
 
     def new_work(self) -> AbstractContextManager[None]:
         """Mark what runs within the block as something that is not recorded."""
-        strand = strand_here.get()
-        return strand.blocked() if strand is not None and strand in self._strands else nullcontext()
+        branch = self.branch()
+        return nullcontext() if branch is None else branch.blocked()
 
-    def recording(self) -> AbstractContextManager[None]:
-        """Mark what runs within the block as recording something."""
+    def branch(self) -> Strand | None:
+        """Return the strand of the caller, where it is a branch of a group: only groups ask what strands are about."""
         strand = strand_here.get()
-        return strand.recording() if strand is not None and strand in self._strands else nullcontext()
+        return strand if strand is not None and strand.group is not None and strand in self._strands else None
+
+    def is_in_group(self) -> bool:
+        """Tell whether the caller belongs to a branch, be it one that was left behind."""
+        strand = strand_here.get()
+        return strand is not None and strand.group is not None
 
     def step_failed(self) -> None:
         """Note that the failure of a step of the caller is recorded."""
         strand = self.strand()
         if strand is not None:
             strand.fails()
-
-    def lets_new_work_begin(self) -> bool:
-        """Tell whether the groups around the caller let something begin that is not recorded."""
-        strand = strand_here.get()
-        return strand is None or strand.lets_new_work_begin()
 
     async def may_begin(self) -> None:
         """Wait until the groups around the caller let something begin that is not recorded.

@@ -94,11 +94,12 @@ class Executor:
         self._chance = chance
         self._now_ms = now_ms
         self._limits = limits
-        self._journal = Journal(broker, names, metrics.commit_records.observe)
+        self._journal = Journal(broker, names, metrics.records_sent)
         # The streams of each shard may be led by another server, with another clock.
         self._clocks = {shard: ServerClock(monotonic) for shard in names.all_shards}
         self._recent = RecentMemos()
         self._quarantine = Quarantine()
+        self._spans_wanted = is_wanted({})
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery, slot: Slot) -> None:
@@ -130,7 +131,7 @@ class Executor:
             await self._join(queue, running, delivery)
             return
         self._clock_of(task).observe(delivery.time_ms)
-        running = RunningPass(task.run, task.number, self._outcome_subject(queue, task))
+        running = RunningPass(task.run, task.number, self._names.journal_outcome(queue, task.run, task.number))
         running.leases.add(delivery.lease)
         try:
             with (
@@ -142,7 +143,7 @@ class Executor:
                 await self._journal.until_few_wait()
                 await self._execute(queue, task, function, delivery, running, slot)
         except PassStopped:
-            await self._leave(queue, task, function, delivery)
+            await self._leave(running, function, delivery)
         except LeaseLost as error:
             _log.warning("pass left to others", run=task.run, reason=str(error))
         except SerializationError as error:
@@ -219,13 +220,16 @@ class Executor:
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
             replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot))
             running.replays(replay)
-            outcome = await self._record(queue, task, event, replay, await self._run(task, replay, tools), tools)
+            outcome = await self._record(queue, running, event, replay, await self._run(task, replay, tools), tools)
         running.succeeded = True
         delivery.ack()
         if outcome.status == "suspended":
-            recorded = None if delivery.delivered > 1 else [_message(*each) for each in tools.recorded]
+            alone = _nobody_else_had(task, delivery, server)
+            recorded = [_message(*each) for each in tools.recorded] if alone else None
             self._recent.keep(task, server, memo, recorded, delivery.time_ms)
         self._metrics.pass_ended(function.id, outcome.status)
+        # It takes a while, and the answer changes once at the most: when somebody provides for spans.
+        self._spans_wanted = self._spans_wanted or is_wanted({})
 
     async def _run(self, task: Task, replay: Replay, tools: PassTools) -> OutcomeRecord:
         """Replay; where the task says how a wait has ended, the journal has that too when this returns."""
@@ -243,14 +247,21 @@ class Executor:
         return outcome
 
     async def _record(
-        self, queue: str, task: Task, event: EventRecord, replay: Replay, outcome: OutcomeRecord, tools: PassTools
+        self,
+        queue: str,
+        running: RunningPass,
+        event: EventRecord,
+        replay: Replay,
+        outcome: OutcomeRecord,
+        tools: PassTools,
     ) -> OutcomeRecord:
         """Record the outcome of a pass, or what takes its place where it is too large; return the one recorded."""
         while True:
             try:
                 if replay.needs_event(outcome):
-                    await self._record_input(queue, task, event, tools)
-                await self._record_outcome(queue, task, outcome, tools)
+                    record = InputRecord(event=event, token=tools.token)
+                    await tools.append(self._names.journal_input(queue, running.run), record)
+                await tools.append(running.outcome, outcome)
             except MessageTooLarge as error:
                 if outcome.status == "failed" and outcome.event is None:
                     raise
@@ -258,20 +269,18 @@ class Executor:
             else:
                 return outcome
 
-    async def _leave(self, queue: str, task: Task, function: Function[Any, Any], delivery: Delivery) -> None:
+    async def _leave(self, running: RunningPass, function: Function[Any, Any], delivery: Delivery) -> None:
         """Let go of a task whose pass was stopped, once it is sure that the run has ended: hints prove nothing."""
         try:
-            outcome = await self._broker.last(
-                self._names.shard_of(task.run).journal, self._outcome_subject(queue, task)
-            )
+            outcome = await self._broker.last(self._names.shard_of(running.run).journal, running.outcome)
         except BrokerError as error:
-            _log.warning("task handed back: it is not known how its run ended", run=task.run, reason=str(error))
+            _log.warning("task handed back: it is not known how its run ended", run=running.run, reason=str(error))
             outcome = None
         if outcome is None:
             delivery.nak(_TRY_AGAIN_SECONDS)
             return
         delivery.ack()
-        _log.info("pass stopped: its run was ended", run=task.run, function=task.function)
+        _log.info("pass stopped: its run was ended", run=running.run, function=function.id)
         self._metrics.pass_ended(function.id, "stopped")
 
     async def _load(self, queue: str, task: Task, delivery: Delivery) -> Memo:
@@ -335,27 +344,17 @@ class Executor:
             journal=self._journal,
             bodies=self._bodies,
             metrics=self._metrics,
-            still_holds=lambda: any(map(self._leases.still_holds, leases)),
+            still_holds=lambda: self._leases.still_holds(*leases),
             chance=self._chance,
             now_ms=self._now_ms,
             clock=self._clock_of(task),
             depth=task.depth,
             trace=trace,
-            traced=is_wanted(trace),
+            traced=bool(trace) or self._spans_wanted,
         )
 
     def _clock_of(self, task: Task) -> ServerClock:
         return self._clocks[self._names.shard_of(task.run)]
-
-    async def _record_input(self, queue: str, task: Task, event: EventRecord, tools: PassTools) -> None:
-        subject = self._names.journal_input(queue, task.run)
-        await tools.append(subject, InputRecord(event=event, token=tools.token))
-
-    async def _record_outcome(self, queue: str, task: Task, outcome: OutcomeRecord, tools: PassTools) -> None:
-        await tools.append(self._outcome_subject(queue, task), outcome)
-
-    def _outcome_subject(self, queue: str, task: Task) -> str:
-        return self._names.journal_outcome(queue, task.run, task.number)
 
 
 def _look_at(recording: asyncio.Future[None]) -> None:

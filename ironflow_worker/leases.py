@@ -11,13 +11,14 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
 
 from ironflow.broker.protocol import Broker, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS
+from ironflow_worker.around import Around
 
 _log = structlog.get_logger("ironflow.worker")
 
@@ -56,22 +57,26 @@ class Leases:
         self._wake: Callable[[], object] = bool
         self._renewer_rests = False
 
-    @contextlib.contextmanager
-    def hold(self, lease: str) -> Generator[None]:
+    def hold(self, lease: str) -> Around[str]:
         """Have a lease renewed while the block runs."""
+        return Around(self._begin, self._end, lease)
+
+    def _begin(self, lease: str) -> None:
         self._held[lease] = _Held(self._monotonic())
         if self._renewer_rests:
             self._renewer_rests = False
             self._wake_renewer()
-        try:
-            yield
-        finally:
-            self._held.pop(lease, None)
 
-    def still_holds(self, lease: str) -> bool:
-        """Tell whether a lease cannot have ended by now, as far as this machine's clock says."""
-        held = self._held.get(lease)
-        return held is not None and self._is_ours(held)
+    def _end(self, lease: str) -> None:
+        self._held.pop(lease, None)
+
+    def still_holds(self, *leases: str) -> bool:
+        """Tell whether one of several leases cannot have ended by now, as far as this machine's clock says."""
+        for lease in leases:
+            held = self._held.get(lease)
+            if held is not None and self._is_ours(held):
+                return True
+        return False
 
     def change(self, seconds: float) -> None:
         """Have leases last for so long from now on; those that are held are renewed at once."""

@@ -277,7 +277,7 @@ class Memo:
 
     def open_waits(self, kind: StepKind) -> int:
         """Return how many waits of a kind have not ended."""
-        return sum(wait.kind == kind for wait in self._open().values())
+        return sum(wait.kind == kind for wait in self._open().values()) if self._waits else 0
 
     def open_in(self, group: Scope) -> dict[str, WaitRecord]:
         """Return the waits in a parallel that have not ended, by key.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections.abc import Callable
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from ironflow.telemetry.metrics import QUICK, ProcessMetrics
 
 
 class Metrics(ProcessMetrics):
-    """A worker's metrics."""
+    """A worker's metrics.
+
+    What is counted with each record waits until that is on its way: counting takes as long as a tenth of a step.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._uncounted: list[Callable[[], object]] = []
+        self._running_passes = 0
         self._by_labels: dict[tuple[str, str, str], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
         self._passes = Counter(
@@ -33,7 +42,7 @@ class Metrics(ProcessMetrics):
             buckets=QUICK,
             registry=self.registry,
         )
-        self.commit_records = Histogram(
+        self._commit_records = Histogram(
             "ironflow_worker_commit_records",
             "Journal records that were sent to JetStream together.",
             buckets=(1, 8, 50, 100, 250, 500, 1000),
@@ -60,8 +69,17 @@ class Metrics(ProcessMetrics):
             "Runs that were given up because no worker could do anything about them.",
             registry=self.registry,
         )
-        self.running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)
+        running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)
+        running.set_function(lambda: self._running_passes)
         self.slots = Gauge("ironflow_worker_slots", "Passes that may run at a time.", registry=self.registry)
+
+    def passes_begin(self, passes: int) -> None:
+        """Note that so many more passes run now, or with a minus so many fewer."""
+        self._running_passes += passes
+
+    def records_sent(self, records: int) -> None:
+        """Count records that are sent together."""
+        self._count_soon(functools.partial(self._commit_records.observe, records))
 
     def pass_ended(self, function: str, outcome: str) -> None:
         """Count a pass, by how it ended."""
@@ -69,11 +87,26 @@ class Metrics(ProcessMetrics):
 
     def step_ended(self, function: str, outcome: str, seconds: float) -> None:
         """Count a step's body, by how it ended, and how long it took."""
+        self._count_soon(functools.partial(self._count_step, function, outcome, seconds))
+
+    def _count_step(self, function: str, outcome: str, seconds: float) -> None:
         self._labelled("steps", self._steps, function, outcome).inc()
         histogram = self._seconds.get(function)
         if histogram is None:
             histogram = self._seconds[function] = self.step_seconds.labels(function)
         histogram.observe(seconds)
+
+    def _count_soon(self, count: Callable[[], object]) -> None:
+        """Count two turns of the event loop later: behind the last step, the outcome is recorded in the next one."""
+        if not self._uncounted:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._count)
+        self._uncounted.append(count)
+
+    def _count(self) -> None:
+        uncounted, self._uncounted = self._uncounted, []
+        for count in uncounted:
+            count()
 
     def _labelled(self, name: str, counter: Counter, function: str, outcome: str) -> Counter:
         # The library looks the labels up behind a lock, at several times the price of counting.

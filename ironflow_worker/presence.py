@@ -7,22 +7,24 @@ its connections go, and with them its subscriptions.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Generator
 
 from ironflow.broker.protocol import Broker, Delivery, Request, Subscription
 from ironflow.codec import encode_record
 from ironflow.messages import Claim, Claims
 from ironflow.names import Names
+from ironflow_worker.around import Around
 
 _ENDED_SECONDS = 0.1
 """How long the news that tasks are done with may wait for company. Nobody is in a hurry to hear it."""
+
+_Claimed = tuple[str, Claim]
+"""A task of a queue."""
 
 
 async def be_seen(broker: Broker, names: Names, worker: str, connection: str) -> Subscription:
     """Listen where engines look whether a connection of a worker stands."""
 
-    async def answer(request: Request) -> None:
+    def answer(request: Request) -> None:
         request.respond(b"")
 
     return await broker.listen(names.worker_ping(worker, connection), answer)
@@ -42,8 +44,8 @@ class Presence:
         self._broker = broker
         self._names = names
         self._worker = worker
-        self._held: dict[int, tuple[str, Claim]] = {}
-        self._begun: list[tuple[str, Claim]] = []
+        self._held: dict[int, _Claimed] = {}
+        self._begun: list[_Claimed] = []
         self._ended: list[tuple[str, int]] = []
         self._sending: asyncio.Handle | None = None
         self._sends_later = False
@@ -65,22 +67,24 @@ class Presence:
             self._sending.cancel()
             self._send()
 
-    @contextlib.contextmanager
-    def holds(self, queue: str, delivery: Delivery) -> Generator[None]:
+    def holds(self, queue: str, delivery: Delivery) -> Around[_Claimed]:
         """Have engines know that this worker has a task of a queue while the block runs."""
         task = self._names.task_number(delivery.subject, delivery.sequence)
-        claim = self._held[task] = (queue, Claim(task=task, lease=delivery.lease))
+        return Around(self._begins, self._ends, (queue, Claim(task=task, lease=delivery.lease)))
+
+    def _begins(self, claim: _Claimed) -> None:
+        self._held[claim[1].task] = claim
         self._begun.append(claim)
         self._send_soon(0.0)
-        try:
-            yield
-        finally:
-            if self._held.get(task) is claim:  # it may have come to us a second time
-                del self._held[task]
-            self._ended.append((queue, task))
-            self._send_soon(_ENDED_SECONDS)
 
-    async def _tell_all(self, _request: Request) -> None:
+    def _ends(self, claim: _Claimed) -> None:
+        queue, task = claim[0], claim[1].task
+        if self._held.get(task) is claim:  # it may have come to us a second time
+            del self._held[task]
+        self._ended.append((queue, task))
+        self._send_soon(_ENDED_SECONDS)
+
+    def _tell_all(self, _request: Request) -> None:
         self._begun = list(self._held.values())
         self._send_soon(0.0)
 
@@ -93,7 +97,11 @@ class Presence:
         if self._sending is None:
             # Noted here, since the kinds of handles of uvloop are not those of asyncio.
             self._sends_later = bool(seconds)
-            self._sending = loop.call_later(seconds, self._send) if seconds else loop.call_soon(self._send)
+            self._sending = loop.call_later(seconds, self._send) if seconds else loop.call_soon(self._send_next)
+
+    def _send_next(self) -> None:
+        """Send in the next turn of the event loop: in this one, what has just begun may come to its first record."""
+        self._sending = asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
         self._sending = None

@@ -34,7 +34,8 @@ class Quarantine:
     async def enter(self, *, alone: bool) -> Place:
         """Wait until a pass may begin, and have it count until the place is left."""
         if not alone:
-            await self.opened()
+            if not self._open.is_set():
+                await self.opened()
             return Place(self, None)
         now = asyncio.get_running_loop().time
         latest = now() + LONGEST_WAIT_SECONDS

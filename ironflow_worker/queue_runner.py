@@ -94,7 +94,7 @@ class QueueRunner:
             delivery.nak()
             return
         slot = self._slots.come()
-        task = asyncio.create_task(self._execute(self.queue, delivery, slot))
+        task = asyncio.get_running_loop().create_task(self._execute(self.queue, delivery, slot))
         self._passes[task] = delivery
         task.add_done_callback(functools.partial(self._end, slot))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -17,10 +17,11 @@ from ironflow.events import read_event
 from ironflow.function import Function
 from ironflow.limits import check_payload
 from ironflow.names import PASS_TOKEN, step_key
-from ironflow.records import ErrorRecord, EventRecord, OutcomeRecord, Task, TryRecord
+from ironflow.records import CompensationStatus, ErrorRecord, EventRecord, OutcomeRecord, Task, TryRecord
 from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, is_parked
+from ironflow_worker.log_bindings import logged_function, logged_run
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
 from ironflow_worker.pass_tools import PassTools
@@ -28,6 +29,8 @@ from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
 from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
 from ironflow_worker.unwinding import Unwinding
+
+_log = structlog.get_logger("ironflow.worker")
 
 T = TypeVar("T")
 
@@ -113,7 +116,7 @@ class Replay:
 
     async def _run_handler(self, context: Context[Any]) -> asyncio.Task[Any]:
         """Run the handler until the pass is over; return its task, which has ended, or will not."""
-        handler = self._start(lambda: self._handle(context))
+        handler = self._start(self._handle(context))
         try:
             await self._until_over(handler)
         except asyncio.CancelledError:
@@ -124,15 +127,15 @@ class Replay:
             raise PassStopped
         return handler
 
-    def _start(self, begin: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+    def _start(self, begun: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start what :meth:`stop` is to cancel."""
-        self._running = asyncio.create_task(self._in_context(begin), name=f"run {self._task.run}")
+        self._running = asyncio.get_running_loop().create_task(begun, name=f"run {self._task.run}")
         return self._running
 
-    async def _in_context(self, begin: Callable[[], Awaitable[T]]) -> T:
-        # So that also what libraries log within it says which run it is about; a task has a context of its own.
-        structlog.contextvars.bind_contextvars(run=self._task.run, function=self._task.function)
-        return await begin()
+    def _bind_log(self) -> None:
+        """Have also what libraries log within this task say which run it is about; it has a context of its own."""
+        logged_run.set(self._task.run)
+        logged_function.set(self._task.function)
 
     async def _unwind(self) -> OutcomeRecord:
         """Replay the handler to learn what there is to undo, undo it, and end the run as it was to end."""
@@ -142,7 +145,7 @@ class Replay:
             raise BrokerError(msg)
         all_known = await self._learn_undos()
         unwinding = Unwinding(self._memo, self._tools, self._function.retry.policy)
-        undos = self._start(lambda: unwinding.run(self._current.undos))
+        undos = self._start(self._undo(unwinding))
         try:
             await asyncio.wait([undos])
         except asyncio.CancelledError:
@@ -157,6 +160,10 @@ class Replay:
             return self._suspended()
         compensation = undone if all_known else "failed"
         return self._outcome(cause.ending, error=cause.error, compensation=compensation)
+
+    async def _undo(self, unwinding: Unwinding) -> CompensationStatus | None:
+        self._bind_log()
+        return await unwinding.run(self._current.undos)
 
     async def _learn_undos(self) -> bool:
         """Replay the handler; return whether it could register all undos that it has."""
@@ -175,12 +182,13 @@ class Replay:
         return True
 
     async def _handle(self, context: Context[Any]) -> Any:
+        self._bind_log()
         leave_bodies()
         strand = Strand()
         strand_here.set(strand)
         self._current.add(strand)
         try:
-            return await self._function(context)
+            return await self._function.handler(context)
         except (SystemExit, KeyboardInterrupt) as error:
             # A task that raises it ends the process, and so would the next worker that takes the run.
             msg = f"the handler {exit_text(error)}"
@@ -205,7 +213,7 @@ class Replay:
                 attempt=task.attempt,
                 started_at=datetime.fromtimestamp(task.started_at / 1000, UTC),
             ),
-            log=structlog.wrap_logger(self._tools.log, processors=[self._drop_on_replay]),
+            log=structlog.wrap_logger(_log, processors=[self._drop_on_replay], run=task.run, function=task.function),
         )
 
     def _drop_on_replay(self, _logger: Any, _method: str, event: Any) -> Any:

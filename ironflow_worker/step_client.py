@@ -254,7 +254,7 @@ class StepClient(Step):
         name = COMPENSATE_PREFIX + step_name
         undo = Undo(
             name=name,
-            key=self._current.claim(self._scope, name, "compensate", in_map=self._in_map),
+            key=self._current.claim(self._scope, name, "compensate", in_map=self._in_map)[0],
             scope=self._scope,
             undone=step_name,
             after=after,
@@ -278,7 +278,8 @@ class StepClient(Step):
         on_error: OnError,
     ) -> list[Any]:
         check_options(name, concurrency, on_error)
-        await self._check_place(name)
+        check_outside_of_bodies(name)
+        await self._current.check_running()
         self._current.claim_group(self._scope, name, kind, len(each))
 
         def branch(index: int) -> Any:
@@ -334,15 +335,11 @@ class StepClient(Step):
     # How a step goes
 
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> Call:
-        await self._check_place(name)
-        key = self._current.claim(self._scope, name, kind, in_map=self._in_map)
-        return Call(name, key, kind, self._scope, policy, self._current.memo.kind(key) is None)
-
-    async def _check_place(self, name: str) -> None:
-        """Refuse a step where none may be asked for."""
         check_outside_of_bodies(name)
         if self._current.ended:
             await self._current.check_running()
+        key, is_new = self._current.claim(self._scope, name, kind, in_map=self._in_map)
+        return Call(name, key, kind, self._scope, policy, is_new)
 
     def _named(self, name: str | None, base: str) -> str:
         """Return a step's name; of those without one of their own the second is called ``#2``, and so on."""
@@ -368,12 +365,11 @@ class StepClient(Step):
             if standing is None:
                 if not call.is_new and current.memo.is_backing_off(call.key):
                     await current.wait()
-                with current.new_work():
-                    if not current.lets_new_work_begin():
+                if current.is_in_group():
+                    with current.new_work():
                         await current.may_begin()
-                    if self._tools.bodies.no_more:
-                        await current.leave(WorkerDrains())
-                    current.executes()
+                        standing = await self._attempt(call, do)
+                else:
                     standing = await self._attempt(call, do)
                 if current.ended:
                     await current.check_running()
@@ -386,6 +382,9 @@ class StepClient(Step):
 
     async def _attempt(self, call: Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> Standing:
         """Do a step once and record what came of it; where it is to be done again, wait for that."""
+        if self._tools.bodies.no_more:
+            await self._current.leave(WorkerDrains())
+        self._current.executes()
         try:
             attempt = Attempt(call, self._current.memo, self._tools, self._append)
             standing = await attempt.make(do)
@@ -433,17 +432,22 @@ class StepClient(Step):
             MessageTooLarge: it is the result of a step, and too large for the server.
 
         """
+        branch = self._current.branch()
+        if branch is not None:
+            branch.record(+1)
         try:
-            with self._current.recording():
-                try:
-                    return await self._tools.append(subject, record)
-                except asyncio.CancelledError:
-                    await self._see_recorded(subject, record)
-                    raise
+            return await self._tools.append(subject, record)
+        except asyncio.CancelledError:
+            await self._see_recorded(subject, record)
+            raise
         except (BrokerError, SerializationError) as error:
             if isinstance(error, MessageTooLarge) and isinstance(record, StepRecord) and record.status == "completed":
                 raise
             raise self._give_up(error) from error
+        finally:
+            if branch is not None:
+                # Nobody looks at it again here: the step goes on at once, and says itself what has become of it.
+                branch.record(-1)
 
     async def _see_recorded(self, subject: str, record: msgspec.Struct) -> None:
         """Wait for the end of an append whose answer a cancellation has cut off: the record may still be stored."""

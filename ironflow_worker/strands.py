@@ -6,7 +6,6 @@ another step. It rests while a step of it waits for something that only a later 
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -119,11 +118,7 @@ class Strand:
 
     def blocked(self) -> AbstractContextManager[None]:
         """Do something that is not recorded, or wait for it, within the block."""
-        return _NOTHING if self.group is None else _Blocked(self)
-
-    def recording(self) -> AbstractContextManager[None]:
-        """Record something within the block."""
-        return _NOTHING if self.group is None else _Recording(self)
+        return _Blocked(self)
 
     def block(self, change: int) -> None:
         """Note that one thing more, or one fewer, is done or awaited that is not recorded."""
@@ -144,15 +139,9 @@ class Strand:
             strand = strand.outer
 
 
-# Each step goes through these, so they are classes, and what it asks goes from strand to strand by a loop: a generator
-# takes three times as long.
-
-
-_NOTHING = contextlib.nullcontext()
-"""Nobody asks a handler whether it may yet fail: only groups ask, about their branches."""
-
-
 class _Blocked:
+    """Each step of a branch goes through it, so it is a class: a generator takes three times as long."""
+
     __slots__ = ("_strand",)
 
     def __init__(self, strand: Strand) -> None:
@@ -163,20 +152,6 @@ class _Blocked:
 
     def __exit__(self, *_: object) -> None:
         self._strand.block(-1)
-
-
-class _Recording:
-    __slots__ = ("_strand",)
-
-    def __init__(self, strand: Strand) -> None:
-        self._strand = strand
-
-    def __enter__(self) -> None:
-        self._strand.record(+1)
-
-    def __exit__(self, *_: object) -> None:
-        # Nobody looks again here: the step goes on at once, and says itself what has become of it.
-        self._strand.record(-1)
 
 
 strand_here: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("strand_here", default=None)

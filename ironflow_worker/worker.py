@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 import random
-import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -89,7 +88,7 @@ class Worker:
         settings: WorkerSettings,
         make_lease_keeper: MakeLeaseKeeper,
         *,
-        make_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
+        make_token: Callable[[], str] = lambda: os.urandom(8).hex(),
         chance: Callable[[], float] = random.random,
         now_ms: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
@@ -129,7 +128,7 @@ class Worker:
             limits=limits,
         )
         self._runners = [
-            QueueRunner(broker, stream, queue, slots, self._executor.execute, self.metrics.running.inc)
+            QueueRunner(broker, stream, queue, slots, self._executor.execute, self.metrics.passes_begin)
             for stream, queue, slots in _share_slots(settings, names)
         ]
         self._registrar = Registrar(

@@ -9,9 +9,9 @@ retries for the caller what may have been stored: see :class:`Ambiguous`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -258,7 +258,8 @@ class Request(Protocol):
         ...
 
 
-Listener = Callable[[Request], Awaitable[None]]
+Listener = Callable[[Request], Awaitable[None]] | Callable[[Request], None]
+"""Hears a message, and is given the next one once it has. A plain function must be quick, and costs no task."""
 
 
 class Broker(Protocol):
@@ -280,7 +281,7 @@ class Broker(Protocol):
 
     # Writing
 
-    async def publish(self, publication: Publication) -> Stored:
+    def publish(self, publication: Publication) -> Coroutine[Any, Any, Stored]:
         """Store a message.
 
         Raises:

@@ -128,6 +128,21 @@ async def test_a_failing_listener_goes_on_listening(arena: Arena) -> None:
     await eventually(both_were_heard)
 
 
+async def test_a_plain_function_listens_as_well_and_goes_on_when_it_fails(arena: Arena) -> None:
+    heard: list[bytes] = []
+
+    def fails_first(request: Request) -> None:
+        heard.append(request.payload)
+        if len(heard) == 1:
+            raise RuntimeError("the first one is too much")
+        request.respond(b"answer")
+
+    await arena.broker.listen(arena.subject("question"), fails_first)
+    arena.broker.notify(arena.subject("question"), b"1")
+    assert await arena.broker.request(arena.subject("question"), b"2", 1) == b"answer"
+    assert heard == [b"1", b"2"]
+
+
 async def test_one_member_of_each_group_hears_each_message(arena: Arena) -> None:
     other = await arena.server.connect()
     heard: list[tuple[str, bytes]] = []

@@ -59,7 +59,9 @@ async def waiting(engine: FakeEngine, handle: RunHandle[Any]) -> asyncio.Task[An
 
 
 async def say(engine: FakeEngine, word: Request) -> None:
-    await engine.listeners[word.subject](word)
+    hearing = engine.listeners[word.subject](word)
+    if hearing is not None:
+        await hearing
 
 
 async def test_the_engines_word_is_enough_for_a_result(engine: FakeEngine, client: Client) -> None:

@@ -93,7 +93,9 @@ class LocalSubscription:
             while self._unheard:
                 request = self._unheard.popleft()
                 try:
-                    await self._listener(request)
+                    hearing = self._listener(request)
+                    if hearing is not None:
+                        await hearing
                 except Exception:
                     logger.exception("the listener of %s failed", request.subject)
         finally:

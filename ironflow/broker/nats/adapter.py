@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import structlog
@@ -77,6 +77,9 @@ class NatsBroker:
         self._deaf = False
         self._closing = False
         self._connections = 1
+        self._introduced: dict[str, Any] | None = None
+        """What ``_server`` was read from; each connection brings another."""
+        self._server = ServerInfo("", "", 0)
         self._patience_seconds = patience_seconds
         self._requester = Requester(wire, f"{self._inbox}.r")
         self._pacer = Pacer()
@@ -110,12 +113,15 @@ class NatsBroker:
     def server(self) -> ServerInfo:
         """The server that this connection has now, or had last."""
         info = self._wire.server_info
-        return ServerInfo(
-            id=info.get("server_id", ""),
-            version=info.get("version", ""),
-            max_payload=self._wire.max_payload,
-            name=info.get("server_name", ""),
-        )
+        if info is not self._introduced:
+            self._introduced = info
+            self._server = ServerInfo(
+                id=info.get("server_id", ""),
+                version=info.get("version", ""),
+                max_payload=self._wire.max_payload,
+                name=info.get("server_name", ""),
+            )
+        return self._server
 
     @property
     def connections(self) -> int:
@@ -142,9 +148,9 @@ class NatsBroker:
 
     # Writing
 
-    async def publish(self, publication: Publication) -> Stored:
+    def publish(self, publication: Publication) -> Coroutine[Any, Any, Stored]:
         """Store a message."""
-        return await self._publisher.publish(publication)
+        return self._publisher.publish(publication)
 
     async def publish_all(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
         """Store messages; one answer each, in order."""

@@ -111,20 +111,16 @@ class Incoming(asyncio.Protocol):
                 return start, stop + 2 - start
             handler = self._handlers.get(int(words[2]))
             if handler is not None:
-                _hand_over(handler, (subject, reply, data[body:stop], data[headers_at:body]))
+                try:
+                    handler(subject, reply, data[body:stop], data[headers_at:body])
+                except Exception:
+                    # One that cannot be handled must not end the connection: it would come again on the next one.
+                    log.exception("a NATS message could not be handled", subject=subject.decode(errors="replace"))
             start = stop + 2
         if len(data) - start > LONGEST_LINE:
             msg = "a line without an end"
             raise ValueError(msg)
         return start, 0
-
-
-def _hand_over(handler: Handler, message: tuple[bytes, bytes, bytes, bytes]) -> None:
-    """Have a message handled. One that cannot be must not end the connection: it would come again on the next one."""
-    try:
-        handler(*message)
-    except Exception:
-        log.exception("a NATS message could not be handled", subject=message[0].decode(errors="replace"))
 
 
 def _parsed(words: list[bytes], sizes: int) -> tuple[bytes, bytes, list[bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 
 import structlog
@@ -48,6 +49,7 @@ class Listening:
         self._wire = wire
         self._subject = subject
         self._listener = listener
+        self._is_plain = inspect.isroutine(listener) and not inspect.iscoroutinefunction(listener)
         self._waiting: deque[NatsRequest] = deque()
         self._denied = False
         self._subscription = wire.attach(subject, self._receive, keep=True, group=group)
@@ -82,7 +84,14 @@ class Listening:
     def _receive(self, subject: bytes, reply: bytes, payload: bytes, _headers: bytes) -> None:
         if len(self._waiting) == MOST_WAITING:
             return
-        self._waiting.append(NatsRequest(self._wire, subject, reply, payload))
+        request = NatsRequest(self._wire, subject, reply, payload)
+        if self._is_plain:
+            try:
+                self._listener(request)
+            except Exception:
+                log.exception("a listener failed", subject=request.subject)
+            return
+        self._waiting.append(request)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -91,7 +100,9 @@ class Listening:
             while self._waiting:
                 request = self._waiting.popleft()
                 try:
-                    await self._listener(request)
+                    hearing = self._listener(request)
+                    if hearing is not None:
+                        await hearing
                 except Exception:
                     log.exception("a listener failed", subject=request.subject)
         finally:

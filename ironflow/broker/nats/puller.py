@@ -102,7 +102,7 @@ class NatsPuller:
         self._subject = subject
         self._loop = asyncio.get_running_loop()
         self._buffer: deque[NatsDelivery] = deque()
-        self._arrived = asyncio.Event()
+        self._awaited: asyncio.Future[None] | None = None
         self._closed = False
         self._wanted = 0
         self._outstanding = 0
@@ -141,7 +141,7 @@ class NatsPuller:
         self._wire.detach(subscription)
         while self._buffer:
             self._buffer.popleft().nak()
-        self._arrived.set()
+        self._wake()
         # What is on its way arrives before the barrier, and is given back too.
         await self._wire.barrier(BARRIER_SECONDS)
         self._wire.forget(subscription)
@@ -162,7 +162,7 @@ class NatsPuller:
         return self._wire.up and (self._outstanding > 0 or not self._wanted)
 
     async def batch(self, limit: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery; return up to *limit* that have come.
+        """Wait for at least one delivery; return up to *limit* that have come. Only one caller waits at a time.
 
         Raises:
             Unavailable: the puller was closed.
@@ -176,9 +176,14 @@ class NatsPuller:
             if self._closed:
                 message = f"the deliveries of {self._label} were closed"
                 raise Unavailable(message)
-            self._arrived.clear()
-            await self._arrived.wait()
+            # An event would do as well, with three times the calls between what comes and whoever waits for it.
+            self._awaited = self._loop.create_future()
+            await self._awaited
         return [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+
+    def _wake(self) -> None:
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
     # Credit
 
@@ -251,7 +256,7 @@ class NatsPuller:
             return
         self._wanted -= 1
         self._buffer.append(delivery)
-        self._arrived.set()
+        self._wake()
         if self._outstanding * 2 <= self._wanted:
             self._schedule()
 
@@ -280,7 +285,7 @@ class NatsPuller:
             # What was allowed before may be again, once whoever changes the permissions is done with it.
             if not self._served:
                 self._refused = True
-                self._arrived.set()
+                self._wake()
                 return
             self._failed("the account's permissions do not allow it")
             self._schedule()

@@ -103,9 +103,8 @@ class Wire(Client):
         loop = asyncio.get_running_loop()
         passed: asyncio.Future[bool] = loop.create_future()
         self._barriers.add(passed)
-        if not self._unpinged:
-            loop.call_soon(self._ping)
         self._unpinged.append(passed)
+        self._flush_soon()
         timer = loop.call_later(timeout_seconds, settle, passed)
         try:
             return await passed
@@ -114,7 +113,7 @@ class Wire(Client):
             self._barriers.discard(passed)
 
     def _ping(self) -> None:
-        """Send one PING behind all that is buffered, for all barriers of this turn of the event loop."""
+        """Write one PING behind all that is buffered, for all barriers of this turn of the event loop."""
         waiting, self._unpinged = self._unpinged, []
         if not self.up or self._transport is None:
             settle_all(waiting, value=False)
@@ -124,7 +123,6 @@ class Wire(Client):
         pong.add_done_callback(lambda _: settle_all(waiting, value=True))
         self._pongs.append(pong)  # pyright: ignore[reportUnknownMemberType]
         self._pending.append(PING)
-        self._flush()
 
     # In
 
@@ -288,13 +286,19 @@ class Wire(Client):
         self._pending.append(command)
         if at_once:
             self._flush()
-        elif not self._will_flush:
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._will_flush:
             self._will_flush = True
             asyncio.get_running_loop().call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
         """Send all that was written in this turn of the event loop and is not sent yet."""
         self._will_flush = False
+        if self._unpinged:
+            self._ping()
         self._flush()
 
     def _flush(self) -> None:
