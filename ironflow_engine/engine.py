@@ -242,7 +242,7 @@ class Engine:
             ).run
         return chores
 
-    async def _forget(self, request: Request) -> None:
+    def _forget(self, request: Request) -> None:
         """Hear that an engine has ended a run from outside: a timer that is set for it now would stay."""
         self._store.forget(request.subject.rpartition(".")[2])
 

@@ -124,7 +124,7 @@ class Takeover:
             return False  # it is too busy to answer, or we are not connected
         return False
 
-    async def _hear(self, request: Request) -> None:
+    def _hear(self, request: Request) -> None:
         try:
             # The subject is what a worker's permissions bind to its queues; what it says in the message is not.
             self._claims.take_in(request.subject.rpartition(".")[2], decode_record(Claims, request.payload))
