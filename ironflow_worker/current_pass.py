@@ -45,6 +45,8 @@ class CurrentPass:
         waits: what steps have begun to wait for in this pass, by key.
         undos: what the handler has registered to undo its steps.
         unwinds: as above.
+        follows: is done once a record is stored that the memo has already; until then no body begins, and nothing is
+            recorded. It raises a BrokerError where it cannot be stored.
 
     """
 
@@ -81,6 +83,7 @@ class CurrentPass:
         self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
         self._work = _AtWork(self)
+        self.follows: asyncio.Future[None] | None = None
 
     @property
     def failure(self) -> Exception | None:

@@ -239,6 +239,7 @@ class Executor:
         subject = self._names.journal_step(tools.queue, task.run, end.step)
         recording = asyncio.ensure_future(self._journal.ensure(subject, replace(end.record, token=tools.token)))
         recording.add_done_callback(_look_at)
+        replay.follows(recording)
         try:
             outcome = await replay.run()
             await recording

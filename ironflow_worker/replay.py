@@ -93,6 +93,10 @@ class Replay:
             return self._fail(error_record(error))
         return await self._conclude(await self._run_handler(context))
 
+    def follows(self, record: asyncio.Future[None]) -> None:
+        """Have no body begin, and nothing be recorded, before a record is stored that the memo has already."""
+        self._current.follows = record
+
     def stop(self) -> None:
         """End the pass at once, since nothing that it does counts any more; no further step begins."""
         self._stopped = True

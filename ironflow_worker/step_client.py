@@ -386,6 +386,11 @@ class StepClient(Step):
             await self._current.leave(WorkerDrains())
         self._current.executes()
         try:
+            if self._current.follows is not None:
+                await asyncio.shield(self._current.follows)
+        except BrokerError as error:
+            raise self._give_up(error) from error
+        try:
             attempt = Attempt(call, self._current.memo, self._tools, self._append)
             standing = await attempt.make(do)
         except SerializationError as error:
@@ -436,6 +441,8 @@ class StepClient(Step):
         if branch is not None:
             branch.record(+1)
         try:
+            if self._current.follows is not None:
+                await asyncio.shield(self._current.follows)
             return await self._tools.append(subject, record)
         except asyncio.CancelledError:
             await self._see_recorded(subject, record)

@@ -60,6 +60,8 @@ def a_slot() -> Slot:
 
 @pytest.fixture
 def nap() -> Iterator[ironflow.Function[None, None]]:
+    forget_functions()
+
     @ironflow.function(id="nap")
     async def nap(ctx: Context) -> None:
         await ctx.step.sleep("nap", NAP_MS / 1000)

@@ -176,7 +176,7 @@ async def test_what_the_journal_says_already_is_left_alone(bench: Bench) -> None
     assert bytes(bench.outcome(1).output) == b"8"
 
 
-async def test_a_pass_whose_end_cannot_be_recorded_has_no_outcome_and_is_done_again(bench: Bench) -> None:
+async def test_where_the_end_cannot_be_recorded_no_body_begins_and_the_pass_is_done_again(bench: Bench) -> None:
     await bench.execute(0)
 
     def refuse_the_end(stage: Stage, verb: str, subject: str) -> BrokerError | None:
@@ -186,6 +186,7 @@ async def test_a_pass_whose_end_cannot_be_recorded_has_no_outcome_and_is_done_ag
     bench.server.interceptor = refuse_the_end
     assert await bench.execute(1, END) == ["nak 1"]
     assert "outcome.1" not in bench.recorded()
+    assert bench.bodies == ["before"]
 
     bench.server.interceptor = None
     assert await bench.execute(1, END, delivered=2) == ["ack"]
