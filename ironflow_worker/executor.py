@@ -18,7 +18,7 @@ from ironflow.function import Function
 from ironflow.journal import Appended, Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
-from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task
+from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task, WaitEnd
 from ironflow.server_clock import ServerClock
 from ironflow.telemetry.tracing import carrier_of, is_wanted
 from ironflow_worker.bodies import Bodies
@@ -236,8 +236,7 @@ class Executor:
         end = task.end
         if end is None:
             return await replay.run()
-        subject = self._names.journal_step(tools.queue, task.run, end.step)
-        recording = asyncio.ensure_future(self._journal.ensure(subject, replace(end.record, token=tools.token)))
+        recording = asyncio.ensure_future(self._record_end(task, end, tools))
         recording.add_done_callback(_look_at)
         replay.follows(recording)
         try:
@@ -246,6 +245,11 @@ class Executor:
         finally:
             recording.cancel()
         return outcome
+
+    async def _record_end(self, task: Task, end: WaitEnd, tools: PassTools) -> None:
+        await asyncio.sleep(0)  # the handler goes on first
+        subject = self._names.journal_step(tools.queue, task.run, end.step)
+        await self._journal.ensure(subject, replace(end.record, token=tools.token))
 
     async def _record(
         self,
