@@ -10,10 +10,12 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import nats
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, connect
@@ -124,21 +126,29 @@ class Ironflow:
         begun, ended = map(datetime.fromisoformat, (nap.started_at, nap.finished_at))
         return ((ended - begun).total_seconds() - NAP_SECONDS) * 1000
 
-    async def bare_write_ms(self) -> float | None:
-        """Return the median round trip of an append and nothing else, one after another."""
+    async def bare_writes_ms(self) -> Mapping[str, float]:
+        """Return the median round trip of an append and nothing else, by turns by our adapter and by nats-py."""
         assert self._server is not None
         spec = StreamSpec(name="bare", subjects=("bare.>",), one_per_subject="keep_first")
         broker = await connect(ConnectionSettings(urls=(self._server.url,)))
+        client = await nats.connect(self._server.url)
+        jetstream = client.jetstream()
+        writes: dict[str, Callable[[str, bytes], Awaitable[object]]] = {
+            "": lambda subject, payload: broker.publish(Publication(subject=subject, payload=payload)),
+            " by nats-py": jetstream.publish,
+        }
+        took: dict[str, list[float]] = {by: [] for by in writes}
         try:
             await broker.ensure_stream(spec)
-            took: list[float] = []
             for _ in range(BARE_APPENDS):
-                begun = time.perf_counter()
-                await broker.publish(Publication(subject=f"bare.{uuid.uuid4().hex}", payload=bytes(200)))
-                took.append((time.perf_counter() - begun) * 1000)
-            return statistics.median(took)
+                for by, write in writes.items():
+                    begun = time.perf_counter()
+                    await write(f"bare.{uuid.uuid4().hex}", bytes(200))
+                    took[by].append((time.perf_counter() - begun) * 1000)
         finally:
             await broker.close()
+            await client.close()
+        return {by: statistics.median(each) for by, each in took.items()}
 
 
 class UnsyncedIronflow(Ironflow):

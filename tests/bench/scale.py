@@ -101,8 +101,8 @@ async def replicas() -> int:
     load = machine.load()
 
     async def measure(system: Stretched) -> Mapping[str, float]:
-        bare = await system.bare_write_ms()
-        return {"bare write, ms": bare or 0, **await throughput(system, size), **await serial(system, size)}
+        bare = await system.bare_writes_ms()
+        return {"bare write, ms": bare[""], **await throughput(system, size), **await serial(system, size)}
 
     async with kept_once_and_thrice() as systems:
         seen = await by_turns(systems, wanted.rounds, measure)

@@ -129,7 +129,7 @@ class Stretched(Ironflow):
         streams = [stream for account in accounts for stream in account["stream_detail"]]
         return {"messages": sum(stream["state"]["last_seq"] for stream in streams)}
 
-    async def bare_write_ms(self) -> float | None:
+    async def bare_writes_ms(self) -> Mapping[str, float]:
         """Return the median round trip of an append and nothing else, one after another."""
         spec = StreamSpec(name="bare", subjects=("bare.>",), one_per_subject="keep_first", replicas=self._replicas)
         broker = await connect(ConnectionSettings(urls=split_urls(self._at.url)))
@@ -140,7 +140,7 @@ class Stretched(Ironflow):
                 begun = time.perf_counter()
                 await broker.publish(Publication(subject=f"bare.{uuid.uuid4().hex}", payload=bytes(200)))
                 took.append((time.perf_counter() - begun) * 1000)
-            return statistics.median(took)
+            return {"": statistics.median(took)}
         finally:
             await broker.close()
 

@@ -68,6 +68,6 @@ class System(Protocol):
         """Return how late the sleep of the ``nap`` with this key is recorded as over, where the system shows that."""
         ...
 
-    async def bare_write_ms(self) -> float | None:
-        """Return how long one durable write takes and nothing else, where the system's storage can be asked."""
+    async def bare_writes_ms(self) -> Mapping[str, float]:
+        """Return how long one durable write takes and nothing else, by who writes; where the storage can be asked."""
         ...

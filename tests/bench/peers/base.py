@@ -111,9 +111,9 @@ class Peer:
         """Not asked."""
         return None
 
-    async def bare_write_ms(self) -> float | None:
+    async def bare_writes_ms(self) -> Mapping[str, float]:
         """Not asked."""
-        return None
+        return {}
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
