@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,13 +16,7 @@ from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, Task, WaitRecord
-from ironflow_worker.bodies import Bodies
-from ironflow_worker.cancellations import Cancellations
-from ironflow_worker.executor import Executor
-from ironflow_worker.leases import Leases
-from ironflow_worker.metrics import Metrics
-from ironflow_worker.presence import Presence
-from ironflow_worker.slots import Slot, Slots
+from tests.support.executors import Handed, a_slot, an_executor
 
 pytestmark = pytest.mark.virtual_time
 
@@ -33,29 +26,9 @@ NAP_MS = 2_000
 AHEAD_MS = 60_000
 
 
-class Handed:
-    """A task as the server delivers it."""
-
-    sequence = 1
-    delivered = 1
-
-    def __init__(self, run: str, number: int, time_ms: int) -> None:
-        task = Task(run=run, function="nap", number=number, started_at=0, event=EVENT)
-        self.subject = NAMES.task("q", run, number)
-        self.lease = run
-        self.payload = encode_record(task)
-        self.time_ms = time_ms
-
-    def ack(self) -> None: ...
-
-    def nak(self, delay_seconds: float = 0.0) -> None:
-        raise AssertionError(f"handed back for {delay_seconds} s")
-
-
-def a_slot() -> Slot:
-    slots = Slots(1, lambda _: None)
-    slots.fill()
-    return slots.come()
+def handed(run: str, number: int, time_ms: int) -> Handed:
+    task = Task(run=run, function="nap", number=number, started_at=0, event=EVENT)
+    return Handed(encode_record(task), subject=NAMES.task("q", run, number), time_ms=time_ms)
 
 
 @pytest.fixture
@@ -87,23 +60,9 @@ async def test_a_sleep_does_not_end_by_the_clock_of_another_shard(
     runs = {NAMES.shard_of(run): run for run in map(str, range(20))}
     ahead, sleeper = (runs[shard] for shard in NAMES.all_shards)
     loop = asyncio.get_running_loop()
-    executor = Executor(
-        broker,
-        NAMES,
-        {"nap": nap},
-        Bodies(ThreadPoolExecutor(1)),
-        Leases(),
-        Presence(broker, NAMES, "w"),
-        Metrics(),
-        Cancellations(broker, NAMES),
-        worker_id="w",
-        make_token=lambda: "of a pass",
-        chance=lambda: 0.5,
-        now_ms=lambda: 0,
-        monotonic=loop.time,
-    )
+    executor = an_executor(broker, NAMES, {"nap": nap})
     stored_ms = await broker.server_time_ms(NAMES.shard_of(sleeper).tasks)
-    await executor.execute("q", Handed(ahead, 0, stored_ms + AHEAD_MS), a_slot())
+    await executor.execute("q", handed(ahead, 0, stored_ms + AHEAD_MS), a_slot())
 
     wait = WaitRecord(name="nap", kind="sleep", token="t", delay_ms=NAP_MS)
     for subject, record in (
@@ -112,5 +71,7 @@ async def test_a_sleep_does_not_end_by_the_clock_of_another_shard(
     ):
         await broker.publish(Publication(subject=subject, payload=encode_record(record)))
     began = loop.time()
-    await executor.execute("q", Handed(sleeper, 1, stored_ms), a_slot())
+    delivery = handed(sleeper, 1, stored_ms)
+    await executor.execute("q", delivery, a_slot())
+    assert delivery.answers == ["ack"]
     assert loop.time() - began >= NAP_MS / 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -18,43 +17,13 @@ from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
 from ironflow.records import BeganRecord, EventRecord, OutcomeRecord, StepRecord, Task
-from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
-from ironflow_worker.executor import Executor
-from ironflow_worker.leases import Leases
-from ironflow_worker.metrics import Metrics
-from ironflow_worker.presence import Presence
-from ironflow_worker.slots import Slot, Slots
+from tests.support.executors import Handed, a_slot, an_executor
 
 pytestmark = pytest.mark.virtual_time
 
 NAMES = Names("test")
 EVENT = EventRecord(id="e", name="go", time="2026-01-01T00:00:00Z")
-
-
-class Handed:
-    """A delivery that notes what becomes of it."""
-
-    def __init__(self, payload: bytes, delivered: int = 1) -> None:
-        self.subject = "test.tasks.q.r.0"
-        self.payload = payload
-        self.sequence = 1
-        self.time_ms = 0
-        self.delivered = delivered
-        self.lease = "lease"
-        self.answers: list[str] = []
-
-    def ack(self) -> None:
-        self.answers.append("ack")
-
-    def nak(self, delay_seconds: float = 0.0) -> None:
-        self.answers.append(f"nak {delay_seconds:g}")
-
-
-def a_slot() -> Slot:
-    slots = Slots(1, lambda _: None)
-    slots.fill()
-    return slots.come()
 
 
 class Bench:
@@ -70,21 +39,8 @@ class Bench:
         self.cancellations = Cancellations(broker, NAMES)
         self.listens_since_ms = 0
         self.now_ms = 0
-        self.executor = Executor(
-            broker,
-            NAMES,
-            {"f": ironflow.function(id="f")(self.handle)},
-            Bodies(ThreadPoolExecutor(1)),
-            Leases(),
-            Presence(broker, NAMES, "w"),
-            Metrics(),
-            self.cancellations,
-            worker_id="w",
-            make_token=lambda: "of this pass",
-            chance=lambda: 0.5,
-            now_ms=lambda: self.now_ms,
-            monotonic=asyncio.get_running_loop().time,
-        )
+        functions = {"f": ironflow.function(id="f")(self.handle)}
+        self.executor = an_executor(broker, NAMES, functions, self.cancellations, lambda: self.now_ms)
 
     async def start(self) -> None:
         await self.cancellations.start()
@@ -108,7 +64,7 @@ class Bench:
         self.now_ms = self.listens_since_ms + 1 + clock_ms
         started_at = self.listens_since_ms + 1
         task = Task(run="r", function="f", number=0, started_at=started_at, event=EVENT, server=self.broker.server.id)
-        return Handed(encode_record(msgspec.structs.replace(task, **changes)), delivered)
+        return Handed(encode_record(msgspec.structs.replace(task, **changes)), delivered=delivered)
 
     async def answers(self, delivery: Handed) -> list[str]:
         await self.executor.execute("q", delivery, a_slot())

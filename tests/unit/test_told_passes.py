@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -18,13 +17,9 @@ from ironflow.codec import decode_record, encode_raw, encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
 from ironflow.records import EventRecord, OutcomeRecord, StepRecord, Task, WaitEnd
-from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
-from ironflow_worker.leases import Leases
-from ironflow_worker.metrics import Metrics
-from ironflow_worker.presence import Presence
-from ironflow_worker.slots import Slot, Slots
+from tests.support.executors import Handed, a_slot, an_executor
 
 pytestmark = pytest.mark.virtual_time
 
@@ -35,26 +30,6 @@ END = WaitEnd(
     step="wait",
     record=StepRecord(name="wait", kind="wait_for_event", token="", output=encode_raw(COMES)),
 )
-
-
-class Handed:
-    """A delivery that notes what becomes of it."""
-
-    subject = "test.tasks.q.r.0"
-    sequence = 1
-    lease = "lease"
-
-    def __init__(self, task: Task, time_ms: int, delivered: int) -> None:
-        self.payload = encode_record(task)
-        self.time_ms = time_ms
-        self.delivered = delivered
-        self.answers: list[str] = []
-
-    def ack(self) -> None:
-        self.answers.append("ack")
-
-    def nak(self, delay_seconds: float = 0.0) -> None:
-        self.answers.append(f"nak {delay_seconds:g}")
 
 
 class Bench:
@@ -74,21 +49,7 @@ class Bench:
     def another_worker(self) -> Executor:
         function = ironflow.function(id="f")(self.handle)
         forget_functions()
-        return Executor(
-            self.broker,
-            NAMES,
-            {"f": function},
-            Bodies(ThreadPoolExecutor(1)),
-            Leases(),
-            Presence(self.broker, NAMES, "w"),
-            Metrics(),
-            self.cancellations,
-            worker_id="w",
-            make_token=lambda: "of a pass",
-            chance=lambda: 0.5,
-            now_ms=lambda: self.now_ms,
-            monotonic=asyncio.get_running_loop().time,
-        )
+        return an_executor(self.broker, NAMES, {"f": function}, self.cancellations, lambda: self.now_ms)
 
     def count_reads(self, stage: Stage, verb: str, _: str) -> BrokerError | None:
         self.reads += stage == "before" and verb in ("read", "last")
@@ -122,7 +83,7 @@ class Bench:
         task = msgspec.structs.replace(task, event=None if number else EVENT, end=end, **(changes or {}))
         stored_ms = self.began_ms + 10 * number
         self.now_ms = stored_ms + age_ms
-        delivery = Handed(task, stored_ms, delivered)
+        delivery = Handed(encode_record(task), time_ms=stored_ms, delivered=delivered)
         await (on or self.executor).execute("q", delivery, a_slot())
         return delivery.answers
 
@@ -135,12 +96,6 @@ class Bench:
         journal = self.server.stream("TEST_JOURNAL")
         messages = (journal.at(sequence) for sequence in journal.select("test.journal.q.r.>", 0))
         return [message.subject.partition(".r.")[2] for message in messages if message is not None]
-
-
-def a_slot() -> Slot:
-    slots = Slots(1, lambda _: None)
-    slots.fill()
-    return slots.come()
 
 
 @pytest.fixture
