@@ -61,11 +61,11 @@ async def published_id(step: Step, size: int) -> None:
 
 
 async def invoked_data(step: Step, size: int) -> None:
-    await step.invoke("child", text(size))
+    await step.invoke("idle-child", text(size))
 
 
 async def started_data(step: Step, size: int) -> None:
-    await step.invoke_async("child", text(size))
+    await step.invoke_async("idle-child", text(size))
 
 
 async def awaited_name(step: Step, size: int) -> None:
@@ -191,11 +191,11 @@ async def publish_metadata(client: ironflow.Client, size: int) -> None:
 
 
 async def start_data(client: ironflow.Client, size: int) -> None:
-    await client.start("child", text(size))
+    await client.start("idle-child", text(size))
 
 
 async def start_id(client: ironflow.Client, size: int) -> None:
-    await client.start("child", id="x" * size)
+    await client.start("idle-child", id="x" * size)
 
 
 OF_CLIENTS: list[tuple[str, Call, type[Exception]]] = [
@@ -209,8 +209,8 @@ OF_CLIENTS: list[tuple[str, Call, type[Exception]]] = [
 ]
 
 
-@ironflow.function(id="child")
-async def child(ctx: Context) -> None: ...
+@ironflow.function(id="idle-child")
+async def idle_child(ctx: Context) -> None: ...
 
 
 @ironflow.function(id="nested")
@@ -226,7 +226,7 @@ async def test_in_a_run_the_limit_itself_is_taken_and_one_more_is_refused(case: 
     async def odd(ctx: Context[int]) -> Any:
         return await case.reach(ctx.step, ctx.event.data)
 
-    async with running_system(odd, child, nested, limits=LIMITS) as system:
+    async with running_system(odd, idle_child, nested, limits=LIMITS) as system:
         run = await system.run(odd, getattr(LIMITS, case.field) + past)
         if not past:
             assert (run.status, run.error) == ("completed", None)
@@ -242,7 +242,7 @@ async def test_in_a_run_the_limit_itself_is_taken_and_one_more_is_refused(case: 
 async def test_of_a_client_the_limit_itself_is_taken_and_one_more_is_refused(
     field: str, call: Call, error: type[Exception]
 ) -> None:
-    async with running_system(child) as system:
+    async with running_system(idle_child) as system:
         client = ironflow.Client(system.broker, system.names, LIMITS)
         with pytest.raises(error):
             await call(client, getattr(LIMITS, field) + 1)
