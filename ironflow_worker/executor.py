@@ -10,12 +10,12 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge, StoredMessage
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.function import Function
-from ironflow.journal import Appended, Journal
+from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task, WaitEnd
@@ -225,8 +225,7 @@ class Executor:
         delivery.ack()
         if outcome.status == "suspended":
             alone = _nobody_else_had(task, delivery, server)
-            recorded = [_message(*each) for each in tools.recorded] if alone else None
-            self._recent.keep(task, server, memo, recorded, delivery.time_ms)
+            self._recent.keep(task, server, memo, tools.recorded.all() if alone else None, delivery.time_ms)
         self._metrics.pass_ended(function.id, outcome.status)
         # It takes a while, and the answer changes once at the most: when somebody provides for spans.
         self._spans_wanted = self._spans_wanted or is_wanted({})
@@ -375,8 +374,3 @@ def _nobody_else_had(task: Task, delivery: Delivery, server: str) -> bool:
     must be the very process that stored the task.
     """
     return delivery.delivered == 1 and not task.check_journal and task.server == server
-
-
-def _message(subject: str, appended: Appended) -> StoredMessage:
-    # When it was stored is not known, and not asked for: nothing but its own wait could be due by it.
-    return StoredMessage(subject, appended.payload, appended.sequence, 0)

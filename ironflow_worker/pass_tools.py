@@ -16,6 +16,7 @@ from ironflow.names import Names
 from ironflow.server_clock import ServerClock
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.metrics import Metrics
+from ironflow_worker.own_records import OwnRecords
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 0
     trace: dict[str, str] = {}
     traced: bool = True
-    recorded: list[tuple[str, Appended]] = []
+    recorded: OwnRecords = msgspec.field(default_factory=OwnRecords)
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
@@ -98,7 +99,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
             appended = await self._again(lambda: self.journal.append(subject, record), error)
         if not appended.ours:
             self.metrics.refused_records.inc()
-        self.recorded.append((subject, appended))
+        self.recorded.add(subject, appended)
         return appended
 
     async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:

@@ -118,7 +118,10 @@ class RecentMemos:
 
 
 def _waits_for_one_event(memo: Memo, recorded: Sequence[StoredMessage]) -> bool:
-    """Tell whether a run waits for one event that the pass has begun to wait for, and for nothing else."""
+    """Tell whether a run waits for one event that the pass has begun to wait for, and for nothing else.
+
+    So it does not matter that nobody knows when a record of the pass was stored: nothing is due by it.
+    """
     kinds = [parse_journal(each.subject).kind for each in recorded]
     if kinds.count("wait") != 1 or "try" in kinds or not memo.is_quiet:
         return False
