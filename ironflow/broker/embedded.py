@@ -31,6 +31,8 @@ LOOPBACK = "127.0.0.1"
 READY_SECONDS = 30.0
 """Also covers reading back a large store."""
 STOP_SECONDS = embedded_guard.GRACE_SECONDS + 2.0
+GO_SECONDS = 60.0
+"""With a store of some gigabytes the kernel needs seconds to be done with a server that was killed."""
 POLL_SECONDS = 0.003
 FREE_DISK_SHARE = 0.8
 """JetStream must report full before the disk is: it recovers from the one and not from the other."""
@@ -124,7 +126,7 @@ class EmbeddedServer:
         """End the server orderly and give the folder free. Harmless the second time."""
         self._end_guard()
         if self._lock is not None:
-            self._lock.close()
+            give_free(self._lock, self.folder)
             self._lock = None
 
     def kill(self) -> None:
@@ -266,6 +268,21 @@ def take_folder(folder: Path) -> IO[str]:
         time.sleep(POLL_SECONDS)
     write_owner(file, "a nats-server that is starting")
     return file
+
+
+def give_free(lock: IO[str], folder: Path) -> None:
+    """Give up a data folder, and return when nobody has it: a large server that was killed takes a while to go."""
+    lock.seek(0)
+    owner = lock.read()
+    lock.close()
+    deadline = time.monotonic() + GO_SECONDS
+    # The folder may have been removed meanwhile.
+    with contextlib.suppress(OSError), (folder / "owner.lock").open("r+", encoding="utf-8") as file:
+        while not try_lock(file) and time.monotonic() < deadline:
+            file.seek(0)
+            if file.read() != owner:  # somebody else has taken it
+                return
+            time.sleep(POLL_SECONDS)
 
 
 def is_running(owner: str) -> bool:

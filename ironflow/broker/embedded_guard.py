@@ -36,6 +36,7 @@ def main(command: list[str]) -> None:
         child.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         child.kill()
+        child.wait()
 
 
 def die_with_guard() -> None:

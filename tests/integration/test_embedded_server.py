@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.metadata
 import json
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +110,36 @@ def test_a_killed_server_keeps_its_folder(tmp_path: Path) -> None:
         server.kill()
         with pytest.raises(EngineUnavailableError, match="in use by"):
             EmbeddedServer(tmp_path).start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the descriptor in /proc")
+def test_once_it_is_stopped_nobody_has_its_folder_any_more(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.start()
+    lock = tmp_path / "owner.lock"
+    holder = "import os, sys; sys.stdout.write('ready'); sys.stdout.flush(); sys.stdin.read()"
+    (inherited,) = (int(each) for each in os.listdir("/proc/self/fd") if _leads_to(int(each), lock))
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[inherited]
+    ) as lingers:
+        assert lingers.stdout is not None
+        assert lingers.stdin is not None
+        assert lingers.stdout.read(5) == b"ready"
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        wait_until(lambda: not server.running)
+        assert stopping.is_alive()
+        lingers.stdin.close()
+        stopping.join(10)
+        assert not stopping.is_alive()
+    with EmbeddedServer(tmp_path):
+        pass
+
+
+def _leads_to(descriptor: int, file: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    return False
 
 
 def test_a_crashed_server_can_be_started_again(tmp_path: Path) -> None:
