@@ -187,7 +187,10 @@ async def _mention_where_untriggered(client: Client, name: str) -> None:
 
 
 def _untriggered(name: str) -> str:
-    return f"nothing is triggered by it: no registered function has a trigger that matches {name!r}"
+    return (
+        f"no run is started by it: no registered function has a trigger that matches {name!r}; "
+        "runs that wait for it go on"
+    )
 
 
 def _result(id: str, view: RunView | None) -> RunResult:

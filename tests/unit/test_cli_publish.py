@@ -94,7 +94,7 @@ def test_needs_no_engine_where_it_does_not_wait(shell: Shell, engine: FakeEngine
 def test_says_that_nothing_is_triggered_where_an_engine_knows(shell: Shell, engine: FakeEngine) -> None:
     engine.functions = [_function("order.*")]
     assert shell("publish", "order.placed").stderr == ""
-    assert shell("publish", "mail.sent").stderr.startswith("nothing is triggered by it: ")
+    assert shell("publish", "mail.sent").stderr.startswith("no run is started by it: ")
     assert max(engine.patience) <= 0.5
 
 
@@ -157,7 +157,7 @@ def test_an_event_that_starts_nothing_is_done_at_once(shell: Shell, engine: Fake
     engine.started["order.placed"] = ()
     result = shell("publish", "order.placed", "--id", "o-1", "--wait", "--json")
     assert (result.exit_code, json.loads(result.stdout)["runs"]) == (0, [])
-    assert result.stderr.startswith("nothing is triggered by it: ")
+    assert result.stderr.startswith("no run is started by it: ")
 
 
 def test_a_time_out_shows_the_runs_as_they_are(shell: Shell, engine: FakeEngine) -> None:

@@ -104,13 +104,14 @@ class TestWhatIsStored:
         outcome = place.ironflow("publish", "--", given)
         assert outcome.code == DONE
         assert complaint_of(outcome) == (
-            f"nothing is triggered by it: no registered function has a trigger that matches {given!r}"
+            f"no run is started by it: no registered function has a trigger that matches {given!r}; "
+            "runs that wait for it go on"
         )
         assert [event["id"] for event in events(place, given)] == [outcome.stdout.strip()]
 
     def test_waiting_for_an_event_that_triggers_nothing_ends_at_once(self, place: Place) -> None:
         outcome = place.ironflow("publish", "lonely", "--wait", "--json", "--id", "lonely-1")
-        assert complaint_of(outcome).startswith("nothing is triggered by it: ")
+        assert complaint_of(outcome).startswith("no run is started by it: ")
         assert outcome.code == DONE
         assert json.loads(outcome.stdout) == {"event": {"id": "lonely-1", "name": "lonely"}, "runs": []}
         assert outcome.seconds < WITHIN_SECONDS
