@@ -95,17 +95,18 @@ class Memo:
 
         """
         for message in messages:
-            self._read_one(message)
+            self._take_in(message)
             self.seen = max(self.seen, message.sequence)
-            self.records += 1
-            self.size_bytes += len(message.payload) + _RECORD_BYTES
 
     def read_own(self, messages: Iterable[StoredMessage]) -> None:
         """Take in what the pass before has recorded itself; what others may have recorded in between is not seen."""
         for message in messages:
-            self._read_one(message)
-            self.records += 1
-            self.size_bytes += len(message.payload) + _RECORD_BYTES
+            self._take_in(message)
+
+    def _take_in(self, message: StoredMessage) -> None:
+        self._read_one(message)
+        self.records += 1
+        self.size_bytes += len(message.payload) + _RECORD_BYTES
 
     def _read_one(self, message: StoredMessage) -> None:
         address = parse_journal(message.subject)
@@ -304,14 +305,16 @@ class Memo:
     @property
     def only_sleeps(self) -> bool:
         """Whether nothing is open but sleeps."""
-        return all(wait.kind == "sleep" for wait in self._open().values()) and not any(
-            key not in self._steps and self.is_backing_off(key) for key in self._tries
-        )
+        return all(wait.kind == "sleep" for wait in self._open().values()) and not self._backs_off
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is open in here."""
-        return not self._open() and not any(key not in self._steps and self.is_backing_off(key) for key in self._tries)
+        return not self._open() and not self._backs_off
+
+    @property
+    def _backs_off(self) -> bool:
+        return any(key not in self._steps and self.is_backing_off(key) for key in self._tries)
 
     def due_ms(self, key: str) -> int:
         """Return when a recorded wait is over, in server time."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.protocol import Broker
+from ironflow.broker.topology import queue_consumers, streams
 from ironflow.function import Function
 from ironflow.names import Names
 from ironflow_worker.bodies import Bodies
@@ -52,6 +55,20 @@ class Handed:
     def nak(self, delay_seconds: float = 0.0) -> None:
         """Note it."""
         self.answers.append(f"nak {delay_seconds:g}")
+
+
+@contextlib.asynccontextmanager
+async def a_queue(names: Names, queue: str) -> AsyncGenerator[tuple[LocalServer, LocalBroker]]:
+    """Have a server with the streams of a namespace and the consumers of a queue, and a connection to it."""
+    server = LocalServer()
+    broker = server.connect()
+    for stream in streams(names):
+        await broker.ensure_stream(stream)
+    for consumer in queue_consumers(names, queue):
+        await broker.ensure_consumer(consumer)
+    yield server, broker
+    server.interceptor = None
+    await broker.close()
 
 
 def a_slot() -> Slot:

@@ -9,14 +9,13 @@ import pytest
 
 import ironflow
 from ironflow import Context
-from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.local import LocalBroker
 from ironflow.broker.protocol import Publication
-from ironflow.broker.topology import queue_consumers, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, Task, WaitRecord
-from tests.support.executors import Handed, a_slot, an_executor
+from tests.support.executors import Handed, a_queue, a_slot, an_executor
 
 pytestmark = pytest.mark.virtual_time
 
@@ -45,13 +44,8 @@ def nap() -> Iterator[ironflow.Function[None, None]]:
 
 @pytest.fixture
 async def broker() -> AsyncGenerator[LocalBroker]:
-    made = LocalServer().connect()
-    for stream in streams(NAMES):
-        await made.ensure_stream(stream)
-    for consumer in queue_consumers(NAMES, "q"):
-        await made.ensure_consumer(consumer)
-    yield made
-    await made.close()
+    async with a_queue(NAMES, "q") as (_, made):
+        yield made
 
 
 async def test_a_sleep_does_not_end_by_the_clock_of_another_shard(

@@ -12,13 +12,12 @@ import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
-from ironflow.broker.topology import queue_consumers, streams
 from ironflow.codec import encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
 from ironflow.records import BeganRecord, EventRecord, OutcomeRecord, StepRecord, Task
 from ironflow_worker.cancellations import Cancellations
-from tests.support.executors import Handed, a_slot, an_executor
+from tests.support.executors import Handed, a_queue, a_slot, an_executor
 
 pytestmark = pytest.mark.virtual_time
 
@@ -73,18 +72,13 @@ class Bench:
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[Bench]:
-    server = LocalServer()
-    broker = server.connect()
-    for stream in streams(NAMES):
-        await broker.ensure_stream(stream)
-    await broker.ensure_consumer(queue_consumers(NAMES, "q")[0])
-    bench = Bench(server, broker)
-    await bench.start()
-    yield bench
-    server.interceptor = None
-    await bench.cancellations.stop()
-    forget_functions()
-    await broker.close()
+    async with a_queue(NAMES, "q") as (server, broker):
+        bench = Bench(server, broker)
+        await bench.start()
+        yield bench
+        server.interceptor = None
+        await bench.cancellations.stop()
+        forget_functions()
 
 
 REASONS_TO_READ: dict[str, dict[str, object]] = {

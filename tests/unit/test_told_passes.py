@@ -12,14 +12,13 @@ import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Publication, Unavailable
-from ironflow.broker.topology import queue_consumers, streams
 from ironflow.codec import decode_record, encode_raw, encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
 from ironflow.records import EventRecord, OutcomeRecord, StepRecord, Task, WaitEnd
 from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
-from tests.support.executors import Handed, a_slot, an_executor
+from tests.support.executors import Handed, a_queue, a_slot, an_executor
 
 pytestmark = pytest.mark.virtual_time
 
@@ -100,17 +99,12 @@ class Bench:
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[Bench]:
-    server = LocalServer()
-    broker = server.connect()
-    for stream in streams(NAMES):
-        await broker.ensure_stream(stream)
-    await broker.ensure_consumer(queue_consumers(NAMES, "q")[0])
-    made = Bench(server, broker)
-    await made.start()
-    yield made
-    server.interceptor = None
-    await made.cancellations.stop()
-    await broker.close()
+    async with a_queue(NAMES, "q") as (server, broker):
+        made = Bench(server, broker)
+        await made.start()
+        yield made
+        server.interceptor = None
+        await made.cancellations.stop()
 
 
 async def test_what_the_task_says_counts_before_the_journal_has_it_and_the_journal_has_it_then(bench: Bench) -> None:
