@@ -21,6 +21,7 @@ from ironflow.names import Names
 from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task, WaitEnd
 from ironflow.server_clock import ServerClock
 from ironflow.telemetry.tracing import carrier_of, is_wanted
+from ironflow_worker.beginners import Beginners
 from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
@@ -99,6 +100,7 @@ class Executor:
         self._clocks = {shard: ServerClock(monotonic) for shard in names.all_shards}
         self._recent = RecentMemos()
         self._quarantine = Quarantine()
+        self._beginners = Beginners(monotonic)
         self._spans_wanted = is_wanted({})
         self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
 
@@ -140,6 +142,7 @@ class Executor:
                 self._cancellations.watch(running),
             ):
                 await slot.take()
+                await self._beginners.turn(task)
                 await self._journal.until_few_wait()
                 await self._execute(queue, task, function, delivery, running, slot)
         except PassStopped:
@@ -223,6 +226,7 @@ class Executor:
             outcome = await self._record(queue, running, event, replay, await self._run(task, replay, tools), tools)
         running.succeeded = True
         delivery.ack()
+        self._beginners.ended(task, outcome, self._now_ms())
         if outcome.status == "suspended":
             alone = _nobody_else_had(task, delivery, server)
             self._recent.keep(task, server, memo, tools.recorded.all() if alone else None, delivery.time_ms)
