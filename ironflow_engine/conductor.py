@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -86,8 +86,14 @@ class Conductor:
         self._keeper = keeper
         self._children = children
 
-    async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+    async def apply(
+        self, facts: Sequence[Fact], rest: Callable[[], Awaitable[None]] | None = None
+    ) -> dict[str, BrokerError]:
         """Apply facts in order, and those that follow from them; when this returns, their effects are stored.
+
+        Args:
+            facts: what happened.
+            rest: awaited before waits are taken away that are over, which is not urgent; default for no rest.
 
         Returns:
             The runs whose facts could not be applied, and why; they must be applied again.
@@ -103,7 +109,10 @@ class Conductor:
         for run, cause in reversed(causes):
             if run in failures:
                 failures.setdefault(cause, failures[run])
-        failures |= await self._keeper.forget([command for command in waits_ended if command.run not in failures])
+        over = [command for command in waits_ended if command.run not in failures]
+        if over and rest is not None:
+            await rest()
+        failures |= await self._keeper.forget(over)
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures
@@ -156,6 +165,7 @@ class Conductor:
         for _ in range(_TRIES):
             for plan in left:
                 _decide(plan)
+            self._tell_completed(left)
             done, to_write, to_reload = _sort(left)
             decided += done
             to_reload += await self._write(to_write, decided, failures)
@@ -164,6 +174,19 @@ class Conductor:
                 break
         failures.update({plan.run: WrongRevision("other engines kept writing") for plan in left})
         return decided
+
+    def _tell_completed(self, plans: list[_Plan]) -> None:
+        """Tell of runs that have completed: their outcomes are stored, and nothing ends them otherwise any more.
+
+        Whoever asks then finds it in the journal. How a run has failed or was cancelled is told once it can be retried.
+        """
+        told: list[AnnounceEnd] = []
+        for plan in plans:
+            after = plan.after.state
+            if after is not None and after is not plan.version.state and after.status == "completed":
+                told += [command for command in plan.commands if isinstance(command, AnnounceEnd)]
+                plan.commands = tuple(each for each in plan.commands if not isinstance(each, AnnounceEnd))
+        self._dispatcher.announce(told)
 
     async def _write(self, plans: list[_Plan], decided: list[_Plan], failures: dict[str, BrokerError]) -> list[_Plan]:
         """Store the plans' states; return the plans that someone else's write has overtaken."""

@@ -46,7 +46,7 @@ class Dispatcher:
 
     async def carry_out(self, commands: Sequence[SendCommand]) -> list[BrokerError | None]:
         """Carry out commands together; return what each failed with, in order."""
-        self._announce(commands)
+        self.announce([command for command in commands if isinstance(command, AnnounceEnd)])
         commands = [_traced(command) for command in commands]
         failures: list[BrokerError | None] = [None] * len(commands)
         left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
@@ -137,11 +137,12 @@ class Dispatcher:
         outcome = self._names.journal_outcome(state.queue, state.id, state.number)
         return await self._broker.last(shard.journal, outcome) is None
 
-    def _announce(self, commands: Sequence[SendCommand]) -> None:
-        for command in commands:
-            if isinstance(command, AnnounceEnd):
-                hint = encode_record(brief_view(command.state, command.output, _HINT_OUTPUT_BYTES))
-                self._broker.notify(self._names.ended(command.state.id), hint if len(hint) <= _HINT_BYTES else b"")
+    def announce(self, ends: Sequence[AnnounceEnd]) -> None:
+        """Tell whoever listens how runs have ended."""
+        for end in ends:
+            hint = encode_record(brief_view(end.state, end.output, _HINT_OUTPUT_BYTES))
+            payload = hint if len(hint) <= _HINT_BYTES else b""
+            self._broker.notify(self._names.ended(end.state.id), payload, at_once=len(ends) == 1)
 
     async def _stop(self, commands: Sequence[SendCommand]) -> None:
         stops = [command for command in commands if isinstance(command, StopRun)]

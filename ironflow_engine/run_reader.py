@@ -18,7 +18,9 @@ from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRe
 from ironflow_engine import epochs
 from ironflow_engine.census import Census
 from ironflow_engine.history import NO_PARTS, History, RunParts
+from ironflow_engine.journal_intake import read_fact
 from ironflow_engine.read_model import Place, RunQuery
+from ironflow_engine.reducer import decide
 from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.views import StepHistory, brief_view, run_view
@@ -71,7 +73,7 @@ class RunReader:
         return await self._view(state, status, ANSWER_BYTES, await self._archived([state]))
 
     async def state(self, run: str) -> RunState:
-        """Return the state of a run as it is stored.
+        """Return the state of a run as it is stored; of one that has completed, also where that is not stored yet.
 
         Raises:
             RunNotFoundError: there is none with that id.
@@ -81,9 +83,21 @@ class RunReader:
         if run.isascii() and run.isalnum():
             state = (await self._store.load(run)).state or await self._history.run(run)
             if state is not None:
-                return state
+                return await self._as_recorded(state) if state.live else state
         msg = f"no run {readable(run)}"
         raise RunNotFoundError(msg)
+
+    async def _as_recorded(self, state: RunState) -> RunState:
+        """Return a live run's state with what is recorded of its end: whoever asks may have been told already."""
+        subject = self._names.journal_outcome(state.queue, state.id, state.number)
+        message = await self._broker.last(self._names.shard_of(state.id).journal, subject)
+        if message is None:
+            return state
+        try:
+            ended = decide(state, read_fact(message)).state
+        except SerializationError:
+            return state  # the intake says so
+        return ended if ended is not None and ended.status == "completed" else state
 
     async def part(self, request: GetRunPart) -> msgspec.Raw:
         """Return the JSON of one large part of a run.

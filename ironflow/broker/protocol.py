@@ -401,8 +401,15 @@ class Broker(Protocol):
 
     # Core messages: at most once, nothing is stored
 
-    def notify(self, subject: str, payload: bytes) -> None:
-        """Send a hint to whoever listens. Sent, not awaited; lost where nobody does."""
+    def notify(self, subject: str, payload: bytes, *, at_once: bool = False) -> None:
+        """Send a hint to whoever listens. Sent, not awaited; lost where nobody does.
+
+        Args:
+            subject: the subject.
+            payload: the message.
+            at_once: spare it the wait for what else is sent in this turn of the event loop.
+
+        """
         ...
 
     async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:

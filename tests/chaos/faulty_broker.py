@@ -304,9 +304,9 @@ class FaultyBroker:
     async def ensure_consumer(self, spec: ConsumerSpec) -> None:
         await self._inner.ensure_consumer(spec)
 
-    def notify(self, subject: str, payload: bytes) -> None:
+    def notify(self, subject: str, payload: bytes, *, at_once: bool = False) -> None:
         if not self.lost():
-            self._inner.notify(subject, payload)
+            self._inner.notify(subject, payload, at_once=at_once)
 
     async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:
         return await self._inner.listen(subject, listener, group)

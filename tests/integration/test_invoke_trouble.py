@@ -112,6 +112,7 @@ async def run_to_its_end(system: System, function: Function[Any, Any], expected:
     await asyncio.sleep(1200)
     await system.client.publish("x", "late")
     assert await run.result("1h") == expected
+    await asyncio.sleep(60)  # the engine that has told it may die before it has stored it
     children = [each async for each in system.client.runs(function="child")]
     assert [(await each.state()).status for each in children] == [ended]
     assert [each.status for each in await run.steps() if each.status not in ("completed", "failed")] == []

@@ -61,6 +61,30 @@ async def test_a_run_whose_result_is_known_shows_as_ended() -> None:
         assert (await run.state()).status == "completed"
 
 
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_a_run_whose_result_is_known_shows_as_ended_before_that_is_stored(engines: int) -> None:
+    async with running_system(three_steps, engines=engines) as system:
+        outcomes: list[str] = []
+
+        def refuse(at: Stage, verb: str, subject: str) -> BrokerError | None:
+            if verb == "publish" and ".outcome." in subject:
+                outcomes.append(subject)
+            is_state = (at, verb) == ("before", "publish") and subject.startswith(system.names.run_key(""))
+            return Unavailable("not now") if is_state and outcomes else None
+
+        system.server.interceptor = refuse
+        run = await system.client.start(three_steps, "done")
+        assert await run.result() == "done"
+        shown = await system.client.run(run.id).state()
+        assert (shown.status, bytes(shown.output), shown.finished_at is None) == ("completed", b'"done"', False)
+        assert {step.status for step in await run.steps()} == {"completed"}
+        assert not await run.retry()
+        system.server.interceptor = None
+        assert not await run.cancel()
+        await asyncio.sleep(60)
+        assert (await run.state()).finished_at == shown.finished_at
+
+
 async def test_why_a_run_failed_costs_no_question() -> None:
     async with running_system(broken) as system:
         asked = questions(system)

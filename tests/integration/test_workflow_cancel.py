@@ -277,9 +277,9 @@ async def test_a_pass_whose_hint_was_lost_is_stopped_a_little_later(monkeypatch:
     f = working(body)
     notify = LocalBroker.notify
 
-    def lossy(broker: LocalBroker, subject: str, payload: bytes) -> None:
+    def lossy(broker: LocalBroker, subject: str, payload: bytes, *, at_once: bool = False) -> None:
         if ".cancel." not in subject:
-            notify(broker, subject, payload)
+            notify(broker, subject, payload, at_once=at_once)
 
     monkeypatch.setattr(LocalBroker, "notify", lossy)
     async with running_system(f) as system:

@@ -399,3 +399,49 @@ async def test_a_task_that_may_be_missing_is_published_unless_its_pass_has_ended
     engines.server.store(ENDED)
     assert await other.apply([outcome(0, 6), woken(8)]) == {}
     assert [task.number for task in await engines.tasks()] == [0]
+
+
+class Order:
+    """Notes in which order a run's state is stored and its end is told."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self.seen: list[str] = []
+        server.interceptor = self
+
+    def __call__(self, at: Stage, verb: str, subject: str) -> BrokerError | None:
+        if at == "after" and verb == "publish" and subject == NAMES.run_key("r"):
+            self.seen.append("stored")
+        if at == "before" and verb == "notify" and subject == NAMES.ended("r"):
+            self.seen.append("told")
+        return None
+
+
+async def test_that_a_run_has_completed_is_told_once_while_it_is_stored(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+    order = Order(engines.server)
+    await engine.apply([outcome(0, 5, status="completed")])
+    assert order.seen == ["told", "stored"]
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+async def test_that_a_run_has_ended_otherwise_is_told_when_it_can_be_retried(engines: Engines, status: str) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+    order = Order(engines.server)
+    await engine.apply([outcome(0, 5, status=status)])
+    await asyncio.sleep(1)  # a hint is sent, and not awaited
+    assert order.seen == ["stored", "told"]
+
+
+async def test_an_end_that_could_not_be_stored_is_told_again_when_its_outcome_comes_again(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+    engines.server.interceptor = lambda _, verb, subject: (
+        StorageFull("full") if verb == "publish" and subject == NAMES.run_key("r") else None
+    )
+    assert list(await engine.apply([outcome(0, 5, status="completed")])) == ["r"]
+    order = Order(engines.server)
+    assert await engine.apply([outcome(0, 5, status="completed")]) == {}
+    assert order.seen == ["told", "stored"]
+    assert await engines.state() == ("completed", 0, False)

@@ -222,9 +222,9 @@ class NatsBroker:
 
     # Core messages
 
-    def notify(self, subject: str, payload: bytes) -> None:
+    def notify(self, subject: str, payload: bytes, *, at_once: bool = False) -> None:
         """Send a hint to whoever listens."""
-        self._wire.send(subject, payload)
+        self._wire.send(subject, payload, at_once=at_once)
 
     async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:
         """Call *listener* for each message of a subject, one after another.
