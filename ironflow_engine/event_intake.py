@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 import structlog
@@ -28,6 +30,16 @@ _log = structlog.get_logger("ironflow.engine")
 
 _TASK_BYTES = 2_048
 """What a task has beside its event, at the most: ids, numbers, and names of up to 128 bytes."""
+
+_REST_SECONDS = 0.003
+"""How long the run that an event has woken has the machine for itself, unless other events come."""
+
+
+class _Lone(msgspec.Struct, frozen=True):
+    """A lone event, and whether the functions that it starts were left for later."""
+
+    event: EventRecord
+    starts_later: bool
 
 
 class EventIntake(Intake):
@@ -63,11 +75,14 @@ class EventIntake(Intake):
         self._waits = waits
         self._children = children
         self._foresight = foresight
-        self._more: dict[str, EventRecord] = {}
+        self._more: dict[str, _Lone] = {}
         """Lone events of which the server has still to be asked who waits for them, by lease."""
+        self._company = asyncio.Event()
+        """Set once other events come."""
 
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
         """Match each event with the functions and the waits as they are now."""
+        self._company.set()
         facts: list[tuple[Delivery, list[Fact]]] = []
         events: list[tuple[Delivery, EventRecord]] = []
         for delivery in batch:
@@ -86,7 +101,7 @@ class EventIntake(Intake):
             self._functions.current(), self._waits.matching(records), self._children.are_believable(records)
         )
         for (delivery, event), entries, is_believable in zip(events, waiting, believable, strict=True):
-            starts = self._starts(matcher, delivery, event) if is_believable else []
+            starts = self._starts_by(matcher, delivery, event) if is_believable else []
             if not is_believable:
                 _log.warning("event ignored: no run has called for it that it names", event=event.id)
             arrivals = [_arrival(delivery, event, entry) for entry in entries]
@@ -94,10 +109,12 @@ class EventIntake(Intake):
         return facts
 
     async def _what_is_sure(self, delivery: Delivery, event: EventRecord) -> tuple[Delivery, list[Fact]]:
-        matcher = await self._foresight.functions_for(delivery, event)
-        self._more[delivery.lease] = event
-        starts = self._starts(matcher, delivery, event)
+        self._company = asyncio.Event()
         known = self._waits.remembered(event)
+        # Those who wait need not wait for the answer whether there is a new function, either.
+        starts_later = bool(known) and not event.target and not self._functions.last.functions_for(event.name)
+        starts = [] if starts_later else await self._starts(delivery, event)
+        self._more[delivery.lease] = _Lone(event, starts_later)
         return delivery, [*starts, *(_arrival(delivery, event, entry, hasty=True) for entry in known)]
 
     def has_more(self, batch: Sequence[Delivery]) -> bool:
@@ -105,18 +122,32 @@ class EventIntake(Intake):
         return any(delivery.lease in self._more for delivery in batch)
 
     async def more_facts(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> list[tuple[Delivery, list[Fact]]]:
-        """Return the arrivals at waits that this engine did not know, or could not be sure of."""
-        return [(delivery, await self._other_arrivals(delivery, found)) for delivery, found in facts]
+        """Return the arrivals at waits that this engine did not know, or could not be sure of, and late starts."""
+        return [(delivery, await self._what_else(delivery, found)) for delivery, found in facts]
 
-    async def _other_arrivals(self, delivery: Delivery, found: Sequence[Fact]) -> list[Fact]:
-        event = self._more.pop(delivery.lease, None)
-        if event is None:
+    async def _what_else(self, delivery: Delivery, found: Sequence[Fact]) -> list[Fact]:
+        lone = self._more.pop(delivery.lease, None)
+        if lone is None:
             return []
+        starts = await self._starts(delivery, lone.event) if lone.starts_later else []
+        return [*starts, *await self._other_arrivals(delivery, lone.event, found)]
+
+    async def _other_arrivals(self, delivery: Delivery, event: EventRecord, found: Sequence[Fact]) -> list[Fact]:
         tried = {(fact.run, fact.entry.step) for fact in found if isinstance(fact, EventArrived)}
         # What had an effect is over.
         over = {wait for wait in tried if not self._waits.is_remembered(*wait)}
         (entries,) = await self._waits.matching([event])
         return [_arrival(delivery, event, entry) for entry in entries if (entry.run, entry.step) not in over]
+
+    def rest_after(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> Callable[[], Awaitable[None]] | None:
+        """Have those go on first whom a lone event has woken."""
+        is_lone = any(delivery.lease in self._more for delivery, _ in facts)
+        return partial(self._rest, self._company) if is_lone else None
+
+    async def _rest(self, company: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REST_SECONDS):
+                await company.wait()
 
     def hand_back(self, delay_seconds: float, *deliveries: Delivery) -> None:
         """Have events delivered again."""
@@ -124,7 +155,10 @@ class EventIntake(Intake):
             self._more.pop(delivery.lease, None)
         super().hand_back(delay_seconds, *deliveries)
 
-    def _starts(self, matcher: Matcher, delivery: Delivery, event: EventRecord) -> list[RunStarted]:
+    async def _starts(self, delivery: Delivery, event: EventRecord) -> list[RunStarted]:
+        return self._starts_by(await self._foresight.functions_for(delivery, event), delivery, event)
+
+    def _starts_by(self, matcher: Matcher, delivery: Delivery, event: EventRecord) -> list[RunStarted]:
         return self._refuse_what_fits_no_task(matcher.starts(event, delivery.sequence, delivery.time_ms), delivery)
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:

@@ -28,8 +28,10 @@ _PAUSE_SECONDS = 1.0
 """For so long at least nobody listens once there was much to do: then questions are asked for many events at once."""
 
 
-class _Id(msgspec.Struct):
+class _Head(msgspec.Struct):
     id: str
+    name: str
+    target: str = ""
 
 
 class _Asked(msgspec.Struct):
@@ -119,10 +121,12 @@ class Foresight:
         if self._asked is not None and not self._asked.matcher.done():
             return
         try:
-            event = msgspec.json.decode(request.payload, type=_Id).id
+            event = msgspec.json.decode(request.payload, type=_Head)
         except msgspec.MsgspecError:
             return  # whoever takes it from the stream says so
-        asked = self._asked = _Asked(event, self._seconds(), asyncio.get_running_loop().create_future())
+        if not event.target and not self._functions.last.functions_for(event.name):
+            return  # it is most likely there for those who wait, and they come first
+        asked = self._asked = _Asked(event.id, self._seconds(), asyncio.get_running_loop().create_future())
         matcher: Matcher | None = None
         try:
             matcher = await self._functions.current()

@@ -41,6 +41,11 @@ class FunctionStore:
         self._matcher = Matcher(())
         self._lock = asyncio.Lock()
 
+    @property
+    def last(self) -> Matcher:
+        """A matcher over the functions as they were when they were last asked for."""
+        return self._matcher
+
     async def current(self) -> Matcher:
         """Return a matcher over the functions as they are now.
 

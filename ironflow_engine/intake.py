@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -165,7 +165,7 @@ class Intake(ABC):
         applied = [fact for _, found in facts for fact in found]
         if not applied:
             return {}
-        failures = await self._conductor.apply(applied)
+        failures = await self._conductor.apply(applied, self.rest_after(facts))
         return failures | await self.conclude([fact for fact in applied if fact.run not in failures])
 
     @abstractmethod
@@ -179,6 +179,10 @@ class Intake(ABC):
     async def more_facts(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> list[tuple[Delivery, list[Fact]]]:
         """Return what else each delivery means, once *facts* are applied."""
         return [(delivery, []) for delivery, _ in facts]
+
+    def rest_after(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> Callable[[], Awaitable[None]] | None:  # noqa: ARG002 - most do not
+        """Return what waits once all is done about facts that is urgent; None for nothing."""
+        return None
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:  # noqa: ARG002 - most do nothing
         """Do what remains once facts are applied; return the runs for which it could not be done, and why."""

@@ -58,6 +58,11 @@ class Bed:
             (delivery,) = await puller.batch(1)
         return delivery, event
 
+    async def register(self) -> None:
+        """Have a function of the events, which the engine knows."""
+        await self.store.put(FUNCTION)
+        await self.store.current()
+
     async def settle(self) -> None:
         """Let happen what is under way."""
         await asyncio.sleep(1)
@@ -82,7 +87,7 @@ async def bed() -> AsyncGenerator[Bed]:
 async def test_an_event_that_was_heard_needs_no_question_when_it_comes(bed: Bed) -> None:
     bed.foresight.begin()
     await bed.settle()
-    await bed.store.put(FUNCTION)
+    await bed.register()
     delivery, event = await bed.publish("e1")
     await bed.settle()
     asked = bed.asked.questions
@@ -94,48 +99,52 @@ async def test_an_event_that_was_heard_needs_no_question_when_it_comes(bed: Bed)
 async def test_one_answer_is_for_one_event(bed: Bed) -> None:
     bed.foresight.begin()
     await bed.settle()
+    await bed.register()
     delivery, event = await bed.publish("e1")
     await bed.settle()
     await bed.foresight.functions_for(delivery, event)
-    await bed.store.put(FUNCTION)
+    await bed.store.put(FunctionRecord(id="g", queue="q"))
     asked = bed.asked.questions
-    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f"}
+    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f", "g"}
     assert bed.asked.questions == asked + 1
 
 
 async def test_an_event_that_comes_late_is_asked_for_anew(bed: Bed) -> None:
     bed.foresight.begin()
     await bed.settle()
+    await bed.register()
     delivery, event = await bed.publish("e1")
     await bed.settle()
     bed.seconds += 1.0
-    await bed.store.put(FUNCTION)
-    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f"}
+    await bed.store.put(FunctionRecord(id="g", queue="q"))
+    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f", "g"}
 
 
 async def test_an_event_that_comes_again_is_asked_for_anew(bed: Bed) -> None:
     bed.foresight.begin()
     await bed.settle()
+    await bed.register()
     delivery, event = await bed.publish("e1")
     delivery.nak()
     async with bed._broker.pull(NAMES.events, ENGINE_CONSUMER) as puller:  # noqa: SLF001 - it is ours
         puller.request(1)
         (again,) = await puller.batch(1)
     await bed.settle()
-    await bed.store.put(FUNCTION)
+    await bed.store.put(FunctionRecord(id="g", queue="q"))
     assert again.delivered == 2
-    assert (await bed.foresight.functions_for(again, event)).functions.keys() == {"f"}
+    assert (await bed.foresight.functions_for(again, event)).functions.keys() == {"f", "g"}
 
 
 async def test_a_question_that_failed_is_asked_once_more(bed: Bed) -> None:
     bed.foresight.begin()
     await bed.settle()
-    await bed.store.put(FUNCTION)
+    await bed.register()
+    await bed.store.put(FunctionRecord(id="g", queue="q"))
     bed.asked.fails = True
     delivery, event = await bed.publish("e1")
     await bed.settle()
     bed.asked.fails = False
-    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f"}
+    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f", "g"}
 
 
 async def test_what_is_no_event_is_left_to_whoever_takes_it_from_the_stream(bed: Bed) -> None:
@@ -147,9 +156,21 @@ async def test_what_is_no_event_is_left_to_whoever_takes_it_from_the_stream(bed:
     assert bed.asked.questions == asked
 
 
+async def test_for_an_event_that_starts_nothing_as_far_as_is_known_nothing_is_asked_ahead(bed: Bed) -> None:
+    bed.foresight.begin()
+    await bed.settle()
+    await bed.store.put(FUNCTION)  # another engine might have
+    asked = bed.asked.questions
+    delivery, event = await bed.publish("e1")
+    await bed.settle()
+    assert bed.asked.questions == asked
+    assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f"}
+
+
 async def test_while_it_pauses_nothing_is_asked_ahead(bed: Bed) -> None:
     bed.foresight.begin()
     await bed.settle()
+    await bed.register()
     bed.foresight.pause()
     await bed.settle()
     bed.foresight.begin()  # too soon

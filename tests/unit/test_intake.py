@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
 
@@ -48,7 +48,11 @@ class Recorder(Conductor):
         self.overlaps: list[str] = []
         self._batches = 0
 
-    async def apply(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+    async def apply(
+        self,
+        facts: Sequence[Fact],
+        rest: Callable[[], Awaitable[None]] | None = None,  # noqa: ARG002 - no waits here
+    ) -> dict[str, BrokerError]:
         self._batches += 1
         self.most_batches = max(self.most_batches, self._batches)
         self.at_work.update({fact.run for fact in facts})
