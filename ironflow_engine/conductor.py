@@ -141,10 +141,14 @@ class Conductor:
         sending = self._send([once_more(each) for each in to_send] if held_up else to_send, failures)
         about_waits = [each for each in commands if isinstance(each, WaitCommand)]
         following: list[Fact] = []
-        if about_waits:
-            _, following = await asyncio.gather(sending, self._keep(about_waits, failures))
-        else:
+        if not about_waits:
             await sending
+        elif _is_lone_and_told(to_send):
+            # The server stores two messages at a time more slowly than one, and the task is what is waited for.
+            await sending
+            following = await self._keep(about_waits, failures)
+        else:
+            _, following = await asyncio.gather(sending, self._keep(about_waits, failures))
         about_children = [each for each in commands if isinstance(each, ChildCommand)]
         return following + await self._keep_children(about_children, failures, causes)
 
@@ -257,6 +261,11 @@ def _run_of(command: Command) -> str:
             return command.entry.run
         case _:
             return command.run
+
+
+def _is_lone_and_told(commands: Sequence[SendCommand]) -> bool:
+    """Tell whether all there is to send is one task whose worker sees to it that the journal has how a wait ended."""
+    return len(commands) == 1 and isinstance(commands[0], Dispatch) and commands[0].end is not None
 
 
 def _decide(plan: _Plan) -> None:
