@@ -137,7 +137,7 @@ class Engine:
         children = ChildKeeper(broker, names, store, end_run, make_token)
         keeper = WaitKeeper(broker, names, waits, make_token)
         conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
-        self._foresight = Foresight(broker, names, self._functions, monotonic)
+        self._foresight = Foresight(broker, names, self._functions, waits, monotonic)
         events = EventIntake(broker, conductor, names, self._functions, waits, children, self._foresight)
         terminator = Terminator(broker, names, store, conductor, make_token)
         timers = partial(TimerIntake, broker, conductor, names, make_token=make_token)

@@ -15,10 +15,13 @@ import msgspec
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, Request, Subscription
+from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
 from ironflow.names import Names
 from ironflow.records import EventRecord
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.matcher import Matcher
+from ironflow_engine.wait_store import WaitStore
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -26,12 +29,6 @@ _FRESH_SECONDS = 1.0
 """An event that is handed over later than this after it was published is asked for anew."""
 _PAUSE_SECONDS = 1.0
 """For so long at least nobody listens once there was much to do: then questions are asked for many events at once."""
-
-
-class _Head(msgspec.Struct):
-    id: str
-    name: str
-    target: str = ""
 
 
 class _Asked(msgspec.Struct):
@@ -47,16 +44,23 @@ class Foresight:
         broker: the connection.
         names: the namespace.
         functions: the registered functions.
+        waits: the open waits.
         seconds: tells how time goes by.
 
     """
 
     def __init__(
-        self, broker: Broker, names: Names, functions: FunctionStore, seconds: Callable[[], float] = time.monotonic
+        self,
+        broker: Broker,
+        names: Names,
+        functions: FunctionStore,
+        waits: WaitStore,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
         self._names = names
         self._functions = functions
+        self._waits = waits
         self._seconds = seconds
         self._asked: _Asked | None = None
         self._subscription: Subscription | None = None
@@ -121,11 +125,13 @@ class Foresight:
         if self._asked is not None and not self._asked.matcher.done():
             return
         try:
-            event = msgspec.json.decode(request.payload, type=_Head)
-        except msgspec.MsgspecError:
+            event = decode_record(EventRecord, request.payload)
+        except SerializationError:
             return  # whoever takes it from the stream says so
         if not event.target and not self._functions.last.functions_for(event.name):
-            return  # it is most likely there for those who wait, and they come first
+            # It is most likely there for those who wait, and they come first.
+            self._waits.remembered(event)  # which works out where to look for them
+            return
         asked = self._asked = _Asked(event.id, self._seconds(), asyncio.get_running_loop().create_future())
         matcher: Matcher | None = None
         try:

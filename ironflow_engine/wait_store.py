@@ -42,6 +42,8 @@ class WaitStore:
         self._names = names
         self._stream = bucket_stream(names.waits_bucket)
         self._recent = RecentWaits()
+        self._worked_out: tuple[EventRecord, frozenset[str | None], list[str]] | None = None
+        """An event, the paths that it was looked at along, and what came of that, the last time."""
         self._paths: dict[str, set[str | None]] = {}
         self._looked_at = 0
         self._read_up_to = 0
@@ -155,12 +157,17 @@ class WaitStore:
     def _filters(self, event: EventRecord, paths: set[str | None]) -> list[str]:
         if not paths:
             return []
+        if self._worked_out is not None:
+            before, along, worked_out = self._worked_out
+            if before == event and along == paths:
+                return worked_out
         filters = [self._names.waits_for(event.name, None, None)] if None in paths else []
         data = read_data(event.data)
         for path in paths - {None}:
             value = None if path is None else canonical_at(data, path)
             if value is not None:
                 filters.append(self._names.waits_for(event.name, path, value))
+        self._worked_out = event, frozenset(paths), filters
         return filters
 
     async def _current_paths(self) -> dict[str, set[str | None]]:

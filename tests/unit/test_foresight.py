@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import BrokerError, Delivery, Denied, Publication, Unavailable
 from ironflow.broker.topology import engine_consumers, streams
 from ironflow.codec import encode_record
+from ironflow.matching import canonical_at, read_data
 from ironflow.names import ENGINE_CONSUMER, Names
-from ironflow.records import EventRecord, FunctionRecord
+from ironflow.records import EventRecord, FunctionRecord, WaitEntry, WaitRecord
 from ironflow_engine.foresight import Foresight
 from ironflow_engine.function_store import FunctionStore
+from ironflow_engine.wait_store import WaitStore
 
 pytestmark = pytest.mark.virtual_time
 
@@ -45,11 +48,12 @@ class Bed:
         self._broker = broker
         self.store = FunctionStore(broker, NAMES, lambda: "token")
         self.seconds = 0.0
-        self.foresight = Foresight(broker, NAMES, self.store, lambda: self.seconds)
+        self.waits = WaitStore(broker, NAMES)
+        self.foresight = Foresight(broker, NAMES, self.store, self.waits, lambda: self.seconds)
 
-    async def publish(self, event_id: str) -> tuple[Delivery, EventRecord]:
+    async def publish(self, event_id: str, data: bytes = b"null") -> tuple[Delivery, EventRecord]:
         """Publish an event; return how it is delivered."""
-        event = EventRecord(id=event_id, name="a", time="")
+        event = EventRecord(id=event_id, name="a", time="", data=msgspec.Raw(data))
         await self._publisher.publish(
             Publication(subject=NAMES.event("a"), payload=encode_record(event), message_id=event_id)
         )
@@ -165,6 +169,30 @@ async def test_for_an_event_that_starts_nothing_as_far_as_is_known_nothing_is_as
     await bed.settle()
     assert bed.asked.questions == asked
     assert (await bed.foresight.functions_for(delivery, event)).functions.keys() == {"f"}
+
+
+async def test_where_an_event_that_starts_nothing_may_be_waited_for_is_worked_out_ahead(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[bytes] = []
+
+    def look(data: msgspec.Raw) -> object:
+        looked_at.append(bytes(data))
+        return read_data(data)
+
+    monkeypatch.setattr("ironflow_engine.wait_store.read_data", look)
+    bed.foresight.begin()
+    await bed.settle()
+    value = canonical_at({"key": 1}, "key")
+    wait = WaitRecord(name="s", kind="wait_for_event", token="", event="a", path="key", value=value)
+    entry = WaitEntry(run="r", queue="q", step="s", wait=wait, sequence=1, time_ms=1)
+    await bed.waits.put_all([entry])
+    _, event = await bed.publish("e1", b'{"key": 1}')
+    await bed.settle()
+    assert looked_at == [b'{"key": 1}']
+    assert bed.waits.remembered(event) == [entry]
+    assert looked_at == [b'{"key": 1}']
+    assert bed.waits.remembered(msgspec.structs.replace(event, data=msgspec.Raw(b'{"key": 2}'))) == []
 
 
 async def test_while_it_pauses_nothing_is_asked_ahead(bed: Bed) -> None:
