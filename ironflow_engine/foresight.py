@@ -1,8 +1,11 @@
-"""Knows which functions there are by the time that an event is stored, without asking then.
+"""Has ready what is needed to handle an event by the time that it is stored.
 
 Which functions an event starts is asked of the server, so that one that was registered just before misses nothing. For
 that it is enough to ask once the event is on its way; and while it is being stored, all who listen to its subject have
 it already. So an engine with little to do listens, asks meanwhile, and has the answer when the event is handed to it.
+
+An event that starts nothing, as far as is known, is most likely one that runs wait for. These are not to wait for an
+answer as well: it is asked for later, and where waits for the event would be is worked out meanwhile.
 """
 
 from __future__ import annotations
@@ -129,8 +132,7 @@ class Foresight:
         except SerializationError:
             return  # whoever takes it from the stream says so
         if not event.target and not self._functions.last.functions_for(event.name):
-            # It is most likely there for those who wait, and they come first.
-            self._waits.remembered(event)  # which works out where to look for them
+            self._waits.remembered(event)  # it remembers what it has worked out
             return
         asked = self._asked = _Asked(event.id, self._seconds(), asyncio.get_running_loop().create_future())
         matcher: Matcher | None = None
