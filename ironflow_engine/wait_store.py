@@ -42,7 +42,7 @@ class WaitStore:
         self._names = names
         self._stream = bucket_stream(names.waits_bucket)
         self._recent = RecentWaits()
-        self._worked_out: tuple[EventRecord, frozenset[str | None], list[str]] | None = None
+        self._worked_out: tuple[EventRecord, set[str | None], list[str]] | None = None
         """An event, the paths that it was looked at along, and what came of that, the last time."""
         self._paths: dict[str, set[str | None]] = {}
         self._looked_at = 0
@@ -167,7 +167,7 @@ class WaitStore:
             value = None if path is None else canonical_at(data, path)
             if value is not None:
                 filters.append(self._names.waits_for(event.name, path, value))
-        self._worked_out = event, frozenset(paths), filters
+        self._worked_out = event, set(paths), filters
         return filters
 
     async def _current_paths(self) -> dict[str, set[str | None]]:
