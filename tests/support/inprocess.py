@@ -156,6 +156,9 @@ class System:
         """Stop all processes."""
         self.server.interceptor = None
         self.server.start()
+        # What is done may have more done: a worker that is started may die of the same body.
+        while not all(doing.done() for doing in self._doing):
+            await asyncio.wait(self._doing)
         await asyncio.gather(*self._doing)
         for worker, broker in self.workers.items():
             await worker.stop()
