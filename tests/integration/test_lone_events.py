@@ -78,6 +78,21 @@ async def test_the_next_event_does_not_wait_for_that(system: System) -> None:
     assert [round(seconds, 4) for seconds in clock.purged] == [REST_SECONDS / 3, REST_SECONDS / 3]
 
 
+async def test_its_task_is_stored_before_what_the_task_tells_is_recorded(system: System) -> None:
+    run = await waiting(system, 1)
+    seen: list[str] = []
+
+    def note(at: Stage, verb: str, subject: str) -> BrokerError | None:
+        if verb == "publish" and run.id in subject and (".tasks." in subject or ".step.go" in subject):
+            seen.append(f"{at} {'task' if '.tasks.' in subject else 'record'}")
+        return None
+
+    system.server.interceptor = note
+    await system.client.publish("go", {"key": 1})
+    await run.result()
+    assert seen[:3] == ["before task", "after task", "before record"]
+
+
 async def test_it_starts_a_function_too_that_its_engine_does_not_know_yet() -> None:
     async with running_system(waits, starts, workers=0) as system:
         await system.add_worker(functions=("waits",))

@@ -80,15 +80,3 @@ async def test_a_run_goes_on_three_round_trips_after_its_event() -> None:
             took = units(went_on[-1] - began)
     # The event; the state; the task.
     assert took == 3
-
-
-@pytest.mark.usefixtures("_each_request_takes_a_unit")
-async def test_whoever_is_told_of_an_end_finds_it_where_others_ask() -> None:
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> str:
-        return await ctx.step.run("step", str, "done")
-
-    async with running_system(f) as system:
-        run = await system.client.start(f)
-        assert await run.result() == "done"
-        assert (await system.client.run(run.id).state()).status == "completed"

@@ -11,8 +11,11 @@ import pytest
 
 import ironflow
 from ironflow import Context
+from ironflow.broker.local import LocalBroker, Stage
+from ironflow.broker.protocol import BrokerError
 from ironflow.handles import RunHandle
 from ironflow.records import RunState
+from ironflow_worker.beginners import MOST
 from tests.support.eventually import eventually
 from tests.support.inprocess import System, running_system
 
@@ -244,3 +247,37 @@ async def test_a_failure_of_another_branch_ends_a_run_while_one_sleeps() -> None
         start = now()
         assert await system.output(f) == "went on"
         assert now() - start < 60.5
+
+
+async def test_of_many_runs_that_begin_together_few_are_on_their_way_to_their_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrive = LocalBroker._arrive  # noqa: SLF001 - the one place that all requests pass
+
+    async def arrive_later(broker: LocalBroker) -> str:
+        await asyncio.sleep(0.001)
+        return await arrive(broker)
+
+    monkeypatch.setattr(LocalBroker, "_arrive", arrive_later)
+    asleep: list[str] = []
+    on_their_way: list[int] = []
+
+    async def begin() -> None:
+        on_their_way.append(len(on_their_way) + 1 - len(asleep))
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("begun", begin)
+        await ctx.step.sleep("nap", "30s")
+
+    def note(at: Stage, verb: str, subject: str) -> BrokerError | None:
+        if (at, verb) == ("after", "publish") and subject.endswith(".outcome.0"):
+            asleep.append(subject)
+        return None
+
+    async with running_system(f, concurrency=200) as system:
+        system.server.interceptor = note
+        runs = await asyncio.gather(*(system.client.start("f") for _ in range(200)))
+        await asyncio.gather(*(run.result("5m") for run in runs))
+    assert len(on_their_way) == 200
+    assert MOST / 2 < max(on_their_way) <= MOST

@@ -263,7 +263,7 @@ class LocalBroker:
 
     # Core messages
 
-    def notify(self, subject: str, payload: bytes, *, at_once: bool = False) -> None:  # noqa: ARG002 - all is
+    def notify(self, subject: str, payload: bytes, *, at_once: bool = False) -> None:  # noqa: ARG002 - nothing is gathered here
         """Send a hint to whoever listens. Sent, not awaited; lost where nobody does."""
         self._send("notify", subject, lambda: self._server.exchange.send(subject, payload))
 
