@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
 import ironflow
 from ironflow import Context
-from ironflow.broker.local import Stage
-from ironflow.broker.protocol import BrokerError
+from ironflow.broker.local import LocalBroker, Stage
+from ironflow.broker.protocol import BrokerError, Publication, Stored
 from ironflow.handles import RunHandle
 from tests.support.inprocess import System, running_system
 
@@ -78,19 +78,31 @@ async def test_the_next_event_does_not_wait_for_that(system: System) -> None:
     assert [round(seconds, 4) for seconds in clock.purged] == [REST_SECONDS / 3, REST_SECONDS / 3]
 
 
-async def test_its_task_is_stored_before_what_the_task_tells_is_recorded(system: System) -> None:
+async def test_its_task_is_stored_before_what_the_task_tells_is_recorded(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = await waiting(system, 1)
+    store = LocalBroker.publish_all
+
+    async def store_slowly(broker: LocalBroker, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
+        await asyncio.sleep(0.001)
+        answers = await store(broker, publications)
+        await asyncio.sleep(0.001)
+        seen.extend(f"stored {publication.subject.split('.')[1]}" for publication in publications)
+        return answers
+
+    monkeypatch.setattr(LocalBroker, "publish_all", store_slowly)
     seen: list[str] = []
 
     def note(at: Stage, verb: str, subject: str) -> BrokerError | None:
-        if verb == "publish" and run.id in subject and (".tasks." in subject or ".step.go" in subject):
-            seen.append(f"{at} {'task' if '.tasks.' in subject else 'record'}")
+        if (at, verb) == ("before", "publish") and run.id in subject:
+            seen.append(f"store {subject.split('.')[1]}")
         return None
 
     system.server.interceptor = note
     await system.client.publish("go", {"key": 1})
     await run.result()
-    assert seen[:3] == ["before task", "after task", "before record"]
+    assert seen.index("stored tasks") < seen.index("store journal")
 
 
 async def test_it_starts_a_function_too_that_its_engine_does_not_know_yet() -> None:

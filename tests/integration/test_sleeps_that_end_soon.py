@@ -15,7 +15,7 @@ from ironflow.broker.local import LocalBroker, Stage
 from ironflow.broker.protocol import BrokerError
 from ironflow.handles import RunHandle
 from ironflow.records import RunState
-from ironflow_worker.beginners import MOST
+from ironflow_worker.beginners import COUNTS_SECONDS, MOST
 from tests.support.eventually import eventually
 from tests.support.inprocess import System, running_system
 
@@ -281,3 +281,23 @@ async def test_of_many_runs_that_begin_together_few_are_on_their_way_to_their_sl
         await asyncio.gather(*(run.result("5m") for run in runs))
     assert len(on_their_way) == 200
     assert MOST / 2 < max(on_their_way) <= MOST
+
+
+async def test_runs_of_a_function_that_does_not_sleep_begin_together_once_one_has_ended() -> None:
+    begun: list[float] = []
+
+    async def work() -> None:
+        begun.append(now())
+        await asyncio.sleep(10)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("work", work)
+
+    async with running_system(f, concurrency=200) as system:
+        await (await system.client.start("f")).result("5m")
+        begun.clear()
+        runs = await asyncio.gather(*(system.client.start("f") for _ in range(200)))
+        await asyncio.gather(*(run.result("5m") for run in runs))
+    assert len(begun) == 200
+    assert max(begun) - min(begun) < COUNTS_SECONDS
