@@ -81,6 +81,7 @@ class System:
         self.workers: dict[Worker, LocalBroker] = {}
         self._limits = limits
         self._doing: list[asyncio.Task[None]] = []
+        self._stopping = False
         self._random = random.Random(seed)
         self._numbers = itertools.count()
         self.broker = self.server.connect()
@@ -144,7 +145,11 @@ class System:
             process.registered.set()  # nobody need wait for it any more
 
     def soon(self, *things: Coroutine[Any, Any, object]) -> None:
-        """Do things one after the other, beside all else that goes on."""
+        """Do things one after the other, beside all else that goes on; nothing once all processes are stopped."""
+        if self._stopping:
+            for thing in things:
+                thing.close()
+            return
 
         async def do() -> None:
             for thing in things:
@@ -159,11 +164,13 @@ class System:
         # What is done may have more done: a worker that is started may die of the same body.
         while not all(doing.done() for doing in self._doing):
             await asyncio.wait(self._doing)
+        # A worker that drains may begin a body that costs it its life, too, and needs no other in its place any more.
+        self._stopping = True
         await asyncio.gather(*self._doing)
-        for worker, broker in self.workers.items():
+        for worker, broker in list(self.workers.items()):
             await worker.stop()
             await broker.close()
-        for engine, broker in self.engines.items():
+        for engine, broker in list(self.engines.items()):
             await engine.stop()
             await broker.close()
         await self.broker.close()
