@@ -111,9 +111,10 @@ async def test_a_run_that_dies_with_its_neighbour_parts_from_it_and_completes() 
         deadly.system = system
         # The worker gets both at once, each time, unless their pauses differ.
         run = await system.client.start(neighbour, id="1")
-        await system.client.start(deadly.function, id="1")
+        harmful = await system.client.start(deadly.function, id="1")
         assert await run.result("3h") == "done"
         assert 1 < len(begun) < MOST
+        await harmful.wait("3h")  # else it would go on with that while all is being stopped
 
 
 async def test_a_run_that_has_cost_workers_takes_no_neighbours_with_it_any_more() -> None:

@@ -81,7 +81,6 @@ class System:
         self.workers: dict[Worker, LocalBroker] = {}
         self._limits = limits
         self._doing: list[asyncio.Task[None]] = []
-        self._stopping = False
         self._random = random.Random(seed)
         self._numbers = itertools.count()
         self.broker = self.server.connect()
@@ -145,11 +144,7 @@ class System:
             process.registered.set()  # nobody need wait for it any more
 
     def soon(self, *things: Coroutine[Any, Any, object]) -> None:
-        """Do things one after the other, beside all else that goes on; nothing once all processes are stopped."""
-        if self._stopping:
-            for thing in things:
-                thing.close()
-            return
+        """Do things one after the other, beside all else that goes on."""
 
         async def do() -> None:
             for thing in things:
@@ -161,16 +156,11 @@ class System:
         """Stop all processes."""
         self.server.interceptor = None
         self.server.start()
-        # What is done may have more done: a worker that is started may die of the same body.
-        while not all(doing.done() for doing in self._doing):
-            await asyncio.wait(self._doing)
-        # A worker that drains may begin a body that costs it its life, too, and needs no other in its place any more.
-        self._stopping = True
         await asyncio.gather(*self._doing)
-        for worker, broker in list(self.workers.items()):
+        for worker, broker in self.workers.items():
             await worker.stop()
             await broker.close()
-        for engine, broker in list(self.engines.items()):
+        for engine, broker in self.engines.items():
             await engine.stop()
             await broker.close()
         await self.broker.close()
