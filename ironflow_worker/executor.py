@@ -26,7 +26,7 @@ from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
 from ironflow_worker.leases import Leases
-from ironflow_worker.memo import Memo
+from ironflow_worker.memo import Losses, Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.naps import Naps
 from ironflow_worker.pass_tools import LeaseLost, PassTools, WorkerDrains
@@ -95,6 +95,8 @@ class Executor:
         self._chance = chance
         self._now_ms = now_ms
         self._limits = limits
+        self._monotonic = monotonic
+        self._began = monotonic()
         self._journal = Journal(broker, names, metrics.records_sent)
         # The streams of each shard may be led by another server, with another clock.
         self._clocks = {shard: ServerClock(monotonic) for shard in names.all_shards}
@@ -209,8 +211,7 @@ class Executor:
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
             return
-        now_ms = await self._broker.server_time_ms(self._names.shard_of(task.run).tasks, queue) if losses.lost else 0
-        pause = pause_ms(task.run, losses, now_ms) if losses.lost else 0
+        pause = await self._pause_ms(queue, task, losses) if losses.lost else 0
         if pause:
             delivery.nak(pause / 1000)
             return
@@ -233,6 +234,10 @@ class Executor:
         self._metrics.pass_ended(function.id, outcome.status)
         # It takes a while, and the answer changes once at the most: when somebody provides for spans.
         self._spans_wanted = self._spans_wanted or is_wanted({})
+
+    async def _pause_ms(self, queue: str, task: Task, losses: Losses) -> int:
+        now_ms = await self._broker.server_time_ms(self._names.shard_of(task.run).tasks, queue)
+        return pause_ms(task.run, losses, now_ms, round((self._monotonic() - self._began) * 1000))
 
     async def _run(self, task: Task, replay: Replay, tools: PassTools) -> OutcomeRecord:
         """Replay; where the task says how a wait has ended, the journal has that too when this returns."""

@@ -24,6 +24,11 @@ _FIRST_PAUSE_MS = 500
 _DOUBLINGS = 2
 """With each loss. The start of a worker in place of the lost one costs half a second of CPU, which the others lack."""
 _LONGEST_PAUSE_MS = 30_000
+_TRIAL_MS = 1_000
+"""So long a worker has served for each loss but the first, before it risks its life for such a pass. Otherwise those
+that are due together end each new worker before it has done anything for others: its start may take seconds."""
+_LONGEST_TRIAL_PAUSE_MS = 500
+"""A worker that has served for longer may be there."""
 _FIRST_DELAY_SECONDS = 5.0
 _LONGEST_DELAY_SECONDS = 30.0
 
@@ -33,7 +38,7 @@ def is_suspect(losses: Losses) -> bool:
     return losses.lost >= _SUSPICIOUS_LOSSES
 
 
-def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
+def pause_ms(run: str, losses: Losses, now_ms: int, served_ms: int) -> int:
     """Return how long a pass is to be left alone, so that a worker can do something else between two that it costs.
 
     It differs by run, up to twofold: a pass that was lost together with a harmful one, and would come back together
@@ -43,6 +48,7 @@ def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
         run: whose pass it is.
         losses: what it has cost.
         now_ms: what the server's clock says.
+        served_ms: for how long the worker that asks has been at work.
 
     """
     if not is_suspect(losses):
@@ -50,7 +56,9 @@ def pause_ms(run: str, losses: Losses, now_ms: int) -> int:
     doublings = _DOUBLINGS * (losses.lost - _SUSPICIOUS_LOSSES)
     wait_ms = min(_FIRST_PAUSE_MS << doublings, _LONGEST_PAUSE_MS)
     spread = zlib.crc32(run.encode()) / 2**32
-    return max(0, losses.newest_ms + round(wait_ms * (1 + spread)) - now_ms)
+    rest_ms = losses.newest_ms + round(wait_ms * (1 + spread)) - now_ms
+    trial_ms = _TRIAL_MS * (losses.lost - 1) - served_ms
+    return max(0, rest_ms, min(trial_ms, _LONGEST_TRIAL_PAUSE_MS))
 
 
 def delay_seconds(delivered: int) -> float:

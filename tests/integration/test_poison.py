@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import Any
 
@@ -93,6 +93,36 @@ async def test_between_two_workers_that_it_costs_there_is_ever_more_time_for_oth
         pauses = [later - earlier for earlier, later in zip(deadly.begun[:-1], deadly.begun[1:], strict=True)]
         assert pauses[-1] >= 29
         assert all(later >= earlier - 0.5 for earlier, later in pairwise(pauses[2:]))
+
+
+async def test_the_more_workers_a_run_has_cost_the_longer_must_one_have_served_before_it_begins_it() -> None:
+    """Several such runs would else end each worker as soon as it has started."""
+    served = defaultdict[str, list[float]](list)
+    started = list[float]()
+
+    async def one_more(system: System) -> None:
+        started.append(asyncio.get_running_loop().time())
+        await system.add_worker()
+
+    @ironflow.function(id="deadly")
+    async def deadly(ctx: Context) -> None:
+        await ctx.step.run("work", work, ctx.run.id)
+
+    async def work(run: str) -> None:
+        served[run].append(round(asyncio.get_running_loop().time() - started[-1], 3))
+        for victim in tuple(system.workers):  # none, where one that began beside this one has ended it
+            system.cut_off(victim)
+            system.soon(victim.stop(), one_more(system))
+        await asyncio.Event().wait()
+
+    async with running_system(deadly, workers=0) as system:
+        await one_more(system)
+        for run in [await system.client.start(deadly) for _ in range(5)]:
+            await reason(run)
+    assert len(served) == 5
+    for seconds in served.values():
+        needed = range(1, len(seconds[SUSPICIOUS:]) + 1)
+        assert all(has >= needs for has, needs in zip(seconds[SUSPICIOUS:], needed, strict=True)), seconds
 
 
 async def test_a_run_that_dies_with_its_neighbour_parts_from_it_and_completes() -> None:

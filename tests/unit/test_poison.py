@@ -1,0 +1,42 @@
+"""How long a pass that costs workers is left alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from ironflow_worker.memo import Losses
+from ironflow_worker.poison import MOST_LOSSES, pause_ms
+
+LONG_AGO, LONG = 0, 10**9
+
+
+def lost(count: int, newest_ms: int = LONG_AGO) -> Losses:
+    return Losses(lost=count, begun=count, newest_ms=newest_ms)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_that_may_have_been_lost_by_chance_is_begun_at_once_by_any_worker(count: int) -> None:
+    assert pause_ms("run", lost(count, newest_ms=1000), now_ms=1000, served_ms=0) == 0
+
+
+def test_the_pause_grows_with_each_loss_up_to_a_minute() -> None:
+    pauses = [pause_ms("run", lost(count, newest_ms=1000), 1000, LONG) for count in range(2, MOST_LOSSES)]
+    assert 500 <= pauses[0] <= 1000
+    assert all(later >= earlier for earlier, later in pairwise(pauses))
+    assert 30_000 <= pauses[-1] <= 60_000
+
+
+def test_a_worker_that_has_served_a_second_for_each_loss_but_the_first_begins_it() -> None:
+    for count in range(2, MOST_LOSSES):
+        assert pause_ms("run", lost(count), LONG, served_ms=1000 * (count - 1)) == 0
+        assert pause_ms("run", lost(count), LONG, served_ms=1000 * (count - 1) - 1) == 1
+
+
+def test_one_that_has_only_started_hands_it_to_others_soon() -> None:
+    assert pause_ms("run", lost(MOST_LOSSES - 1), LONG, served_ms=0) == 500
+
+
+def test_the_pause_counts_where_it_is_longer_than_what_the_worker_has_to_serve() -> None:
+    assert pause_ms("run", lost(5, newest_ms=1000), 1000, 0) == pause_ms("run", lost(5, newest_ms=1000), 1000, LONG)
