@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,12 +20,14 @@ from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
 from ironflow.broker.nats.batch_costs import BatchCosts
 from ironflow.broker.protocol import Publication, Stored, StreamSpec
 from tests.bench import machine
+from tests.support.nats_cluster import nats_cluster
 
 SIZES = (1, 4, 8, 16, 24, 32, 48, 64, 128, 256, 512)
 MESSAGES = 2048
 """In each cell of the table; a process's CPU time is known to 10 ms only."""
 FEWEST_GROUPS = 16
 PAYLOAD = os.urandom(100).hex().encode()
+NODES = (1, 3)
 SYNC_INTERVALS = ("always", "2m")
 
 
@@ -32,7 +36,7 @@ class Cell(msgspec.Struct, frozen=True):
 
     Attributes:
         ms: the median from the first message to the last acknowledgement.
-        server_cpu_ms: of the server, for each group.
+        server_cpu_ms: of all servers, for each group.
         client_cpu_ms: of this process, for each group.
 
     """
@@ -54,37 +58,56 @@ class _Always(BatchCosts):
 
 
 async def main() -> int:
-    """Print a table for a server that syncs always, and for one as it comes."""
-    for sync_interval in SYNC_INTERVALS:
+    """Print a table for one server and for three that keep everything, synced always and as servers come."""
+    for nodes, sync_interval in itertools.product(NODES, SYNC_INTERVALS):
         with (
             tempfile.TemporaryDirectory() as folder,
-            EmbeddedServer(Path(folder) / "nats", sync_interval=sync_interval) as server,
+            _servers(nodes, Path(folder), sync_interval) as servers,
         ):
-            broker = await connect(ConnectionSettings(urls=(server.url,)))
+            broker = await connect(ConnectionSettings(urls=tuple(server.url for server in servers)))
             try:
                 await broker.ensure_stream(
-                    StreamSpec(name="batch", subjects=("batch.>",), one_per_subject="keep_first", atomic_batches=True)
+                    StreamSpec(
+                        name="batch",
+                        subjects=("batch.>",),
+                        one_per_subject="keep_first",
+                        atomic_batches=True,
+                        replicas=nodes,
+                    )
                 )
-                print(f"\nsync_interval: {sync_interval}\n\n{_table(await _measure(broker, server.pid))}", flush=True)
+                rows = await _measure(broker, [server.pid for server in servers])
+                print(f"\n{nodes} of {nodes} servers, sync_interval: {sync_interval}\n\n{_table(rows)}", flush=True)
             finally:
                 await broker.close()
     return 0
 
 
-async def _measure(broker: NatsBroker, server: int) -> list[tuple[int, Cell, Cell]]:
+@contextlib.contextmanager
+def _servers(nodes: int, folder: Path, sync_interval: str) -> Iterator[Sequence[EmbeddedServer]]:
+    """Have one server, or three that are a cluster."""
+    if nodes == 1:
+        with EmbeddedServer(folder / "nats", sync_interval=sync_interval) as server:
+            yield [server]
+    else:
+        with nats_cluster(folder, sync_interval=sync_interval) as cluster:
+            yield cluster.nodes
+
+
+async def _measure(broker: NatsBroker, servers: Sequence[int]) -> list[tuple[int, Cell, Cell]]:
     """Return the cells for each size: singly, and as a batch."""
     ways = (_Always(max(SIZES) + 1), _Always(1))
-    await _cell(broker, server, 64, ways[0])  # what is done at the first time only
+    await _cell(broker, servers, 64, ways[0])  # what is done at the first time only
     return [
-        (size, await _cell(broker, server, size, ways[0]), await _cell(broker, server, size, ways[1])) for size in SIZES
+        (size, await _cell(broker, servers, size, ways[0]), await _cell(broker, servers, size, ways[1]))
+        for size in SIZES
     ]
 
 
-async def _cell(broker: NatsBroker, server: int, size: int, way: BatchCosts) -> Cell:
+async def _cell(broker: NatsBroker, servers: Sequence[int], size: int, way: BatchCosts) -> Cell:
     broker._publisher._costs = way  # noqa: SLF001 - what is measured is the decision that it makes
     groups = max(FEWEST_GROUPS, MESSAGES // size)
     took: list[float] = []
-    server_before, client_before = machine.cpu_seconds(server), time.process_time()
+    servers_before, client_before = _cpu_seconds(servers), time.process_time()
     for _ in range(groups):
         publications = [Publication(subject=f"batch.x.{uuid.uuid4().hex}", payload=PAYLOAD) for _ in range(size)]
         begun = time.perf_counter()
@@ -93,9 +116,13 @@ async def _cell(broker: NatsBroker, server: int, size: int, way: BatchCosts) -> 
         assert all(isinstance(answer, Stored) for answer in answers)
     return Cell(
         statistics.median(took),
-        (machine.cpu_seconds(server) - server_before) * 1000 / groups,
+        (_cpu_seconds(servers) - servers_before) * 1000 / groups,
         (time.process_time() - client_before) * 1000 / groups,
     )
+
+
+def _cpu_seconds(servers: Sequence[int]) -> float:
+    return sum(map(machine.cpu_seconds, servers))
 
 
 def _table(rows: Sequence[tuple[int, Cell, Cell]]) -> str:
