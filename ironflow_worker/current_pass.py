@@ -82,7 +82,6 @@ class CurrentPass:
         self._next_due_ms: int | None = None
         self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
-        self._work = _AtWork(self)
         self.follows: asyncio.Future[None] | None = None
 
     @property
@@ -237,7 +236,7 @@ class CurrentPass:
 
     def at_work(self) -> AbstractContextManager[None]:
         """Keep the pass from ending while the block runs."""
-        return self._work
+        return _AtWork(self)  # kept, it would keep this pass and its journal until the garbage collector comes
 
     async def wait(self) -> NoReturn:
         """Block the calling branch until the pass ends; never returns.
@@ -291,6 +290,7 @@ class CurrentPass:
                 await future
             finally:
                 self._waiting.discard(future)
+                del future  # it keeps what it raises, and that, by its traceback, all that this frame knows
                 self.begin_work()
                 if strand is not None:
                     self.wake(strand)

@@ -154,7 +154,10 @@ def raise_recorded(record: StepRecord, sequence: int) -> NoReturn:
 def raise_at(failure: IronflowError, sequence: int) -> NoReturn:
     """Raise a failure that is recorded, and note on it where."""
     setattr(failure, _RECORDED_AT, sequence)
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # its traceback leads here, and from here to all that the pass knows
 
 
 def recorded_at(error: BaseException) -> int | None:

@@ -74,6 +74,7 @@ class FanOut:
         self._failures: list[tuple[float, int, Exception]] = []
         self._signal: BaseException | None = None
         self._broken: BaseException | None = None
+        self._is_broken = False
         self._surely_fails = False
         self._closing = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -124,7 +125,7 @@ class FanOut:
     @property
     def has_failed(self) -> bool:
         """Whether it is over, and has failed."""
-        return self._is_over and (self._closing or self._broken is not None)
+        return self._is_over and (self._closing or self._is_broken)
 
     @property
     def is_blocked(self) -> bool:
@@ -162,7 +163,7 @@ class FanOut:
 
     def _may_begin(self) -> int | None:
         """Return the number of the branch that is to begin now."""
-        if self._is_over or self._current.ended or self._broken is not None:
+        if self._is_over or self._current.ended or self._is_broken:
             return None
         if self._closing:
             # What may have failed before is replayed; all else that has not begun is skipped.
@@ -265,9 +266,9 @@ class FanOut:
 
     def _break(self, error: BaseException) -> None:
         """End the group by what is no failure of a branch."""
-        if self._broken is None:
+        if not self._is_broken:
             self._broken = error
-        self._is_open = False
+        self._is_broken, self._is_open = True, False
         self._cancel_all()
 
     def _cancel(self, index: int) -> None:
@@ -302,15 +303,27 @@ class FanOut:
             self._current.wake(self._outer)
 
     def _conclude(self) -> list[Any]:
-        if self._broken is not None:
-            raise self._broken
-        if self._signal is not None:
-            raise self._signal
+        """Return what the branches have returned, or raise what they come to; the group keeps neither.
+
+        By its traceback an exception leads to the group, and to all that the pass knows.
+        """
+        results, self._results = self._results, []
+        error = self._error()
+        if error is None:
+            return results
+        self._broken = self._signal = None
+        self._failures.clear()
+        try:
+            raise error
+        finally:
+            del error
+
+    def _error(self) -> BaseException | None:
+        if self._broken is not None or self._signal is not None:
+            return self._broken or self._signal
         if self._failures:
-            raise min(self._failures, key=lambda failure: failure[:2])[2]
-        if self._next < self._branches.count:
-            raise self._current.signal()
-        return self._results
+            return min(self._failures, key=lambda failure: failure[:2])[2]
+        return self._current.signal() if self._next < self._branches.count else None
 
 
 def check_options(name: str, concurrency: object, on_error: object) -> None:

@@ -83,6 +83,13 @@ class Replay:
         """
         if self._stopped:
             raise PassStopped
+        try:
+            return await self._run()
+        finally:
+            # How it has ended leads back here; the journal would stay until the garbage collector comes.
+            self._running = None
+
+    async def _run(self) -> OutcomeRecord:
         if self._current.unwinds:
             return await self._unwind()
         if self._memo.is_backing_off(self._pass_key):

@@ -78,5 +78,6 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
         result = call()
     except BaseException as error:  # noqa: BLE001 - it is raised where the body is awaited
         future.set_exception(error)
+        del future, call  # the traceback leads here, and from here back to the exception
     else:
         future.set_result(result)

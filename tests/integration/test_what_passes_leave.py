@@ -1,0 +1,150 @@
+"""A pass that has ended leaves nothing behind: its journal and its event go at once, and not when the collector comes.
+
+That looks at the young objects of a busy worker now and then only, and at the old ones hardly ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+import ironflow
+from ironflow import Context, Retry, Step, StepError
+from ironflow_worker.current_pass import CurrentPass
+from ironflow_worker.memo import Memo
+from ironflow_worker.replay import Replay
+from tests.support import eventually
+from tests.support.inprocess import running_system
+
+pytestmark = pytest.mark.virtual_time
+
+ONCE = Retry(max_attempts=1)
+
+
+async def works() -> int:
+    return 1
+
+
+async def fails() -> None:
+    raise ValueError("as it is meant to")
+
+
+def fails_in_a_thread() -> None:
+    raise ValueError("as it is meant to")
+
+
+async def takes_long() -> None:
+    await asyncio.sleep(60)
+
+
+async def branch(step: Step) -> int:
+    return await step.run("work", works)
+
+
+async def failing_branch(step: Step) -> None:
+    await step.run("work", fails)
+
+
+async def sleeping_item(_: int, step: Step, __: int) -> None:
+    await step.sleep("nap", 5)
+
+
+@ironflow.function(id="completes")
+async def completes(ctx: Context) -> None:
+    await ctx.step.run("work", works)
+    await ctx.step.run("in a thread", lambda: None)
+    await ctx.step.parallel("all", [branch, branch])
+
+
+@ironflow.function(id="sleeps")
+async def sleeps(ctx: Context) -> None:
+    await ctx.step.run("work", works)
+    await ctx.step.sleep("short", 1)
+    await ctx.step.sleep("long", "10m")
+    await ctx.step.map("naps", [1, 2], sleeping_item)
+
+
+@ironflow.function(id="waits")
+async def waits(ctx: Context) -> None:
+    await ctx.step.wait_for_event("answer", event="answer", timeout=5, on_timeout="none")
+    await ctx.step.invoke(completes)
+
+
+@ironflow.function(id="tries-again", retry=Retry(max_attempts=3, initial_delay="10s"))
+async def tries_again(ctx: Context) -> None:
+    await ctx.step.run("work", fails)
+
+
+@ironflow.function(id="undoes", retry=ONCE)
+async def undoes(ctx: Context) -> None:
+    await ctx.step.run("work", works)
+    ctx.step.compensate("work", works)
+    await ctx.step.run("fails", fails_in_a_thread)
+
+
+@ironflow.function(id="raises", retry=ONCE)
+async def raises(ctx: Context) -> None:
+    await ctx.step.run("work", works)
+    raise ValueError("as it is meant to")
+
+
+@ironflow.function(id="catches", retry=ONCE)
+async def catches(ctx: Context) -> None:
+    try:
+        await ctx.step.run("work", fails)
+    except StepError:
+        await ctx.step.run("else", works)
+
+
+@ironflow.function(id="takes-too-long", retry=ONCE)
+async def takes_too_long(ctx: Context) -> None:
+    await ctx.step.run("work", takes_long, timeout="1s")
+
+
+@ironflow.function(id="loses-a-branch", retry=ONCE)
+async def loses_a_branch(ctx: Context) -> None:
+    await ctx.step.parallel("settled", [branch, failing_branch], on_error="all_settled")
+    await ctx.step.parallel("all", [branch, failing_branch])
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def left() -> list[str]:
+    return [type(each).__name__ for each in gc.get_objects() if isinstance(each, CurrentPass | Memo | Replay)]
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        (completes, "completed"),
+        (sleeps, "completed"),
+        (waits, "completed"),
+        (tries_again, "failed"),
+        (undoes, "failed"),
+        (raises, "failed"),
+        (catches, "completed"),
+        (takes_too_long, "failed"),
+        (loses_a_branch, "failed"),
+    ],
+    ids=lambda value: value.id if isinstance(value, ironflow.Function) else value,
+)
+async def test_a_pass_that_has_ended_leaves_nothing_to_the_garbage_collector(
+    function: ironflow.Function[object, object], status: str
+) -> None:
+    async with running_system(function, completes) as system:
+        assert (await (await system.client.start(function)).wait("1h")).status == status
+
+        async def nothing() -> None:
+            assert left() == []
+
+        await eventually(nothing)
