@@ -52,14 +52,14 @@ async def sleeping_item(_: int, step: Step, __: int) -> None:
     await step.sleep("nap", 5)
 
 
-@ironflow.function(id="completes")
+@ironflow.function(id="pass-that-completes")
 async def completes(ctx: Context) -> None:
     await ctx.step.run("work", works)
     await ctx.step.run("in a thread", lambda: None)
     await ctx.step.parallel("all", [branch, branch])
 
 
-@ironflow.function(id="sleeps")
+@ironflow.function(id="pass-that-sleeps")
 async def sleeps(ctx: Context) -> None:
     await ctx.step.run("work", works)
     await ctx.step.sleep("short", 1)
@@ -67,31 +67,31 @@ async def sleeps(ctx: Context) -> None:
     await ctx.step.map("naps", [1, 2], sleeping_item)
 
 
-@ironflow.function(id="waits")
+@ironflow.function(id="pass-that-waits")
 async def waits(ctx: Context) -> None:
     await ctx.step.wait_for_event("answer", event="answer", timeout=5, on_timeout="none")
     await ctx.step.invoke(completes)
 
 
-@ironflow.function(id="tries-again", retry=Retry(max_attempts=3, initial_delay="10s"))
+@ironflow.function(id="pass-that-tries-again", retry=Retry(max_attempts=3, initial_delay="10s"))
 async def tries_again(ctx: Context) -> None:
     await ctx.step.run("work", fails)
 
 
-@ironflow.function(id="undoes", retry=ONCE)
+@ironflow.function(id="pass-that-undoes", retry=ONCE)
 async def undoes(ctx: Context) -> None:
     await ctx.step.run("work", works)
     ctx.step.compensate("work", works)
     await ctx.step.run("fails", fails_in_a_thread)
 
 
-@ironflow.function(id="raises", retry=ONCE)
+@ironflow.function(id="pass-that-raises", retry=ONCE)
 async def raises(ctx: Context) -> None:
     await ctx.step.run("work", works)
     raise ValueError("as it is meant to")
 
 
-@ironflow.function(id="catches", retry=ONCE)
+@ironflow.function(id="pass-that-catches", retry=ONCE)
 async def catches(ctx: Context) -> None:
     try:
         await ctx.step.run("work", fails)
@@ -99,12 +99,12 @@ async def catches(ctx: Context) -> None:
         await ctx.step.run("else", works)
 
 
-@ironflow.function(id="takes-too-long", retry=ONCE)
+@ironflow.function(id="pass-that-takes-too-long", retry=ONCE)
 async def takes_too_long(ctx: Context) -> None:
     await ctx.step.run("work", takes_long, timeout="1s")
 
 
-@ironflow.function(id="loses-a-branch", retry=ONCE)
+@ironflow.function(id="pass-that-loses-a-branch", retry=ONCE)
 async def loses_a_branch(ctx: Context) -> None:
     await ctx.step.parallel("settled", [branch, failing_branch], on_error="all_settled")
     await ctx.step.parallel("all", [branch, failing_branch])
