@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import Generator, Sequence
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ironflow.broker.embedded import LOOPBACK, EmbeddedServer
+from tests.support.ports import free_port
 
 NODES = 3
 LEADER_SECONDS = 20.0
@@ -96,7 +96,7 @@ class NatsCluster:
 @contextlib.contextmanager
 def nats_cluster(folder: Path, *, sync_interval: str = "always") -> Generator[NatsCluster]:
     """Run three servers with their data in *folder*, synced as in production; ``node.kill()`` ends one as a crash."""
-    ports = _free_ports(NODES)
+    ports = [free_port() for _ in range(NODES)]
     cluster = NatsCluster(
         [
             Node(folder / f"n{number}", f"n{number}", [port, *(set(ports) - {port})], sync_interval)
@@ -119,10 +119,3 @@ def _leader(node: Node, stream: str) -> str | None:
                 if detail["name"] == stream:
                     return str(detail["cluster"].get("leader") or "") or None
     return None
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody has; all are held until all are found."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
-        return [found.getsockname()[1] for found in sockets]
