@@ -218,7 +218,16 @@ class Executor:
         if event is None:
             msg = f"the journal of run {task.run} has no triggering event"
             raise SerializationError(msg)
-        with await self._quarantine.enter(alone=is_suspect(losses)):
+        if suspect := is_suspect(losses):
+            _log.warning(
+                "a run that may have ended workers is tried again, by itself",
+                run=task.run,
+                function=task.function,
+                workers=losses.lost,
+                of=MOST_LOSSES,
+                advice="look for a step that ends the process, or needs more memory than there is",
+            )
+        with await self._quarantine.enter(alone=suspect):
             if delivery.delivered > 1:
                 running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context
@@ -83,6 +84,19 @@ async def test_a_run_that_costs_ten_workers_fails_and_names_the_reason() -> None
         assert len(deadly.begun) == 1 + MOST
         assert [view.id for view in await failures(system)] == [run.id]
         assert await system.output(healthy) == "done"
+
+
+async def test_each_worker_that_takes_it_up_says_which_run_may_cost_it_its_life() -> None:
+    deadly = Deadly()
+    with capture_logs() as logs:
+        async with running_system(deadly.function) as system:
+            deadly.system = system
+            run = await system.client.start(deadly.function)
+            await reason(run)
+    told = [
+        (entry["run"], entry["workers"]) for entry in logs if entry["event"].startswith("a run that may have ended")
+    ]
+    assert told == [(run.id, lost) for lost in range(2, MOST)]
 
 
 async def test_between_two_workers_that_it_costs_there_is_ever_more_time_for_others() -> None:
