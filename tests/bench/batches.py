@@ -76,7 +76,7 @@ async def main() -> int:
                     )
                 )
                 rows = await _measure(broker, [server.pid for server in servers])
-                print(f"\n{nodes} of {nodes} servers, sync_interval: {sync_interval}\n\n{_table(rows)}", flush=True)
+                print(f"\nservers: {nodes}, sync_interval: {sync_interval}\n\n{_table(rows)}", flush=True)
             finally:
                 await broker.close()
     return 0
