@@ -27,8 +27,6 @@ _LONGEST_PAUSE_MS = 30_000
 _TRIAL_MS = 1_000
 """So long a worker has served for each loss but the first, before it risks its life for such a pass. Otherwise those
 that are due together end each new worker before it has done anything for others: its start may take seconds."""
-_LONGEST_TRIAL_PAUSE_MS = 500
-"""A worker that has served for longer may be there."""
 _FIRST_DELAY_SECONDS = 5.0
 _LONGEST_DELAY_SECONDS = 30.0
 
@@ -57,8 +55,10 @@ def pause_ms(run: str, losses: Losses, now_ms: int, served_ms: int) -> int:
     wait_ms = min(_FIRST_PAUSE_MS << doublings, _LONGEST_PAUSE_MS)
     spread = zlib.crc32(run.encode()) / 2**32
     rest_ms = losses.newest_ms + round(wait_ms * (1 + spread)) - now_ms
+    # The whole rest, though an older worker may be there: each time that it is handed back counts as a delivery, and
+    # MOST_DELIVERIES must not be used up by that.
     trial_ms = _TRIAL_MS * (losses.lost - 1) - served_ms
-    return max(0, rest_ms, min(trial_ms, _LONGEST_TRIAL_PAUSE_MS))
+    return max(0, rest_ms, trial_ms)
 
 
 def delay_seconds(delivered: int) -> float:
