@@ -133,7 +133,7 @@ class ExcusedRecord(Record, frozen=True, kw_only=True):
 
 
 class InputRecord(Record, frozen=True, kw_only=True):
-    """``input``: the triggering event, kept once a run waits, since EVENTS forgets."""
+    """``input``: the triggering event, where the outcome of the run's first pass does not have it."""
 
     event: EventRecord
     token: str
@@ -265,8 +265,8 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         seen: the newest journal record that the pass knew when it began; what came later needs another pass.
-        event: the triggering event of a run that failed, or was ended from outside, without having waited; so
-            that it can be retried, and shown, after EVENTS has forgotten it.
+        event: the triggering event, in the outcome of the first pass if that has not completed the run; so that the
+            run can go on, be retried and be shown after EVENTS has forgotten it.
         imposed: the engine ended the run from outside; if a pass was running, it did not know.
         ending: of "compensating": how the run ends once what it did is undone.
         compensation: of the outcome that ends a run: how its undos went, where it has any.

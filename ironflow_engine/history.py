@@ -21,13 +21,15 @@ class RunParts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         event: the triggering event as EVENTS had it.
-        kept_event: the same as the journal kept it.
+        input: the record of the journal that has the same, where there is one.
+        first_outcome: how the run's first pass ended; it has the event as a rule, where there is no such record.
         outcome: how the run's newest pass ended.
 
     """
 
     event: bytes | None = None
-    kept_event: bytes | None = None
+    input: bytes | None = None
+    first_outcome: bytes | None = None
     outcome: bytes | None = None
 
 

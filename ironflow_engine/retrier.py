@@ -8,16 +8,15 @@ from collections.abc import Callable
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError
-from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError
 from ironflow.journal import Journal
 from ironflow.messages import Retried, RetryRun
 from ironflow.names import Names
-from ironflow.records import EventRecord, InputRecord, OutcomeRecord, RetryRecord, RunState
+from ironflow.records import InputRecord, RetryRecord, RunState
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.retry_reader import RetryReader
 from ironflow_engine.run_reader import RunReader
-from ironflow_engine.triggering_event import event_in_stream
+from ironflow_engine.triggering_event import event_in_stream, recorded_event
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -112,22 +111,17 @@ class Retrier:
 
     async def _keep_event(self, state: RunState) -> None:
         """See to it that the journal has the triggering event: the passes of a run but the first find it there."""
-        subject = self._names.journal_input(state.queue, state.id)
-        if await self._broker.last(self._names.shard_behind(subject).journal, subject) is not None:
+        if await recorded_event(self._broker, self._names, state) is not None:
             return
-        event = await self._event_of_outcome(state) or await event_in_stream(self._broker, self._names, state)
+        event = await event_in_stream(self._broker, self._names, state)
         if event is None:
             msg = (
                 f"run {state.id} cannot be retried: its event {state.event_name!r} is in no stream any more. "
                 "Publish it again, with another id"
             )
             raise DefinitionError(msg)
+        subject = self._names.journal_input(state.queue, state.id)
         await self._journal.append(subject, InputRecord(event=event, token=self._make_token()))
-
-    async def _event_of_outcome(self, state: RunState) -> EventRecord | None:
-        subject = self._names.journal_outcome(state.queue, state.id, state.number)
-        message = await self._broker.last(self._names.shard_behind(subject).journal, subject)
-        return None if message is None else decode_record(OutcomeRecord, message.payload).event
 
 
 def _reason(state: RunState) -> str:

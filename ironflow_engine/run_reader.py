@@ -23,6 +23,7 @@ from ironflow_engine.read_model import Place, RunQuery
 from ironflow_engine.reducer import decide
 from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
+from ironflow_engine.triggering_event import recorded_event
 from ironflow_engine.views import StepHistory, brief_view, run_view
 
 ANSWER_BYTES = 600 * 1024
@@ -191,12 +192,8 @@ class RunReader:
                     return event.data
         if not state.queue:  # the run never had a function, and so no journal
             return NULL
-        subject = self._names.journal_input(state.queue, state.id)
-        kept = archived.kept_event if state.purged else await self._recorded(subject)
-        if kept is not None:
-            return decode_record(InputRecord, kept).event.data
-        outcome = await self._outcome(state, archived)
-        return outcome.event.data if outcome is not None and outcome.event is not None else NULL
+        recorded = _kept_event(archived) if state.purged else await recorded_event(self._broker, self._names, state)
+        return recorded.data if recorded is not None else NULL
 
     async def _output(self, state: RunState, archived: RunParts) -> msgspec.Raw:
         if state.status != "completed":
@@ -228,6 +225,14 @@ class RunReader:
         """Return the large parts of those runs that only the history has."""
         purged = [state for state in states if state.purged]
         return await self._history.parts(purged) if purged else {}
+
+
+def _kept_event(archived: RunParts) -> EventRecord | None:
+    """Return the triggering event as the journal had it."""
+    first, kept = archived.first_outcome, archived.input
+    if first is not None and (event := decode_record(OutcomeRecord, first).event) is not None:
+        return event
+    return None if kept is None else decode_record(InputRecord, kept).event
 
 
 def _query(request: ListRuns, running: frozenset[str]) -> RunQuery:

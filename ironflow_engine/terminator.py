@@ -16,7 +16,7 @@ from ironflow_engine.conductor import Conductor
 from ironflow_engine.event_waits import has_ending
 from ironflow_engine.facts import OutcomeRecorded
 from ironflow_engine.run_store import RunStore
-from ironflow_engine.triggering_event import event_in_stream
+from ironflow_engine.triggering_event import event_in_stream, recorded_event
 
 _TRIES = 100
 """How many passes of a run may end under our hands. Each costs a worker more than it costs us."""
@@ -163,10 +163,9 @@ class Terminator:
 
     async def _unrecorded_event(self, state: RunState) -> EventRecord | None:
         """Return the triggering event where the journal has none and EVENTS still knows it."""
-        recorded = await self._broker.last(
-            self._names.shard_of(state.id).journal, self._names.journal_input(state.queue, state.id)
-        )
-        return None if recorded is not None else await event_in_stream(self._broker, self._names, state)
+        if await recorded_event(self._broker, self._names, state) is not None:
+            return None
+        return await event_in_stream(self._broker, self._names, state)
 
 
 def _may_have_undo(record: StepRecord) -> bool:

@@ -18,7 +18,7 @@ from ironflow.function import Function
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
-from ironflow.records import EventRecord, InputRecord, OutcomeRecord, Task, WaitEnd
+from ironflow.records import InputRecord, OutcomeRecord, Task, WaitEnd
 from ironflow.server_clock import ServerClock
 from ironflow.telemetry.tracing import carrier_of, is_wanted
 from ironflow_worker.beginners import Beginners
@@ -206,7 +206,7 @@ class Executor:
         if memo.last_pass >= task.number:
             delivery.ack()
             return
-        event = task.event or (memo.event.event if memo.event is not None else None)
+        event = task.event or memo.event
         losses = memo.losses(task.number)
         if losses.lost >= MOST_LOSSES:
             await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
@@ -233,7 +233,7 @@ class Executor:
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
             replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot))
             running.replays(replay)
-            outcome = await self._record(queue, running, event, replay, await self._run(task, replay, tools), tools)
+            outcome = await self._record(queue, running, replay, await self._run(task, replay, tools), tools)
         running.succeeded = True
         delivery.ack()
         self._beginners.ended(task, outcome, self._now_ms())
@@ -272,7 +272,6 @@ class Executor:
         self,
         queue: str,
         running: RunningPass,
-        event: EventRecord,
         replay: Replay,
         outcome: OutcomeRecord,
         tools: PassTools,
@@ -280,16 +279,32 @@ class Executor:
         """Record the outcome of a pass, or what takes its place where it is too large; return the one recorded."""
         while True:
             try:
-                if replay.needs_event(outcome):
-                    record = InputRecord(event=event, token=tools.token)
-                    await tools.append(self._names.journal_input(queue, running.run), record)
                 await tools.append(running.outcome, outcome)
             except MessageTooLarge as error:
                 if outcome.status == "failed" and outcome.event is None:
                     raise
-                outcome = replay.too_large(outcome, error)
+                outcome = await self._smaller(queue, running, replay, outcome, error, tools)
             else:
                 return outcome
+
+    async def _smaller(
+        self,
+        queue: str,
+        running: RunningPass,
+        replay: Replay,
+        outcome: OutcomeRecord,
+        error: MessageTooLarge,
+        tools: PassTools,
+    ) -> OutcomeRecord:
+        """Return what takes the place of an outcome that is too large: it without its event, if that is elsewhere."""
+        if outcome.event is None or outcome.status == "failed":
+            return replay.too_large(outcome, error)
+        record = InputRecord(event=outcome.event, token=tools.token)
+        try:
+            await tools.append(self._names.journal_input(queue, running.run), record)
+        except MessageTooLarge as by_itself:
+            return replay.too_large(outcome, by_itself)
+        return replace(outcome, event=None)
 
     async def _leave(self, running: RunningPass, function: Function[Any, Any], delivery: Delivery) -> None:
         """Let go of a task whose pass was stopped, once it is sure that the run has ended: hints prove nothing."""

@@ -20,7 +20,16 @@ from ironflow.names import (
     step_key,
     step_token,
 )
-from ironflow.records import InputRecord, OutcomeRecord, StepKind, StepRecord, TryRecord, WaitEnd, WaitRecord
+from ironflow.records import (
+    EventRecord,
+    InputRecord,
+    OutcomeRecord,
+    StepKind,
+    StepRecord,
+    TryRecord,
+    WaitEnd,
+    WaitRecord,
+)
 
 _RECORD_BYTES = 700
 """About what a record takes beside what was stored of it."""
@@ -64,7 +73,7 @@ class Memo:
     """
 
     def __init__(self, epoch: int = 0) -> None:
-        self.event: InputRecord | None = None
+        self.event: EventRecord | None = None
         self.seen = 0
         self.last_pass = -1
         self.unwinding: OutcomeRecord | None = None
@@ -137,7 +146,7 @@ class Memo:
             case "outcome":
                 self._read_outcome(decode_record(OutcomeRecord, message.payload))
             case "input":
-                self.event = decode_record(InputRecord, message.payload)
+                self.event = decode_record(InputRecord, message.payload).event
             case "began":
                 self._begun.setdefault(int(address.rest[0]), {})[address.number] = message.time_ms
             case "excused":
@@ -147,6 +156,8 @@ class Memo:
 
     def _read_outcome(self, outcome: OutcomeRecord) -> None:
         self.last_pass = max(self.last_pass, outcome.number)
+        if self.event is None:
+            self.event = outcome.event
         if outcome.status == "compensating":
             self.unwinding = outcome
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from ironflow.broker.protocol import BrokerError, MessageTooLarge
 from ironflow.codec import encode_value
@@ -17,7 +18,15 @@ from ironflow.events import read_event
 from ironflow.function import Function
 from ironflow.limits import check_payload
 from ironflow.names import PASS_TOKEN, step_key
-from ironflow.records import CompensationStatus, ErrorRecord, EventRecord, OutcomeRecord, Task, TryRecord
+from ironflow.records import (
+    CompensationStatus,
+    ErrorRecord,
+    EventRecord,
+    OutcomeRecord,
+    OutcomeStatus,
+    Task,
+    TryRecord,
+)
 from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, is_parked
@@ -111,10 +120,6 @@ class Replay:
         if self._running is not None:
             self._running.cancel()
 
-    def needs_event(self, outcome: OutcomeRecord) -> bool:
-        """Tell whether another pass follows that needs the triggering event, which is not recorded yet."""
-        return outcome.status in ("suspended", "compensating") and self._memo.event is None
-
     def too_large(self, outcome: OutcomeRecord, error: MessageTooLarge) -> OutcomeRecord:
         """Return the outcome in place of one that the server does not take, or whose event it does not take."""
         what = "output" if outcome.status == "completed" else "the triggering event"
@@ -123,7 +128,10 @@ class Replay:
             return self._fail(failure)
         # Without its event the run cannot have another pass, and so none that undoes.
         undone = "failed" if outcome.status == "compensating" else None
-        return self._outcome("failed", error=outcome.error or failure, compensation=undone)
+        return replace(
+            self._outcome("failed", error=outcome.error or failure, compensation=undone),
+            event=None,
+        )
 
     async def _run_handler(self, context: Context[Any]) -> asyncio.Task[Any]:
         """Run the handler until the pass is over; return its task, which has ended, or will not."""
@@ -300,20 +308,22 @@ class Replay:
         return self._end_failed(error)
 
     def _end_failed(self, error: ErrorRecord) -> OutcomeRecord:
-        event = self._event if self._memo.event is None else None
-        return self._outcome("failed", error=error, event=event)
+        return self._outcome("failed", error=error)
 
     def _suspended(self) -> OutcomeRecord:
         current = self._current
         return self._outcome("suspended", due_ms=current.next_due_ms, only_sleeps=current.only_sleeps)
 
-    def _outcome(self, status: Any, **details: Any) -> OutcomeRecord:
+    def _outcome(self, status: OutcomeStatus, **details: Any) -> OutcomeRecord:
+        # What goes on or can be retried needs its event, which EVENTS forgets.
+        keeps_event = status != "completed" and self._memo.event is None
         return OutcomeRecord(
             number=self._task.number,
             status=status,
             token=self._tools.token,
             seen=self._memo.seen,
             told=self._task.end is not None,
+            event=self._event if keeps_event else None,
             **details,
         )
 

@@ -22,7 +22,7 @@ ANSWER_SECONDS = 3.0
 _SUBJECT_OF_EVENT = "archived"
 _RECORDS_OF_RUNS = """
 SELECT run_records.run_id, run_records.key, record FROM unnest($1::text[], $2::text[]) AS wanted (run_id, key)
-JOIN run_records ON run_records.run_id = wanted.run_id AND run_records.key IN ('input', wanted.key)
+JOIN run_records ON run_records.run_id = wanted.run_id AND run_records.key IN ('input', 'outcome.0', wanted.key)
 """
 _EVENTS_OF_RUNS = """
 SELECT events.sequence, events.id, record FROM unnest($1::bigint[], $2::text[]) AS wanted (sequence, id)
@@ -78,7 +78,8 @@ class ArchiveReader:
         return {
             state.id: RunParts(
                 event=by_place.get((state.event_sequence, plain(state.event_id))),
-                kept_event=by_key.get((state.id, "input")),
+                input=by_key.get((state.id, "input")),
+                first_outcome=by_key.get((state.id, "outcome.0")),
                 outcome=by_key.get((state.id, key)),
             )
             for state, key in zip(runs, keys, strict=True)

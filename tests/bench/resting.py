@@ -24,7 +24,6 @@ from ironflow.records import (
     ErrorRecord,
     EventRecord,
     FunctionRecord,
-    InputRecord,
     OutcomeRecord,
     Record,
     RunState,
@@ -73,10 +72,16 @@ def sleeper(key: str, now_ms: int, nap_ms: int) -> Planned:
         (
             ("step.begun", StepRecord(name="begun", kind="run", token=token, output=_json(now_ms / 1000))),
             ("wait.nap", WaitRecord(name="nap", kind="sleep", token=token, delay_ms=nap_ms)),
-            ("input", InputRecord(event=event, token=token)),
             (
                 "outcome.0",
-                OutcomeRecord(number=0, status="suspended", token=token, due_ms=now_ms + nap_ms, only_sleeps=True),
+                OutcomeRecord(
+                    number=0,
+                    status="suspended",
+                    token=token,
+                    event=event,
+                    due_ms=now_ms + nap_ms,
+                    only_sleeps=True,
+                ),
             ),
         ),
     )
@@ -101,8 +106,10 @@ def waiter(key: str, now_ms: int) -> Planned:
         event,
         (
             ("wait.event", wait),
-            ("input", InputRecord(event=event, token=token)),
-            ("outcome.0", OutcomeRecord(number=0, status="suspended", token=token, due_ms=now_ms + WAIT_MS)),
+            (
+                "outcome.0",
+                OutcomeRecord(number=0, status="suspended", token=token, event=event, due_ms=now_ms + WAIT_MS),
+            ),
         ),
     )
 

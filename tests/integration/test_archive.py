@@ -184,6 +184,26 @@ async def test_a_run_whose_event_is_forgotten_still_shows_its_data(archive_url: 
         assert bytes((await run.state()).event.data) == b'{"order":7}'
 
 
+async def test_a_run_that_has_waited_shows_its_events_data_without_the_event(archive_url: str) -> None:
+    """Its journal kept it; and the archive what the journal had, though it was set up when the event was gone."""
+
+    @ironflow.function(id="waits")
+    async def waits(ctx: Context) -> None:
+        await ctx.step.wait_for_event("go", event="go")
+
+    async with archived_system(archive_url, waits, retention=2) as system:
+        run = await system.client.start(waits, {"order": 7})
+        await archived(archive_url, "SELECT status FROM runs", [("waiting",)])
+        await archived(archive_url, "SELECT count(*) FROM events", [(1,)])
+        await system.broker.purge(NAMES.events, ">")
+        await rows(archive_url, "DELETE FROM events")
+        assert bytes((await run.state()).event.data) == b'{"order":7}'
+        await system.client.publish("go")
+        await run.wait("1m")
+        await gone(system, run.id)
+        assert bytes((await run.state()).event.data) == b'{"order":7}'
+
+
 async def test_nothing_stops_while_postgres_is_down_and_nothing_is_missing_afterwards(
     postgres: PostgresServer, archive_url: str, order: Any
 ) -> None:

@@ -75,7 +75,6 @@ PLACES = [
     pytest.param("publish", ".step.charge", id="recording a step"),
     pytest.param("publish", ".wait.nap", id="recording a wait"),
     pytest.param("publish", ".events.order", id="publishing an event"),
-    pytest.param("publish", ".input", id="recording the event"),
     pytest.param("publish", ".outcome.", id="recording an outcome"),
     pytest.param("publish", ".tasks.", id="publishing a task"),
     pytest.param("publish", ".timers.", id="setting a timer"),
@@ -178,6 +177,26 @@ async def test_an_output_that_the_server_finds_too_large_fails_the_run() -> None
         run = await system.run(f)
         assert run.error is not None
         assert run.error.type == "PayloadTooLargeError"
+
+
+async def test_an_event_that_does_not_fit_beside_what_has_failed_is_recorded_by_itself_and_the_run_is_undone() -> None:
+    undone: list[str] = []
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=1))
+    async def f(ctx: Context[str]) -> None:
+        async def fails() -> None:
+            raise ValueError("x" * 5_000)
+
+        await ctx.step.run("charge", lambda: None)
+        ctx.step.compensate("charge", undone.append, ctx.event.data[:3])
+        await ctx.step.run("send", fails)
+
+    async with running_system(f, server=LocalServer(max_payload=10_000)) as system:
+        run = await system.client.start(f, "abc" * 2_500)
+        state = await run.wait("1h")
+        assert (state.status, state.compensation) == ("failed", "completed")
+        assert await system.subjects("input", run) == ["input"]
+    assert undone == ["abc"]
 
 
 async def test_an_event_from_elsewhere_that_nobody_can_read_stops_neither_engine_nor_worker() -> None:

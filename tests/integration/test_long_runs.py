@@ -18,8 +18,8 @@ pytestmark = pytest.mark.virtual_time
 
 STEPS = 150
 WAKES = 10
-PASSES_RECORDS = 4
-"""What a pass that sleeps once more leaves: the end of the sleep before, the wait, the outcome; and once the input."""
+PASSES_RECORDS = 3
+"""What a pass that sleeps once more leaves: the end of the sleep before, the wait, the outcome."""
 
 
 async def number(value: int) -> int:

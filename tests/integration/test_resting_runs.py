@@ -87,7 +87,7 @@ async def test_written_runs_are_like_executed_ones() -> None:
         await written.add_engine()
         await write(written, sleeper("a", now_ms, 3_600_000), waiter("b", now_ms), ended("c", now_ms, failed=False))
         found = [await left_by(written, run_of(function, key)) for function, key in KEYS]
-    assert [len(each) for each in wanted] == [6, 6, 5]
+    assert [len(each) for each in wanted] == [5, 5, 5]
     assert found == wanted
 
 

@@ -47,6 +47,15 @@ def test_an_empty_journal_has_nothing() -> None:
     assert memo.recorded_tokens() == frozenset()
 
 
+def test_the_event_is_in_the_outcome_of_the_first_pass_or_in_a_record_of_its_own() -> None:
+    event = EventRecord(id="e", name="go", time="")
+    first = OutcomeRecord(number=0, status="suspended", token="t", event=event)
+    later = OutcomeRecord(number=1, status="suspended", token="t")
+    without = OutcomeRecord(number=0, status="compensating", token="t")
+    assert read(stored(1, "outcome.0", first), stored(2, "outcome.1", later)).event == event
+    assert read(stored(1, "input", InputRecord(event=event, token="t")), stored(2, "outcome.0", without)).event == event
+
+
 def test_each_kind_of_record_is_found_where_it_is_asked_for() -> None:
     event = EventRecord(id="e", name="go", time="")
     step = StepRecord(name="a", kind="run", token="t")
@@ -58,8 +67,7 @@ def test_each_kind_of_record_is_found_where_it_is_asked_for() -> None:
         stored(9, "outcome.0", OutcomeRecord(number=0, status="suspended", token="t")),
         stored(8, "try.c.1", attempt(1)),
     )
-    assert memo.event is not None
-    assert memo.event.event == event
+    assert memo.event == event
     assert (memo.step("a"), memo.wait("b"), memo.failed_attempt("c")) == (step, wait, attempt(1))
     assert (memo.seen, memo.last_pass) == (9, 0)
     assert {token: memo.kind(token) for token in "abcd"} == {"a": "run", "b": "sleep", "c": "run", "d": None}
