@@ -233,10 +233,11 @@ class Executor:
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
             replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot))
             running.replays(replay)
-            outcome = await self._record(queue, running, replay, await self._run(task, replay, tools), tools)
+            outcome = await self._run(task, replay, tools)
+            self._beginners.ended(task, outcome, self._now_ms())
+            outcome = await self._record(queue, running, replay, outcome, tools)
         running.succeeded = True
         delivery.ack()
-        self._beginners.ended(task, outcome, self._now_ms())
         if outcome.status == "suspended":
             alone = _nobody_else_had(task, delivery, server)
             self._recent.keep(task, server, memo, tools.recorded.all() if alone else None, delivery.time_ms)

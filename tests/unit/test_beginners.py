@@ -8,24 +8,31 @@ from typing import Any
 import pytest
 
 from ironflow.records import OutcomeRecord, Task
-from ironflow_worker.beginners import COUNTS_SECONDS, SHORT_SLEEP_MS, Beginners
+from ironflow_worker.beginners import COUNTS_SECONDS, Beginners
 
 pytestmark = pytest.mark.virtual_time
 
 NOW_MS = 1_000_000
-SLEEPS: dict[str, Any] = {"status": "suspended", "only_sleeps": True, "due_ms": NOW_MS + SHORT_SLEEP_MS}
+LIMITS = ((10_000, 2), (60_000, 4))
+
+
+def sleeps(ms: int) -> dict[str, Any]:
+    return {"status": "suspended", "only_sleeps": True, "due_ms": NOW_MS + ms}
+
+
+SLEEPS = sleeps(10_000)
 OTHERWISE: dict[str, dict[str, Any]] = {
     "completes": {"status": "completed"},
-    "sleeps longer": {**SLEEPS, "due_ms": SHORT_SLEEP_MS + NOW_MS + 1},
+    "sleeps long": sleeps(60_001),
     "waits for something else too": {**SLEEPS, "only_sleeps": False},
 }
 
 
 class Bed:
-    """Runs that begin, two at a time where that is limited."""
+    """Runs that begin, two or four at a time where that is limited."""
 
     def __init__(self) -> None:
-        self._beginners = Beginners(asyncio.get_running_loop().time, most=2)
+        self._beginners = Beginners(asyncio.get_running_loop().time, LIMITS)
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.begun: list[str] = []
 
@@ -77,6 +84,29 @@ async def test_where_one_does_not_begin_with_a_short_sleep_all_that_wait_begin(b
     assert bed.begun == ["a", "b", "c", "d", "e", "x"]
     await bed.start("f", "g", "h")
     assert bed.begun[-3:] == ["f", "g", "h"]
+
+
+async def test_the_longer_the_sleep_is_the_more_begin_at_a_time(bed: Bed) -> None:
+    await bed.start(*"abcdefgh")
+    assert bed.begun == ["a", "b"]
+    await bed.end("a", **sleeps(10_001))
+    assert bed.begun == [*"abcdef"]  # "b" counts where it began
+    await bed.end("c", **sleeps(60_000))
+    assert bed.begun == [*"abcdefg"]
+    await bed.start("i")
+    await bed.end("d", **SLEEPS)
+    assert bed.begun == [*"abcdefgh"]  # beside "b"
+    await bed.end("b")
+    assert bed.begun == [*"abcdefghi"]
+
+
+async def test_functions_that_sleep_as_shortly_as_each_other_stand_in_one_line(bed: Bed) -> None:
+    await bed.start("a", "b")
+    await bed.start("x", "y", function="g")
+    await bed.end("a", **sleeps(60_000))
+    assert bed.begun == ["a", "b", "x"]
+    await bed.end("x", function="g")
+    assert bed.begun == ["a", "b", "x", "y"]
 
 
 async def test_what_was_seen_last_counts(bed: Bed) -> None:
