@@ -16,6 +16,11 @@ INVOKED = "ironflow.invoked"
 """The name of the event that a run sees which was started or invoked directly."""
 
 
+def is_reserved(name: str) -> bool:
+    """Tell whether an event's name is Ironflow's own, so that nobody else publishes it and nobody waits for it."""
+    return name.startswith(RESERVED_PREFIX)
+
+
 def check_event_name(name: str, limit: int = DEFAULT_LIMITS.event_name_bytes) -> str:
     """Return *name* where it may be published or awaited.
 
@@ -28,7 +33,7 @@ def check_event_name(name: str, limit: int = DEFAULT_LIMITS.event_name_bytes) ->
     if any(token in ("*", ">") for token in name.split(".")):
         msg = f'event name {name!r} has a wildcard; "*" and ">" are allowed in triggers only'
         raise DefinitionError(msg)
-    if name.startswith(RESERVED_PREFIX):
+    if is_reserved(name):
         msg = f"event name {name!r} is reserved: names that start with {RESERVED_PREFIX!r} are Ironflow's own"
         raise DefinitionError(msg)
     return name

@@ -16,6 +16,7 @@ from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.names import ENGINE_CONSUMER, Names, run_id
 from ironflow.records import ErrorRecord, EventRecord, WaitEntry
+from ironflow.triggers import is_reserved
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.children import claims_parent
 from ironflow_engine.conductor import Conductor
@@ -114,7 +115,8 @@ class EventIntake(Intake):
         # Those who wait need not wait for the answer whether there is a new function, either.
         starts_later = bool(known) and not event.target and not self._functions.last.functions_for(event.name)
         starts = [] if starts_later else await self._starts(delivery, event)
-        self._more[delivery.lease] = _Lone(event, starts_later)
+        if not is_reserved(event.name):  # what nobody can wait for has no more to do
+            self._more[delivery.lease] = _Lone(event, starts_later)
         return delivery, [*starts, *(_arrival(delivery, event, entry, hasty=True) for entry in known)]
 
     def has_more(self, batch: Sequence[Delivery]) -> bool:

@@ -19,6 +19,7 @@ from ironflow.errors import SerializationError
 from ironflow.matching import canonical_at, read_data
 from ironflow.names import Names, bucket_stream, parse_journal, parse_step_key
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
+from ironflow.triggers import is_reserved
 from ironflow_engine.recent_waits import RecentWaits
 
 _log = structlog.get_logger("ironflow.engine")
@@ -88,8 +89,8 @@ class WaitStore:
 
         It costs one question to the bucket's leader, so that a wait that was just registered misses nothing.
         """
-        if not events:
-            return []
+        if all(is_reserved(event.name) for event in events):
+            return [[] for _ in events]
         # What is known is nearly always all there is, so it need not wait for the answer whether that is so.
         found: dict[str, list[WaitEntry]] = {}
         known = self._wanted(events, self._paths)

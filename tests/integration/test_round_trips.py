@@ -13,7 +13,9 @@ import pytest
 
 import ironflow
 from ironflow import Context
-from ironflow.broker.local import LocalBroker
+from ironflow.broker.local import LocalBroker, Stage
+from ironflow.broker.protocol import BrokerError
+from ironflow.names import bucket_stream
 from tests.support.inprocess import running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -80,3 +82,28 @@ async def test_a_run_goes_on_three_round_trips_after_its_event() -> None:
             took = units(went_on[-1] - began)
     # The event; the state; the task.
     assert took == 3
+
+
+@pytest.mark.parametrize("together", [1, 5])
+async def test_nobody_is_asked_who_waits_for_an_event_that_only_starts_a_run(together: int) -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None: ...
+
+    asked: list[str] = []
+
+    def note(at: Stage, verb: str, subject: str) -> BrokerError | None:
+        if at == "before" and verb in ("read", "stream_state"):
+            asked.append(subject)
+        return None
+
+    async with running_system(f) as system:
+        await system.output(f)
+        await asyncio.sleep(1)
+        waits = bucket_stream(system.names.waits_bucket)
+        system.server.interceptor = note
+        await asyncio.gather(*(system.output(f) for _ in range(together)))
+        await asyncio.sleep(1)
+        assert waits not in asked
+        await system.client.publish("go")
+        await asyncio.sleep(1)
+        assert waits in asked
