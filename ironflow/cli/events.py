@@ -6,6 +6,7 @@ from functools import partial
 
 import click
 
+from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import (
     ConnectionOptions,
     connection_options,
@@ -21,7 +22,7 @@ from ironflow.triggers import check_trigger
 PATTERN = Parsed("PATTERN", partial(check_trigger, what="pattern"))
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def events() -> None:
     """List published events."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
@@ -18,7 +19,7 @@ from ironflow.durations import format_milliseconds
 from ironflow.names import readable
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def functions() -> None:
     """List and delete registered functions."""
 

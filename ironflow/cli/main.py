@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import errors_as_exit_codes
 from ironflow.version import __version__
 
@@ -40,7 +41,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CommandGroup):
     """A group that imports a command when it is called, and none to list them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click hands it in

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import ConnectionOptions, connection_options, json_option, open_client, run_async
 from ironflow.cli.output import document, print_json, print_table
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def queues() -> None:
     """List queues and how full they are."""
 

@@ -6,6 +6,7 @@ from typing import get_args
 
 import click
 
+from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
@@ -22,7 +23,7 @@ from ironflow.cli.params import SINCE
 from ironflow.records import RunStatus
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def runs() -> None:
     """List, show, follow, cancel and retry runs."""
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import complain, errors_as_exit_codes
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def schemas() -> None:
     """The wire contract as JSON Schema and AsyncAPI."""
 

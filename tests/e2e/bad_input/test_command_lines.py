@@ -38,10 +38,10 @@ LONG = "x" * 10_000
 @pytest.mark.usefixtures("nothing_stored")
 class TestCommandLines:
     @table(
-        Bad("nope", "No such command 'nope'"),
+        Bad("nope", "No such command 'nope'. ironflow has: dev, publish, runs, functions,"),
         Bad("run list", "No such command 'run'"),
         Bad("--nope", "No such option '--nope'"),
-        Bad("runs nope", "No such command 'nope'"),
+        Bad("runs show r1", "No such command 'show'. ironflow runs has: cancel, get, list, retry, watch"),
         Bad("runs get", "Missing argument 'RUN'"),
         Bad("runs get a b", "Got unexpected extra argument (b)"),
         Bad("runs retry", "Missing argument 'RUN'"),
