@@ -115,7 +115,7 @@ class EventIntake(Intake):
         # Those who wait need not wait for the answer whether there is a new function, either.
         starts_later = bool(known) and not event.target and not self._functions.last.functions_for(event.name)
         starts = [] if starts_later else await self._starts(delivery, event)
-        if not is_reserved(event.name):  # what nobody can wait for has no more to do
+        if starts_later or not is_reserved(event.name):  # what nobody can wait for has no more to do
             self._more[delivery.lease] = _Lone(event, starts_later)
         return delivery, [*starts, *(_arrival(delivery, event, entry, hasty=True) for entry in known)]
 

@@ -298,7 +298,7 @@ class Executor:
         tools: PassTools,
     ) -> OutcomeRecord:
         """Return what takes the place of an outcome that is too large: it without its event, if that is elsewhere."""
-        if outcome.event is None or outcome.status == "failed":
+        if outcome.event is None:
             return replay.too_large(outcome, error)
         record = InputRecord(event=outcome.event, token=tools.token)
         try:

@@ -199,6 +199,21 @@ async def test_an_event_that_does_not_fit_beside_what_has_failed_is_recorded_by_
     assert undone == ["abc"]
 
 
+async def test_a_failed_run_whose_event_does_not_fit_beside_its_error_can_be_retried_when_the_event_is_gone() -> None:
+    @ironflow.function(id="f", retry=Retry(max_attempts=1))
+    async def f(ctx: Context[str]) -> int:
+        if ctx.run.attempt == 1:
+            raise ValueError("x" * 5_000)
+        return len(ctx.event.data)
+
+    async with running_system(f, server=LocalServer(max_payload=10_000)) as system:
+        run = await system.client.start(f, "abc" * 2_500)
+        assert (await run.wait("1h")).status == "failed"
+        await system.broker.purge(system.names.events, ">")
+        assert await run.retry()
+        assert await run.result("1h") == 7_500
+
+
 async def test_an_event_from_elsewhere_that_nobody_can_read_stops_neither_engine_nor_worker() -> None:
     seen: list[str] = []
 
