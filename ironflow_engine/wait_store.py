@@ -87,7 +87,8 @@ class WaitStore:
     async def matching(self, events: Sequence[EventRecord]) -> list[list[WaitEntry]]:
         """Return the waits that each event matches, in the order in which they were recorded.
 
-        It costs one question to the bucket's leader, so that a wait that was just registered misses nothing.
+        It costs one question to the bucket's leader, so that a wait that was just registered misses nothing; none for
+        events that nobody can wait for.
         """
         if all(is_reserved(event.name) for event in events):
             return [[] for _ in events]

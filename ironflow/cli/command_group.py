@@ -19,6 +19,8 @@ class CommandGroup(click.Group):
         """
         try:
             return super().resolve_command(ctx, args)
+        except click.NoSuchOption:
+            raise
         except click.UsageError as error:
             known = ", ".join(self.list_commands(ctx))
             message = f"{error.message} {ctx.command_path} has: {known}"

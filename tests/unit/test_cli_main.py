@@ -73,6 +73,19 @@ def test_what_does_not_exist_is_a_usage_error(shell: Shell, words: list[str]) ->
     assert "No such" in result.stderr
 
 
+GROUPS = [([], cli), *((words, command) for words, command in COMMAND_LINES if isinstance(command, click.Group))]
+
+
+@pytest.mark.parametrize(("words", "group"), GROUPS, ids=[" ".join(words) or "ironflow" for words, _ in GROUPS])
+def test_a_group_names_its_commands_where_one_is_asked_for_that_it_has_not(
+    shell: Shell, words: list[str], group: click.Group
+) -> None:
+    known = ", ".join(group.list_commands(click.Context(group)))
+    path = " ".join(["ironflow", *words])
+    assert shell(*words, "nope").stderr.endswith(f"No such command 'nope'. {path} has: {known}\n")
+    assert shell(*words, "--", "--nope").stderr.endswith("No such option '--nope'.\n")
+
+
 def test_a_command_that_cannot_be_imported_is_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "dev", COMMANDS["dev"]._replace(place="ironflow.cli.missing:dev"))
     result = shell("dev")
