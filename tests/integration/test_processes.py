@@ -13,9 +13,11 @@ import pytest
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.client import Client
 from ironflow.clock import to_ms
+from ironflow.codec import decode_record
 from ironflow.errors import RunCancelledError, RunFailedError
 from ironflow.handles import RunHandle
 from ironflow.names import bucket_stream
+from ironflow.records import RunState
 from tests.support import eventually
 from tests.support.processes import Cluster, cluster, functions_are_known, workers_answer
 
@@ -101,7 +103,15 @@ async def test_a_ten_step_run_costs_one_message_a_step(processes: Cluster) -> No
                 names.all_shards[0].timers,
             )
         }
-        states = (await client.broker.stream_state(bucket_stream(names.runs_bucket))).last_sequence - runs_before
+
+        async def last_state_is_stored() -> int:
+            state = await client.broker.last(bucket_stream(names.runs_bucket), names.run_key(run.id))
+            assert state is not None
+            assert decode_record(RunState, state.payload).status == "completed"
+            return state.sequence - runs_before
+
+        # How a run has completed is told as soon as its outcome is recorded, before its state says so.
+        states = await eventually(last_state_is_stored)
     print(f"messages of a ten-step run: {last}, run states: {states}")  # noqa: T201 - the figure is the point
     assert last == {
         names.events: 1,
