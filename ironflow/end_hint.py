@@ -19,7 +19,9 @@ _AT_ONCE_SECONDS = 0.001
 """Within this time of its start no run ends: its event, its state, its task and its outcome are stored in turn."""
 _SHORTEST_QUIET_SECONDS = 0.05
 _LONGEST_QUIET_SECONDS = 1.0
-_STARTS_OF_QUIET = 10
+_STARTS_OF_QUIET = 30
+"""Behind its event a run stores three more messages at the least, and in a burst each waits its turn. With ten, every
+fourth run of a burst was asked about in vain, and each question is two for the server."""
 
 
 class Start(msgspec.Struct, frozen=True):

@@ -231,7 +231,6 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.namespace}_engines"
 
     def _suffix(self, run: str) -> str:
-        # Each record of each step comes by here, and hardly any namespace is divided.
         return "" if self.shards == 1 else self.shard_of(run).suffix
 
     # Subjects of events, tasks and timers
@@ -289,6 +288,8 @@ class Names(msgspec.Struct, frozen=True):
     # Subjects of the journal
 
     def _journal(self, queue: str, run: str) -> str:
+        if self.shards == 1:  # each record of each step comes by here
+            return f"{self.namespace}.journal.{queue}.{run}"
         return f"{self.namespace}.journal{self._suffix(run)}.{queue}.{run}"
 
     def journal_of_run(self, queue: str, run: str, kind: str = "") -> str:

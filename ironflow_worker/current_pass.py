@@ -40,7 +40,6 @@ class CurrentPass:
     Attributes:
         over: set when the pass has ended, for whichever reason.
         ended: whether it has.
-        idle: set while no step is at work.
         ended_early: whether the pass ended before its handler did.
         waits: what steps have begun to wait for in this pass, by key.
         undos: what the handler has registered to undo its steps.
@@ -58,8 +57,6 @@ class CurrentPass:
         self.trigger = trigger
         self.over = asyncio.Event()
         self.ended = False
-        self.idle = asyncio.Event()
-        self.idle.set()
         self.ended_early = False
         self._failure: Exception | None = None
         self._left_because: Exception | None = None
@@ -73,6 +70,7 @@ class CurrentPass:
         self._map_items = 0
         self._unasked = set(memo.recorded_tokens())
         self._at_work = 0
+        self._until_idle: asyncio.Event | None = None
         self._strands: set[Strand] = set()
         self._going_on = 0
         self._at_gates: dict[asyncio.Future[None], Strand] = {}
@@ -310,9 +308,18 @@ class CurrentPass:
         """Return once nothing has been at work for some rounds of the loop, or the pass has ended."""
         rounds = 0
         while rounds < _QUIET_ROUNDS and not self.ended:
-            await self.idle.wait()
+            await self.idle()
             await asyncio.sleep(0)
-            rounds = rounds + 1 if self.idle.is_set() else 0
+            rounds = 0 if self._at_work else rounds + 1
+
+    async def idle(self) -> None:
+        """Return once no step is at work."""
+        while self._at_work:
+            # Hardly any pass is waited for like this, and each step would set and clear it.
+            if self._until_idle is None:
+                self._until_idle = asyncio.Event()
+            self._until_idle.clear()
+            await self._until_idle.wait()
 
     # Strands
 
@@ -441,13 +448,13 @@ class CurrentPass:
     def begin_work(self) -> None:
         """Note that one step more is at work."""
         self._at_work += 1
-        self.idle.clear()
 
     def end_work(self) -> None:
         """Note that one step fewer is at work; the pass may end."""
         self._at_work -= 1
         if not self._at_work:
-            self.idle.set()
+            if self._until_idle is not None:
+                self._until_idle.set()
             if not self._going_on:
                 self._grow_quiet()
 

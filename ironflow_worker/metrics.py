@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable
+import collections
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -19,7 +18,9 @@ class Metrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self._uncounted: list[Callable[[], object]] = []
+        self._commits: list[int] = []
+        self._bodies: list[tuple[str, str, float]] = []
+        self._will_count = False
         self._running_passes = 0
         self._by_labels: dict[tuple[str, str, str], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
@@ -79,7 +80,8 @@ class Metrics(ProcessMetrics):
 
     def records_sent(self, records: int) -> None:
         """Count records that are sent together."""
-        self._count_soon(functools.partial(self._commit_records.observe, records))
+        self._count_soon()
+        self._commits.append(records)
 
     def pass_ended(self, function: str, outcome: str) -> None:
         """Count a pass, by how it ended."""
@@ -87,26 +89,30 @@ class Metrics(ProcessMetrics):
 
     def step_ended(self, function: str, outcome: str, seconds: float) -> None:
         """Count a step's body, by how it ended, and how long it took."""
-        self._count_soon(functools.partial(self._count_step, function, outcome, seconds))
+        self._count_soon()
+        self._bodies.append((function, outcome, seconds))
 
-    def _count_step(self, function: str, outcome: str, seconds: float) -> None:
-        self._labelled("steps", self._steps, function, outcome).inc()
-        histogram = self._seconds.get(function)
-        if histogram is None:
-            histogram = self._seconds[function] = self.step_seconds.labels(function)
-        histogram.observe(seconds)
-
-    def _count_soon(self, count: Callable[[], object]) -> None:
+    def _count_soon(self) -> None:
         """Count two turns of the event loop later: behind the last step, the outcome is recorded in the next one."""
-        if not self._uncounted:
+        if not self._will_count:
+            self._will_count = True
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._count)
-        self._uncounted.append(count)
 
     def _count(self) -> None:
-        uncounted, self._uncounted = self._uncounted, []
-        for count in uncounted:
-            count()
+        self._will_count = False
+        bodies, self._bodies = self._bodies, []
+        commits, self._commits = self._commits, []
+        for records in commits:
+            self._commit_records.observe(records)
+        # The library takes a lock for each.
+        for (function, outcome), count in collections.Counter(body[:2] for body in bodies).items():
+            self._labelled("steps", self._steps, function, outcome).inc(count)
+        for function, _, seconds in bodies:
+            histogram = self._seconds.get(function)
+            if histogram is None:
+                histogram = self._seconds[function] = self.step_seconds.labels(function)
+            histogram.observe(seconds)
 
     def _labelled(self, name: str, counter: Counter, function: str, outcome: str) -> Counter:
         # The library looks the labels up behind a lock, at several times the price of counting.

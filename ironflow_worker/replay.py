@@ -250,7 +250,7 @@ class Replay:
         if self._stopped:
             return
         # Branches that the handler has left behind may still be recording something.
-        await self._current.idle.wait()
+        await self._current.idle()
 
     async def _conclude(self, handler: asyncio.Task[Any]) -> OutcomeRecord:
         # It is looked at in any case: asyncio complains about what nobody has seen.

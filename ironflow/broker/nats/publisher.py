@@ -131,8 +131,8 @@ def encode_headers(publication: Publication, more: str = "") -> bytes:
         publication.expected_revision,
         publication.schedule,
     )
-    if message_id is None and revision is None and schedule is None and not more:
-        return b""
+    if message_id is None and revision is None and schedule is None:
+        return f"NATS/1.0\r\n{more}\r\n".encode() if more else b""
     lines = ["NATS/1.0"]
     if message_id is not None:
         lines.append(f"Nats-Msg-Id: {header_text(message_id)}")
@@ -254,16 +254,15 @@ class Publisher:
         for publication in publications:
             check_subject(publication.subject)
         batch_id, size, limit = new_batch_id(), len(publications), self._max_payload()
-        encoded = [
-            (encode_headers(publication, batch_headers(batch_id, position, size)), publication)
-            for position, publication in enumerate(publications, 1)
+        messages = [
+            (each.subject, encode_headers(each, batch_headers(batch_id, position, size)), each.payload)
+            for position, each in enumerate(publications, 1)
         ]
-        if any(len(headers) + len(publication.payload) > limit for headers, publication in encoded):
+        if any(len(headers) + len(payload) > limit for _, headers, payload in messages):
             return None
-        for headers, publication in encoded[:-1]:
-            self._requester.post(publication.subject, publication.payload, headers)
-        headers, last = encoded[-1]
-        return self._requester.send(last.subject, last.payload, self._answer_seconds, headers)
+        *before, (subject, headers, payload) = messages
+        self._requester.post_all(before)
+        return self._requester.send(subject, payload, self._answer_seconds, headers)
 
     async def _singly(self, publications: Sequence[Publication]) -> list[Stored | BrokerError]:
         deadline = self._loop.time() + self._patience_seconds

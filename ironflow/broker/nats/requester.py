@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -146,9 +146,14 @@ class Requester:
         """
         return self._send(subject, payload, timeout_seconds, headers).future
 
-    def post(self, subject: str, payload: bytes, headers: bytes) -> None:
-        """Send a message that gets no answer of its own, with what else is sent in this turn."""
-        self._wire.send(subject, payload, "", headers)
+    def post_all(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Send messages that get no answers of their own, with what else is sent in this turn.
+
+        Args:
+            messages: each a subject, encoded headers and a payload.
+
+        """
+        self._wire.send_all(messages)
 
     async def ask(self, subject: str, payload: bytes, timeout_seconds: float) -> Reply:
         """Send a request and return its answer. Time spent without a connection counts.

@@ -13,7 +13,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, cast
 
 import nats.errors
@@ -92,6 +92,18 @@ class Wire(Client):
         else:
             line = f"PUB {subject} {reply} {len(payload)}\r\n".encode()
             self._write(b"%b%b\r\n" % (line, payload), at_once=at_once)
+
+    def send_all(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Send messages as :meth:`send` does; each is a subject, headers and a payload, and asks for no answer."""
+        self._write(
+            b"".join(
+                [
+                    b"HPUB %b  %d %d\r\n%b%b\r\n"
+                    % (subject.encode(), len(headers), len(headers) + len(payload), headers, payload)
+                    for subject, headers, payload in messages
+                ]
+            )
+        )
 
     async def barrier(self, timeout_seconds: float) -> bool:
         """Return True once the server has processed all that was sent before, False if it is out of reach.
