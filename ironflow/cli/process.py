@@ -13,7 +13,7 @@ from ironflow.cli.common import ConnectionOptions
 from ironflow.names import DEFAULT_NAMESPACE, Names
 from ironflow.settings import connection_settings, environment_namespace
 
-_COLLECT_AFTER_OBJECTS = 10_000
+_COLLECT_AFTER_OBJECTS = 50_000
 """More than the runs of a moment bring with them, so that most of them have ended by the time they are looked at."""
 
 
