@@ -181,9 +181,10 @@ class RunHandle(Generic[Out]):
         seconds = None if timeout is None else parse_duration(timeout, "timeout") / 1000
         quiet = self._start.quiet_seconds(asyncio.get_running_loop().time()) if self._start is not None else 0.0
         hint = EndHint(self.id, self._attempt)
-        # Listen first, then ask: a run that ends in between is seen by one of the two.
+        # Listen first, then ask: a run that ends in between is seen by one of the two. What is not asked at once comes
+        # to the server behind the wish to listen anyway.
         try:
-            subscription = await self._broker.listen(self._names.ended(self.id), hint.take)
+            subscription = await self._broker.listen(self._names.ended(self.id), hint.take, confirm=not quiet)
         except BrokerError as error:
             msg = f"cannot wait for run {self.id}: {error}"
             raise EngineUnavailableError(msg) from error

@@ -412,10 +412,17 @@ class Broker(Protocol):
         """
         ...
 
-    async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:
+    async def listen(self, subject: str, listener: Listener, group: str = "", *, confirm: bool = True) -> Subscription:
         """Call *listener* for each message of a subject; in a *group*, one of its members gets each.
 
         What is published to be stored is heard too, before it is stored, and also where the stream refuses it.
+
+        Args:
+            subject: may have wildcards.
+            listener: what to call.
+            group: shares the messages.
+            confirm: whether to return only once the server has taken it. Without, what this connection sends from now
+                on still comes after it, and a refusal shows in the log only.
 
         Raises:
             Denied: the account's permissions do not allow it.

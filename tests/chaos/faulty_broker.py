@@ -308,8 +308,8 @@ class FaultyBroker:
         if not self.lost():
             self._inner.notify(subject, payload, at_once=at_once)
 
-    async def listen(self, subject: str, listener: Listener, group: str = "") -> Subscription:
-        return await self._inner.listen(subject, listener, group)
+    async def listen(self, subject: str, listener: Listener, group: str = "", *, confirm: bool = True) -> Subscription:
+        return await self._inner.listen(subject, listener, group, confirm=confirm)
 
     async def request(self, subject: str, payload: bytes, timeout_seconds: float) -> bytes:
         return await self._inner.request(subject, payload, timeout_seconds)

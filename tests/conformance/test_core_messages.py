@@ -45,6 +45,24 @@ async def test_a_notification_reaches_everybody_who_listens(arena: Arena) -> Non
     await holds_for(all_three_have_heard, 0.1)
 
 
+async def test_what_a_connection_sends_comes_behind_a_wish_to_listen_that_was_not_confirmed(arena: Arena) -> None:
+    other = await arena.server.connect()
+
+    async def hint_first(request: Request) -> None:
+        other.notify(arena.subject("hint"), b"x")
+        request.respond(b"told")
+
+    await other.listen(arena.subject("question"), hint_first)
+    heard: list[tuple[str, bytes]] = []
+    await arena.broker.listen(arena.subject("hint"), note(heard), confirm=False)
+    assert await arena.broker.request(arena.subject("question"), b"", 2.0) == b"told"
+
+    def the_hint_was_heard() -> None:
+        assert heard == [(arena.subject("hint"), b"x")]
+
+    await eventually(the_hint_was_heard)
+
+
 async def test_a_listener_hears_what_is_published_to_be_stored(arena: Arena) -> None:
     journal = await arena.journal()
     heard: list[tuple[str, bytes]] = []

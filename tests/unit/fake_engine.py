@@ -137,6 +137,7 @@ class FakeEngine:
         self.published: list[EventRecord] = []
         self.connected_with: dict[str, str | None] = {}
         self.listeners: dict[str, Listener] = {}
+        self.confirmed: list[bool] = []
         self.publish_error: Exception | None = None
         self.publish_seconds = 0.0
         self.streams = True
@@ -173,9 +174,12 @@ class FakeEngine:
         payload = msgspec.json.encode(self.published[sequence - 1])
         return StoredMessage(subject="", payload=payload, sequence=sequence, time_ms=0)
 
-    async def listen(self, subject: str, listener: Listener, _group: str = "") -> FakeSubscription:
-        """Note who listens."""
+    async def listen(
+        self, subject: str, listener: Listener, _group: str = "", *, confirm: bool = True
+    ) -> FakeSubscription:
+        """Note who listens, and whether that is to be confirmed."""
         self.listeners[subject] = listener
+        self.confirmed.append(confirm)
         return FakeSubscription()
 
     async def request(self, subject: str, payload: bytes, timeout_seconds: float) -> bytes:

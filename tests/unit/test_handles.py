@@ -71,6 +71,14 @@ async def test_the_engines_word_is_enough_for_a_result(engine: FakeEngine, clien
     assert engine.asked == []
 
 
+async def test_whoever_asks_at_once_knows_before_that_it_listens(engine: FakeEngine, client: Client) -> None:
+    engine.runs[RUN] = [run_view(RUN)]
+    await client.run(RUN).result("1h")
+    started = await waiting(engine, await client.start("f", id="s-2"))
+    started.cancel()
+    assert engine.confirmed == [True, False]
+
+
 async def test_the_engines_word_says_why_a_run_failed(engine: FakeEngine, client: Client) -> None:
     result = await waiting(engine, await client.start("f", id="s-1"))
     await say(engine, Word(ended(status="failed", output=NULL, error=FAILED)))

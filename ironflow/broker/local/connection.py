@@ -267,10 +267,13 @@ class LocalBroker:
         """Send a hint to whoever listens. Sent, not awaited; lost where nobody does."""
         self._send("notify", subject, lambda: self._server.exchange.send(subject, payload))
 
-    async def listen(self, subject: str, listener: Listener, group: str = "") -> LocalSubscription:
+    async def listen(
+        self, subject: str, listener: Listener, group: str = "", *, confirm: bool = True
+    ) -> LocalSubscription:
         """Call *listener* for each message of a subject; in a *group*, one of its members gets each."""
         subscription = LocalSubscription(subject, group, listener, self._unsubscribe)
-        await asyncio.sleep(0)
+        if confirm:
+            await asyncio.sleep(0)
         self._check_open()
         self._subscriptions[subscription] = None
         self._server.exchange.add(subscription)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import types
 from collections import deque
 
 import structlog
@@ -49,7 +50,9 @@ class Listening:
         self._wire = wire
         self._subject = subject
         self._listener = listener
-        self._is_plain = inspect.isroutine(listener) and not inspect.iscoroutinefunction(listener)
+        # Somebody listens for each run that is waited for, and to have ``inspect`` find out takes 17 calls.
+        code: types.CodeType | None = getattr(listener, "__code__", None)
+        self._is_plain = code is not None and not code.co_flags & inspect.CO_COROUTINE
         self._waiting: deque[NatsRequest] = deque()
         self._denied = False
         self._subscription = wire.attach(subject, self._receive, keep=True, group=group)
