@@ -120,6 +120,8 @@ class ChildKeeper:
         To be asked once the starts are stored: a parent that has not ended by then finds its child when it does.
         """
         started = [(start, start.event.parent) for start in starts if start.event.parent is not None]
+        if not started:
+            return {}
         failures = await _some_at_a_time(self._end_orphan(start.run, link) for start, link in started)
         return {start.run: error for (start, _), error in zip(started, failures, strict=True) if error is not None}
 

@@ -110,9 +110,10 @@ class Conductor:
             if run in failures:
                 failures.setdefault(cause, failures[run])
         over = [command for command in waits_ended if command.run not in failures]
-        if over and rest is not None:
-            await rest()
-        failures |= await self._keeper.forget(over)
+        if over:
+            if rest is not None:
+                await rest()
+            failures |= await self._keeper.forget(over)
         for run, failure in failures.items():
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures

@@ -45,7 +45,7 @@ class Intake(ABC):
         self.stream = stream
         # Made now, so that its first count is an increase and not the begin of a series.
         self._unreadable = conductor.metrics.unreadable.labels(stream)
-        self._batch_messages = conductor.metrics.batch_messages.labels(stream)
+        self._count_batch = conductor.metrics.batch_sizes(stream)
         self._consumer = consumer
         self._prefetch = prefetch
         self._in_hand: dict[str, Delivery] = {}
@@ -83,7 +83,7 @@ class Intake(ABC):
 
     async def _begin(self, batch: Sequence[Delivery]) -> None:
         """Read a batch, and have it applied as soon as that may be."""
-        self._batch_messages.observe(len(batch))
+        self._count_batch(len(batch))
         self._keep(batch)
         facts = await self._read(batch)
         runs = {fact.run for _, found in facts for fact in found}

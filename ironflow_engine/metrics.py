@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from ironflow.records import TERMINAL, RunState
@@ -21,6 +24,8 @@ class Metrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
+        self._changes: list[tuple[RunState | None, RunState]] = []
+        self._batches: list[tuple[Histogram, int]] = []
         self._by_labels: dict[tuple[object, ...], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
         self._runs_started = self._counter("runs_started", "Runs that began.", "function", "queue")
@@ -31,20 +36,20 @@ class Metrics(ProcessMetrics):
             "From a run's start, or its retry, to its end.",
             ("function",),
             buckets=_RUN_BOUNDS,
-            registry=self.registry,
+            registry=self._registry,
         )
         self.timer_lateness = Histogram(
             "ironflow_engine_timer_lateness_seconds",
             "How much later than due sleeps, back-offs and time-outs were ended.",
             buckets=QUICK,
-            registry=self.registry,
+            registry=self._registry,
         )
-        self.batch_messages = Histogram(
+        self._batch_messages = Histogram(
             "ironflow_engine_batch_messages",
             "Messages that were taken from a stream and worked on together.",
             ("stream",),
             buckets=(1, 5, 25, 100, 250, 500),
-            registry=self.registry,
+            registry=self._registry,
         )
         self.unreadable = self._counter("unreadable_messages", "Messages that were dropped as unreadable.", "stream")
         self.refused_records = self._counter(
@@ -63,8 +68,31 @@ class Metrics(ProcessMetrics):
         )
         self.archive_pending = self._gauge("archive_pending", "Messages that are not copied to the archive yet.")
 
+    def batch_sizes(self, stream: str) -> Callable[[int], None]:
+        """Return what counts the messages of a stream that are taken and worked on together."""
+        return functools.partial(self._batch_taken, self._batch_messages.labels(stream))
+
+    def _batch_taken(self, histogram: Histogram, messages: int) -> None:
+        self._batches.append((histogram, messages))
+        if not self._will_count:
+            self._count_soon()
+
     def run_changed(self, before: RunState | None, after: RunState) -> None:
         """Count what the change of a run's stored state means."""
+        self._changes.append((before, after))
+        if not self._will_count:
+            self._count_soon()
+
+    def _count_gathered(self) -> None:
+        super()._count_gathered()
+        batches, self._batches = self._batches, []
+        changes, self._changes = self._changes, []
+        for histogram, messages in batches:
+            histogram.observe(messages)
+        for before, after in changes:
+            self._count_change(before, after)
+
+    def _count_change(self, before: RunState | None, after: RunState) -> None:
         function = after.function if after.queue else _UNKNOWN
         had_ended, has_ended = before is not None and before.status in TERMINAL, after.status in TERMINAL
         if before is None:
@@ -91,7 +119,7 @@ class Metrics(ProcessMetrics):
         return found
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"ironflow_engine_{name}", text, labels, registry=self.registry)
+        return Counter(f"ironflow_engine_{name}", text, labels, registry=self._registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"ironflow_engine_{name}", text, labels, registry=self.registry)
+        return Gauge(f"ironflow_engine_{name}", text, labels, registry=self._registry)

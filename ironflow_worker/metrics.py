@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import collections
+from collections import Counter as Tally
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -11,16 +10,13 @@ from ironflow.telemetry.metrics import QUICK, ProcessMetrics
 
 
 class Metrics(ProcessMetrics):
-    """A worker's metrics.
-
-    What is counted with each record waits until that is on its way: counting takes as long as a tenth of a step.
-    """
+    """A worker's metrics."""
 
     def __init__(self) -> None:
         super().__init__()
         self._commits: list[int] = []
+        self._ends: list[tuple[str, str]] = []
         self._bodies: list[tuple[str, str, float]] = []
-        self._will_count = False
         self._running_passes = 0
         self._by_labels: dict[tuple[str, str, str], Counter] = {}
         self._seconds: dict[str, Histogram] = {}
@@ -28,51 +24,51 @@ class Metrics(ProcessMetrics):
             "ironflow_worker_passes",
             "Passes that ended, by how they ended.",
             ("function", "outcome"),
-            registry=self.registry,
+            registry=self._registry,
         )
         self._steps = Counter(
             "ironflow_worker_steps",
             "Step bodies that ended, by how they ended.",
             ("function", "outcome"),
-            registry=self.registry,
+            registry=self._registry,
         )
         self.step_seconds = Histogram(
             "ironflow_worker_step_duration_seconds",
             "How long step bodies took.",
             ("function",),
             buckets=QUICK,
-            registry=self.registry,
+            registry=self._registry,
         )
         self._commit_records = Histogram(
             "ironflow_worker_commit_records",
             "Journal records that were sent to JetStream together.",
             buckets=(1, 8, 50, 100, 250, 500, 1000),
-            registry=self.registry,
+            registry=self._registry,
         )
         self.refused_records = Counter(
             "ironflow_worker_refused_records",
             "Records that another worker or the engine had written first.",
-            registry=self.registry,
+            registry=self._registry,
         )
         self.lost_leases = Counter(
             "ironflow_worker_lost_leases",
             "Records that were not written because the worker had been stopped for longer than its lease.",
-            registry=self.registry,
+            registry=self._registry,
         )
         self.sleep_lateness = Histogram(
             "ironflow_worker_sleep_lateness_seconds",
             "How late sleeps ended for whose end a worker waited.",
             buckets=QUICK,
-            registry=self.registry,
+            registry=self._registry,
         )
         self.dead_letters = Counter(
             "ironflow_worker_dead_letters",
             "Runs that were given up because no worker could do anything about them.",
-            registry=self.registry,
+            registry=self._registry,
         )
-        running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self.registry)
+        running = Gauge("ironflow_worker_running", "Passes that run now.", registry=self._registry)
         running.set_function(lambda: self._running_passes)
-        self.slots = Gauge("ironflow_worker_slots", "Passes that may run at a time.", registry=self.registry)
+        self.slots = Gauge("ironflow_worker_slots", "Passes that may run at a time.", registry=self._registry)
 
     def passes_begin(self, passes: int) -> None:
         """Note that so many more passes run now, or with a minus so many fewer."""
@@ -80,33 +76,32 @@ class Metrics(ProcessMetrics):
 
     def records_sent(self, records: int) -> None:
         """Count records that are sent together."""
-        self._count_soon()
         self._commits.append(records)
+        if not self._will_count:
+            self._count_soon()
 
     def pass_ended(self, function: str, outcome: str) -> None:
         """Count a pass, by how it ended."""
-        self._labelled("passes", self._passes, function, outcome).inc()
+        self._ends.append((function, outcome))
+        if not self._will_count:
+            self._count_soon()
 
     def step_ended(self, function: str, outcome: str, seconds: float) -> None:
         """Count a step's body, by how it ended, and how long it took."""
-        self._count_soon()
         self._bodies.append((function, outcome, seconds))
-
-    def _count_soon(self) -> None:
-        """Count two turns of the event loop later: behind the last step, the outcome is recorded in the next one."""
         if not self._will_count:
-            self._will_count = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._count)
+            self._count_soon()
 
-    def _count(self) -> None:
-        self._will_count = False
-        bodies, self._bodies = self._bodies, []
+    def _count_gathered(self) -> None:
+        super()._count_gathered()
         commits, self._commits = self._commits, []
+        ends, self._ends = self._ends, []
+        bodies, self._bodies = self._bodies, []
         for records in commits:
             self._commit_records.observe(records)
-        # The library takes a lock for each.
-        for (function, outcome), count in collections.Counter(body[:2] for body in bodies).items():
+        for (function, outcome), count in Tally(ends).items():
+            self._labelled("passes", self._passes, function, outcome).inc(count)
+        for (function, outcome), count in Tally(body[:2] for body in bodies).items():
             self._labelled("steps", self._steps, function, outcome).inc(count)
         for function, _, seconds in bodies:
             histogram = self._seconds.get(function)

@@ -17,7 +17,7 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"ironflow_engine_{name}", labels)
 
 
-def test_a_run_is_counted_when_it_starts_when_it_ends_and_when_it_goes_on() -> None:
+async def test_a_run_is_counted_when_it_starts_when_it_ends_and_when_it_goes_on() -> None:
     metrics = Metrics()
     metrics.run_changed(None, STARTED)
     metrics.run_changed(STARTED, replace(STARTED, status="waiting"))
@@ -29,7 +29,7 @@ def test_a_run_is_counted_when_it_starts_when_it_ends_and_when_it_goes_on() -> N
     assert sample(metrics, "run_duration_seconds_sum", function="f") == 2.0
 
 
-def test_names_that_nobody_has_registered_do_not_become_labels() -> None:
+async def test_names_that_nobody_has_registered_do_not_become_labels() -> None:
     metrics = Metrics()
     for number in range(1_000):
         metrics.run_changed(None, replace(ENDED, function=f"made-up-{number}", queue=""))

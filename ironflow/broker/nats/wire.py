@@ -54,6 +54,8 @@ class Wire(Client):
     def __init__(self, introduced: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
         self.up = False
+        self._socket: asyncio.WriteTransport | None = None
+        """Where what is sent goes, while up."""
         self.on_up: list[Callable[[], None]] = []
         self.on_down: list[Callable[[], None]] = []
         self.on_denied: list[Callable[[str, str], None]] = []
@@ -179,7 +181,7 @@ class Wire(Client):
     async def _read(self) -> Exception:
         """Have what comes handed over, and return what has ended the connection."""
         reader: asyncio.StreamReader = getattr(self._transport, _READER)
-        transport = self._socket()
+        transport = self._find_socket()
         # Some turns of the event loop have gone by since the handshake, and the server may have hung up meanwhile; not
         # at_eof(), which is only true once all is read.
         if transport.is_closing() or reader.exception() is not None or getattr(reader, _AT_END):
@@ -233,7 +235,7 @@ class Wire(Client):
             pending_size=0,
             **options,
         )
-        self.up = True
+        self._came_up()
 
     async def shut(self) -> None:
         """Disconnect for good, in whatever state the connection is."""
@@ -246,7 +248,7 @@ class Wire(Client):
             self._transport.close()  # type: ignore[no-untyped-call] # nats-py has no types there
 
     async def _reconnected(self) -> None:
-        self.up = True
+        self._came_up()
         for command in self._kept.values():
             self._write(command)
         for callback in self.on_up:
@@ -318,13 +320,19 @@ class Wire(Client):
         pending = self._pending
         if not pending or not self.up:
             return
-        self._forget_pending()
-        transport = self._socket()
+        # Each message comes by here, so what follows calls as little as it can.
+        self._pending = []
+        self._pending_data_size = 0
+        transport = self._socket
         # What has just closed refuses to take more, and is about to say that it has.
-        if not transport.is_closing():
+        if transport is not None and not transport.is_closing():
             transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
 
-    def _socket(self) -> asyncio.WriteTransport:
+    def _came_up(self) -> None:
+        self._socket = self._find_socket()
+        self.up = True
+
+    def _find_socket(self) -> asyncio.WriteTransport:
         writer: asyncio.StreamWriter = getattr(self._transport, _WRITER)
         return writer.transport
 
