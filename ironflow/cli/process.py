@@ -13,9 +13,6 @@ from ironflow.cli.common import ConnectionOptions
 from ironflow.names import DEFAULT_NAMESPACE, Names
 from ironflow.settings import connection_settings, environment_namespace
 
-_COLLECT_AFTER_OBJECTS = 50_000
-"""More than the runs of a moment bring with them, so that most of them have ended by the time they are looked at."""
-
 
 def names_of(options: ConnectionOptions) -> Names:
     """Return the namespace that the options, the environment or pyproject.toml say.
@@ -87,11 +84,16 @@ async def first_of(*waits: Awaitable[object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def collect_rarely() -> None:
+def collect_rarely(after_objects: int) -> None:
     """Have the garbage collector leave alone what is there by now, and look at the rest less often.
 
     For processes that hold the objects of thousands of runs at a time. Hardly any of those are in cycles, and
     looking at them again and again took a quarter of a worker's time.
+
+    Args:
+        after_objects: more than the runs of a moment bring with them, so that most of them have ended by the time they
+            are looked at; what is in cycles stays until so many are there.
+
     """
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER_OBJECTS, 10, 10)
+    gc.set_threshold(after_objects, 10, 10)
