@@ -24,9 +24,10 @@ from tests.chaos.rows import ROWS, Scale, is_tested
 IN_PROCESS_ROW = 3
 MIXED_ROW = 14
 ENDURANCE_ROW = 15
-STEPS = 300_000
-"""Python takes memory a megabyte at a time: of 100,000 steps one such megabyte, taken in the middle, looks like more
-than one for each 100,000. What really grows shows in three times as many as well."""
+STEPS = 600_000
+"""Python takes memory a megabyte at a time, and what an engine needs at the most it has taken after some 200,000: two or
+three such megabytes in the middle of fewer steps look like more than one for each 100,000. What really grows shows in
+more steps as well."""
 ALL_ROWS = sorted([*ROWS, IN_PROCESS_ROW, ENDURANCE_ROW])
 
 
