@@ -212,12 +212,21 @@ class Service:
         loop = asyncio.get_running_loop()
         started = loop.time()
         self._replaced.clear()
-        child = self._child = await Child.start(self._program, self._say)
+        child = self._child = await self._start()
         if self._replaced.is_set():  # while it was being started
             await child.stop(self._patience.stop)
         code = await child.wait()
         self._child = None
         return loop.time() - started, code
+
+    async def _start(self) -> Child:
+        """Start the program; who cancels that waits until it is there, since nothing else could stop it."""
+        starting = asyncio.ensure_future(Child.start(self._program, self._say))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._child = await starting
+            raise
 
     async def _pause(self, seconds: float) -> None:
         """Wait for that long, or until there is another program to start."""

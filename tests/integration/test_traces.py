@@ -48,7 +48,7 @@ class Traces:
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traces]:
     made = Traces()
-    monkeypatch.setattr(trace, "get_tracer", made.provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: made.provider)
     yield made
     made.provider.shutdown()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ironflow.cli.supervisor import Child, Patience, Program, Service, describe_exit
+from ironflow.cli.supervisor import Child, Patience, Program, Say, Service, describe_exit
 from tests.support import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups are POSIX")
@@ -135,6 +135,26 @@ async def test_a_child_sees_the_environment_that_it_was_given(lines: Lines) -> N
 async def test_a_service_that_is_cancelled_lets_its_child_end_in_good_order(lines: Lines) -> None:
     async with running(Service(program(LEAVE), lines.say, QUIET)):
         await lines.until("up")
+    assert lines.of("worker") == ["up", "leaving"]
+
+
+async def test_a_service_that_is_cancelled_while_its_child_starts_lets_it_end_in_good_order_too(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, is_up, gate = Child.start, asyncio.Event(), asyncio.Event()
+
+    async def slow(program: Program, say: Say) -> Child:
+        child = await start(program, say)
+        await lines.until("up")
+        is_up.set()
+        await gate.wait()
+        return child
+
+    monkeypatch.setattr(Child, "start", slow)
+    async with running(Service(program(LEAVE), lines.say, QUIET)) as service:
+        await is_up.wait()
+        service.cancel()
+        gate.set()
     assert lines.of("worker") == ["up", "leaving"]
 
 
