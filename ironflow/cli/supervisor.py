@@ -91,9 +91,10 @@ class Child(asyncio.SubprocessProtocol):
         """Return the exit code once the process has ended and what it wrote is shown."""
         await self._exited.wait()
         self.kill()
+        # Who stops a program has often been cancelled, and before Python 3.11.4 ``asyncio.timeout`` ends for such a
+        # task with the cancellation rather than with TimeoutError.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_OUTPUT_SECONDS):
-                await self._silent.wait()
+            await asyncio.wait_for(self._silent.wait(), LAST_OUTPUT_SECONDS)
         assert self._transport is not None  # noqa: S101 - start() set it
         code = self._transport.get_returncode()
         self._transport.close()
@@ -103,8 +104,7 @@ class Child(asyncio.SubprocessProtocol):
         """Ask the process to end (SIGTERM), and kill it if it has not after that time."""
         self._ask_to_end()
         try:
-            async with asyncio.timeout(seconds):
-                await self._exited.wait()
+            await asyncio.wait_for(self._exited.wait(), seconds)  # as in wait()
         except TimeoutError:
             self._say(self._name, f"has not ended within {seconds:g} s and is killed")
         finally:
