@@ -25,8 +25,8 @@ IN_PROCESS_ROW = 3
 MIXED_ROW = 14
 ENDURANCE_ROW = 15
 STEPS = 600_000
-"""Python takes memory a megabyte at a time: two or three such megabytes in the middle of fewer steps look like more than
-one for each 100,000. What really grows shows here too."""
+"""Python takes memory a megabyte at a time: two or three of these in the middle of fewer steps look like more than one
+for each 100,000. What really grows shows here too."""
 ALL_ROWS = sorted([*ROWS, IN_PROCESS_ROW, ENDURANCE_ROW])
 
 
