@@ -29,7 +29,7 @@ from ironflow_engine.keeping_options import keeping_options, opened_archive
 _log = structlog.get_logger("ironflow.engine")
 
 _COLLECT_AFTER_OBJECTS = 10_000
-"""It has few objects at a time. With 50,000 it grew by some megabytes in a hundred thousand steps."""
+"""It has fewer objects at a time than a worker, and so less to gain; until then, what is in cycles stays."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

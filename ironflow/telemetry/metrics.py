@@ -12,6 +12,7 @@ QUICK = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 """Bounds, in seconds, of what shall be a matter of moments. Few: each is a series for each label."""
 
 _GATHER_SECONDS = 0.05
+"""Longer than a run of a few steps takes, so that counting seldom comes in the midst of one; too short to be seen."""
 
 
 class ProcessMetrics:
