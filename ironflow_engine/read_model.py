@@ -54,6 +54,9 @@ _TABLES = frozenset({"runs", "position"})
 _APPLICATION = int.from_bytes(b"Iron")
 """Marks the file as ours."""
 
+_AT_A_TIME = 50
+"""So many changes take one or two milliseconds; the engine's timers and tasks wait no longer for a list than that."""
+
 
 class StillReading(Unavailable):
     """There is so much to take in that whoever asked would not wait for it. What was taken in by then stays."""
@@ -137,8 +140,10 @@ class ReadModel:
     async def _read_on(self, position: int) -> bool:
         """Take in what comes after a place; return whether it is known what was deleted since then."""
         async for page in self._broker.read(self._stream, self._filter, position):
-            if not self._take_in(page, follows=position > 0):
-                return False
+            for begin in range(0, len(page), _AT_A_TIME):
+                if not self._take_in(page[begin : begin + _AT_A_TIME], follows=position > 0):
+                    return False
+                await asyncio.sleep(0)
         return True
 
     def query(self, query: RunQuery) -> list[RunState]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,23 @@ async def test_who_does_not_wait_for_all_of_it_hears_how_far_it_is_and_the_next_
     await model.catch_up_within(6.5)
     assert asked_from == [0, 4]
     assert len(model.query(RunQuery())) == 10
+
+
+async def test_the_engine_goes_on_while_many_changes_are_taken_in(broker: LocalBroker, model: ReadModel) -> None:
+    seen = {0}
+
+    async def look_now_and_then() -> None:
+        while True:
+            seen.add(len(model.query(RunQuery(limit=1_000))))
+            await asyncio.sleep(0)
+
+    await write(broker, *(state(f"run-{number}") for number in range(400)))
+    looking = asyncio.create_task(look_now_and_then())
+    await model.catch_up()
+    looking.cancel()
+    seen.add(len(model.query(RunQuery(limit=1_000))))
+    assert max(later - earlier for earlier, later in pairwise(sorted(seen))) <= 50
+    assert max(seen) == 400
 
 
 @pytest.mark.parametrize(
