@@ -37,7 +37,7 @@ _PAUSE_SECONDS = 1.0
 class _Asked(msgspec.Struct):
     event: str
     at: float
-    matcher: asyncio.Future[Matcher | None]
+    matcher: asyncio.Task[Matcher | None]
 
 
 class Foresight:
@@ -88,6 +88,9 @@ class Foresight:
         self.pause()
         if self._change is not None:
             await asyncio.wait([self._change])
+        if self._asked is not None:
+            self._asked.matcher.cancel()
+            await asyncio.wait([self._asked.matcher])
 
     async def functions_for(self, delivery: Delivery, event: EventRecord) -> Matcher:
         """Return a matcher over the functions as they were when an event was published, or later.
@@ -124,7 +127,7 @@ class Foresight:
                 self._paused_at = float("inf")
                 return
 
-    async def _hear(self, request: Request) -> None:
+    def _hear(self, request: Request) -> None:
         if self._asked is not None and not self._asked.matcher.done():
             return
         try:
@@ -134,11 +137,11 @@ class Foresight:
         if not event.target and not self._functions.last.functions_for(event.name):
             self._waits.remembered(event)  # it remembers what it has worked out
             return
-        asked = self._asked = _Asked(event.id, self._seconds(), asyncio.get_running_loop().create_future())
-        matcher: Matcher | None = None
+        self._asked = _Asked(event.id, self._seconds(), asyncio.create_task(self._ask(), name="foresight"))
+
+    async def _ask(self) -> Matcher | None:
         try:
-            matcher = await self._functions.current()
+            return await self._functions.current()
         except BrokerError as error:
             _log.debug("functions not known ahead of an event", reason=str(error))
-        finally:
-            asked.matcher.set_result(matcher)
+            return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from ironflow.records import TERMINAL, RunState
 from ironflow.telemetry.metrics import QUICK, ProcessMetrics
+from ironflow.telemetry.tallies import CounterTally, HistogramTally
 
 _RUN_BOUNDS = (0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 86_400.0)
 _UNKNOWN = "(unknown)"
@@ -24,32 +24,28 @@ class Metrics(ProcessMetrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self._changes: list[tuple[RunState | None, RunState]] = []
-        self._batches: list[tuple[Histogram, int]] = []
-        self._by_labels: dict[tuple[object, ...], Counter] = {}
-        self._seconds: dict[str, Histogram] = {}
-        self._runs_started = self._counter("runs_started", "Runs that began.", "function", "queue")
-        self._runs_ended = self._counter("runs_ended", "Runs that ended, by how.", "function", "queue", "status")
-        self._runs_retried = self._counter("runs_retried", "Failed runs that go on.", "function", "queue")
-        self._run_seconds = Histogram(
+        self._runs_started = self._tally("runs_started", "Runs that began.", "function", "queue")
+        self._runs_ended = self._tally("runs_ended", "Runs that ended, by how.", "function", "queue", "status")
+        self._runs_retried = self._tally("runs_retried", "Failed runs that go on.", "function", "queue")
+        self._run_seconds = HistogramTally(
             "ironflow_engine_run_duration_seconds",
             "From a run's start, or its retry, to its end.",
             ("function",),
-            buckets=_RUN_BOUNDS,
-            registry=self._registry,
+            _RUN_BOUNDS,
+            self.registry,
         )
         self.timer_lateness = Histogram(
             "ironflow_engine_timer_lateness_seconds",
             "How much later than due sleeps, back-offs and time-outs were ended.",
             buckets=QUICK,
-            registry=self._registry,
+            registry=self.registry,
         )
-        self._batch_messages = Histogram(
+        self._batch_messages = HistogramTally(
             "ironflow_engine_batch_messages",
             "Messages that were taken from a stream and worked on together.",
             ("stream",),
-            buckets=(1, 5, 25, 100, 250, 500),
-            registry=self._registry,
+            (1, 5, 25, 100, 250, 500),
+            self.registry,
         )
         self.unreadable = self._counter("unreadable_messages", "Messages that were dropped as unreadable.", "stream")
         self.refused_records = self._counter(
@@ -70,56 +66,26 @@ class Metrics(ProcessMetrics):
 
     def batch_sizes(self, stream: str) -> Callable[[int], None]:
         """Return what counts the messages of a stream that are taken and worked on together."""
-        return functools.partial(self._batch_taken, self._batch_messages.labels(stream))
-
-    def _batch_taken(self, histogram: Histogram, messages: int) -> None:
-        self._batches.append((histogram, messages))
-        if not self._will_count:
-            self._count_soon()
+        return self._batch_messages.of(stream).observe
 
     def run_changed(self, before: RunState | None, after: RunState) -> None:
         """Count what the change of a run's stored state means."""
-        self._changes.append((before, after))
-        if not self._will_count:
-            self._count_soon()
-
-    def _count_gathered(self) -> None:
-        super()._count_gathered()
-        batches, self._batches = self._batches, []
-        changes, self._changes = self._changes, []
-        for histogram, messages in batches:
-            histogram.observe(messages)
-        for before, after in changes:
-            self._count_change(before, after)
-
-    def _count_change(self, before: RunState | None, after: RunState) -> None:
         function = after.function if after.queue else _UNKNOWN
         had_ended, has_ended = before is not None and before.status in TERMINAL, after.status in TERMINAL
         if before is None:
-            self._labelled(self._runs_started, function, after.queue).inc()
+            self._runs_started.counts[function, after.queue] += 1
         elif had_ended and not has_ended:
-            self._labelled(self._runs_retried, function, after.queue).inc()
+            self._runs_retried.counts[function, after.queue] += 1
         if has_ended and not had_ended:
-            self._labelled(self._runs_ended, function, after.queue, after.status).inc()
+            self._runs_ended.counts[function, after.queue, after.status] += 1
             began_at = after.epoch_started_at or after.started_at
-            self._run_histogram(function).observe((after.finished_at - began_at) / 1000)
+            self._run_seconds.of(function).observe((after.finished_at - began_at) / 1000)
 
-    def _labelled(self, counter: Counter, function: str, queue: str, *status: str) -> Counter:
-        # The library looks the labels up behind a lock, at several times the price of counting.
-        key = id(counter), function, queue, *status
-        found = self._by_labels.get(key)
-        if found is None:
-            found = self._by_labels[key] = counter.labels(function, queue, *status)
-        return found
-
-    def _run_histogram(self, function: str) -> Histogram:
-        found = self._seconds.get(function)
-        if found is None:
-            found = self._seconds[function] = self._run_seconds.labels(function)
-        return found
+    def _tally(self, name: str, text: str, *labels: str) -> CounterTally:
+        return CounterTally(f"ironflow_engine_{name}", text, labels, self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"ironflow_engine_{name}", text, labels, registry=self._registry)
+        return Counter(f"ironflow_engine_{name}", text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"ironflow_engine_{name}", text, labels, registry=self._registry)
+        return Gauge(f"ironflow_engine_{name}", text, labels, registry=self.registry)
