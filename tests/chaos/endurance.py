@@ -19,7 +19,10 @@ from tests.chaos.programs import Order, Work
 from tests.chaos.report import Figure, RowResult, render
 
 STEPS_A_RUN = 50
-AT_ONCE_SECONDS = 0.25
+WARM_UP_RUNS_A_SECOND = 80
+IN_HAND = 200
+"""So many runs are on their way all the time, two to four seconds' work. Submitted at a pace of their own, on a slow
+machine they would become more and more, and an engine needs memory for each run that has not ended."""
 LOOK_SECONDS = 1.0
 WARM_UP_RUNS = 6_000
 """Of one step each, before anything is counted: what an engine needs depends on runs, and it takes some thousands until
@@ -66,14 +69,15 @@ async def measure(steps: int, folder: Path) -> RowResult:
     orders = [Order(number, program) for number in range(runs)]
     async with chaos_cluster(ClusterSettings(engines=1, workers=1, slots=20, lease=10.0), folder) as cluster:
         before = await _warm_up(cluster, runs)
-        load = asyncio.create_task(Load(cluster.client, orders, AT_ONCE_SECONDS * runs / 20).run())
+        begun = 0
         seen: dict[str, list[Needs]] = {"engine": [], "worker": []}
         async with asyncio.timeout(LONGEST_SECONDS):
             while (done := await _steps_done(cluster, before)) < runs * STEPS_A_RUN:
                 seen["engine"].append(needs(cluster.engines[0], done))
                 seen["worker"].append(needs(cluster.workers[0], done))
-                await asyncio.sleep(LOOK_SECONDS)
-        await load
+                following = orders[begun : done // STEPS_A_RUN + IN_HAND]
+                begun += len(following)
+                await asyncio.gather(Load(cluster.client, following, LOOK_SECONDS).run(), asyncio.sleep(LOOK_SECONDS))
     figures = [figure for who, samples in seen.items() for figure in _figures(who, samples, runs * STEPS_A_RUN)]
     tested = runs * STEPS_A_RUN >= FEWEST_STEPS
     return RowResult(15, "very many steps, and nothing wrong", runs * STEPS_A_RUN, figures, tested=tested)
@@ -82,7 +86,7 @@ async def measure(steps: int, folder: Path) -> RowResult:
 async def _warm_up(cluster: ChaosCluster, first: int) -> int:
     """Have many small runs done, numbered from *first*; return how many facts are in the journal then."""
     orders = [Order(number, (Work("step", milliseconds=0),)) for number in range(first, first + WARM_UP_RUNS)]
-    load = Load(cluster.client, orders, AT_ONCE_SECONDS * WARM_UP_RUNS / 20)
+    load = Load(cluster.client, orders, WARM_UP_RUNS / WARM_UP_RUNS_A_SECOND)
     await load.run()
     ended, left = await all_end(Collector(cluster.broker, cluster.names), load.submitted, LONGEST_SECONDS)
     assert ended, left
