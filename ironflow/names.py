@@ -50,7 +50,6 @@ _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")  # as long as LONGEST_TOKEN
 
 
-@functools.lru_cache(_REMEMBERED_NAMES)
 def escape_token(text: str) -> str:
     """Return a subject token for any text; different texts give different tokens."""
     if _SAFE.fullmatch(text):
@@ -110,7 +109,6 @@ def digest(data: bytes) -> str:
     return base64.b32encode(hashlib.sha256(data).digest()[:16]).decode("ascii").rstrip("=").lower()
 
 
-@functools.lru_cache(_REMEMBERED_NAMES)
 def mark(text: str) -> str:
     """Return 16 characters for any text: enough to tell apart what one run has, and small where there is much of it."""
     return digest(text.encode("utf-8", "surrogatepass"))[:16]
@@ -460,7 +458,6 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.namespace}.workers"
 
 
-@functools.lru_cache(_REMEMBERED_NAMES)
 def _hash_or_any(text: str | None) -> str:
     return _ANY if text is None else digest(text.encode("utf-8", "surrogatepass"))
 

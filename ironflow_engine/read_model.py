@@ -55,7 +55,7 @@ _APPLICATION = int.from_bytes(b"Iron")
 """Marks the file as ours."""
 
 _AT_A_TIME = 50
-"""So many changes take one or two milliseconds; the engine's timers and tasks wait no longer for a list than that."""
+"""So many changes take one or two milliseconds, seldom four; then timers and tasks have their turn."""
 
 
 class StillReading(Unavailable):

@@ -1,7 +1,7 @@
 """Counters and histograms of what happens with every record.
 
-The library's own may be used by any thread, which takes it four calls and two locks for each observation: as long as a
-tenth of a step. These are added to by one thread, with one call or none, and the library exports them.
+The library's own may be used by any thread, which takes a histogram five calls and two locks for each observation.
+These are added to by one thread, with one call or none, and the library exports them.
 """
 
 from __future__ import annotations
