@@ -102,7 +102,7 @@ class ReadModel:
         self._broker = broker
         self._names = names
         self._stream = bucket_stream(names.runs_bucket)
-        self._filter = f"$KV.{names.runs_bucket}.>"
+        self._follower = broker.follow(self._stream)
         self._database = _open(path)
         self._lock = asyncio.Lock()
 
@@ -117,8 +117,8 @@ class ReadModel:
             position = self._position()
             if newest < position:  # the bucket was made anew
                 position = self._begin_anew()
-            if newest > position and not await self._read_on(position):
-                await self._read_on(self._begin_anew())
+            if newest > position and not await self._read_on(position, newest):
+                await self._read_on(self._begin_anew(), newest)
 
     async def catch_up_within(self, seconds: float) -> None:
         """Take in all that has been written to the bucket until now, for somebody who does not wait for ever.
@@ -137,9 +137,9 @@ class ReadModel:
             )
             raise StillReading(message) from error
 
-    async def _read_on(self, position: int) -> bool:
+    async def _read_on(self, position: int, newest: int) -> bool:
         """Take in what comes after a place; return whether it is known what was deleted since then."""
-        async for page in self._broker.read(self._stream, self._filter, position):
+        async for page in self._follower.read(position, newest):
             for begin in range(0, len(page), _AT_A_TIME):
                 if not self._take_in(page[begin : begin + _AT_A_TIME], follows=position > 0):
                     return False

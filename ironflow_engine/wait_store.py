@@ -179,7 +179,9 @@ class WaitStore:
             if newest < self._looked_at:  # the bucket was made anew
                 self._paths, self._read_up_to = {}, 0
             if newest != self._looked_at:
-                async for page in self._broker.read(self._stream, self._names.wait_paths, self._read_up_to):
+                async for page in self._broker.read(
+                    self._stream, self._names.wait_paths, self._read_up_to, one_each=True
+                ):
                     for message in page:
                         self._learn(message.payload)
                         self._read_up_to = message.sequence

@@ -239,6 +239,20 @@ class Puller(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Reads a whole stream again and again; from where its last reading ended, it costs what is new."""
+
+    def read(self, after: int, up_to: int) -> AsyncIterator[list[StoredMessage]]:
+        """Yield all messages with a sequence over *after*, in order, in pages. One reading at a time.
+
+        Args:
+            after: the sequence to begin behind.
+            up_to: the last sequence of the stream, as its leader has told; what has come since may come too.
+
+        """
+        ...
+
+
 class Subscription(Protocol):
     """A running :meth:`Broker.listen`."""
 
@@ -335,6 +349,10 @@ class Broker(Protocol):
                 journal and in buckets. Then up to a thousand cost what they are, and not what stands between them.
 
         """
+        ...
+
+    def follow(self, stream: str) -> Follower:
+        """Return what reads a whole stream again and again. It needs no closing."""
         ...
 
     async def stream_state(self, stream: str) -> StreamState:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, StoredMessage
+from ironflow.broker.protocol import Broker, BrokerError, Follower, StoredMessage
 from ironflow.names import Names, bucket_stream
 from ironflow_engine.archive.database import REFUSED, Database
 from ironflow_engine.archive.writer import Overtaken, Writer
@@ -45,11 +45,12 @@ class Archiver:
         self._mine = False
         self._failing = False
         # In this order a run is hardly ever there before its steps are.
-        self._streams: tuple[tuple[str, str, _Copy], ...] = (
-            (names.events, f"{names.namespace}.events.>", self._writer.copy_events),
-            *((shard.journal, shard.every_record, self._writer.copy_journal) for shard in names.all_shards),
-            (bucket_stream(names.runs_bucket), names.run_key(">"), self._copy_runs),
+        copies: tuple[tuple[str, _Copy], ...] = (
+            (names.events, self._writer.copy_events),
+            *((shard.journal, self._writer.copy_journal) for shard in names.all_shards),
+            (bucket_stream(names.runs_bucket), self._copy_runs),
         )
+        self._streams = [(stream, broker.follow(stream), copy) for stream, copy in copies]
 
     async def run(self) -> None:
         """Copy what comes, until cancelled."""
@@ -82,7 +83,7 @@ class Archiver:
         more = [await self._copy_stream(*stream, positions.get(stream[0], 0)) for stream in self._streams]
         return any(more)
 
-    async def _copy_stream(self, stream: str, subject_filter: str, copy: _Copy, position: int) -> bool:
+    async def _copy_stream(self, stream: str, follower: Follower, copy: _Copy, position: int) -> bool:
         newest = (await self._broker.stream_state(stream)).last_sequence
         if newest < position:
             _log.warning("a stream was made anew and is archived from its beginning", stream=stream)
@@ -91,7 +92,7 @@ class Archiver:
         if newest == position:
             return False
         pages = 0
-        async for page in self._broker.read(stream, subject_filter, position):
+        async for page in follower.read(position, newest):
             await self._copy_page(copy, stream, position, page)
             position = page[-1].sequence
             pages += 1

@@ -21,6 +21,7 @@ from ironflow.broker.protocol import (
     ConsumerSpec,
     ConsumerState,
     Delivery,
+    Follower,
     Listener,
     Publication,
     Puller,
@@ -160,6 +161,19 @@ class _FaultyPuller:
         return [_FaultyDelivery(delivery, self._broker.lost) for delivery in deliveries]
 
 
+class _FaultyFollower:
+    """A follower whose readings may fail."""
+
+    def __init__(self, inner: Follower, may_fail: Callable[[], None]) -> None:
+        self._inner = inner
+        self._may_fail = may_fail
+
+    async def read(self, after: int, up_to: int) -> AsyncIterator[list[StoredMessage]]:
+        self._may_fail()
+        async for page in self._inner.read(after, up_to):
+            yield page
+
+
 class FaultyBroker:
     """Implements :class:`ironflow.broker.protocol.Broker`.
 
@@ -265,6 +279,9 @@ class FaultyBroker:
         self._may_fail()
         async for page in self._inner.read(stream, subject_filter, after, one_each=one_each):
             yield page
+
+    def follow(self, stream: str) -> Follower:
+        return _FaultyFollower(self._inner.follow(stream), self._may_fail)
 
     async def stream_state(self, stream: str) -> StreamState:
         self._may_fail()

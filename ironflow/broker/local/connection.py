@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ironflow.broker.local.consumer import Consumer
 from ironflow.broker.local.core import Answer, LocalSubscription, NoStreamTakesIt
+from ironflow.broker.local.follower import LocalFollower
 from ironflow.broker.local.puller import LocalPuller
 from ironflow.broker.local.server import ServerProcess
 from ironflow.broker.protocol import (
@@ -173,6 +174,10 @@ class LocalBroker:
     def _page(self, stream: str, sequences: Sequence[int]) -> list[StoredMessage]:
         at = self._server.stream(stream).at
         return [message for sequence in sequences if (message := at(sequence)) is not None]
+
+    def follow(self, stream: str) -> LocalFollower:
+        """Return what reads a whole stream again and again."""
+        return LocalFollower(self, stream)
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is."""

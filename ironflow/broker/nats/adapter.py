@@ -11,6 +11,7 @@ import structlog
 
 from ironflow.broker.nats.api import Api
 from ironflow.broker.nats.delivery import NAK, PROGRESS, names_delivery
+from ironflow.broker.nats.follower import Follower
 from ironflow.broker.nats.listening import Listening
 from ironflow.broker.nats.pacer import Pacer
 from ironflow.broker.nats.provisioner import Provisioner
@@ -72,6 +73,7 @@ class NatsBroker:
         self._wire = wire
         self._inbox = wire.new_inbox()
         self._pullers = 0
+        self._followers = 0
         self._listenings: WeakSet[Listening] = WeakSet()
         self._refused: set[tuple[str, str]] = set()
         self._deaf = False
@@ -80,6 +82,7 @@ class NatsBroker:
         self._introduced: dict[str, Any] | None = None
         """What ``_server`` was read from; each connection brings another."""
         self._server = ServerInfo("", "", 0)
+        self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
         self._requester = Requester(wire, f"{self._inbox}.r")
         self._pacer = Pacer()
@@ -179,6 +182,20 @@ class NatsBroker:
     ) -> AsyncIterator[list[StoredMessage]]:
         """Yield all messages of a filter with a sequence over *after*, in order, in pages."""
         return self._reader.read(stream, subject_filter, after, one_each=one_each)
+
+    def follow(self, stream: str) -> Follower:
+        """Return what reads a whole stream again and again."""
+        self._followers += 1
+        return Follower(
+            self._wire,
+            self._requester,
+            self.api,
+            self._reader,
+            stream=stream,
+            inbox=f"{self._inbox}.f{self._followers}",
+            answer_seconds=self._answer_seconds,
+            patience_seconds=self._patience_seconds,
+        )
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is, as its leader has it."""

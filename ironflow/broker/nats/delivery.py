@@ -24,6 +24,12 @@ def names_delivery(lease: str, stream: str, consumer: str) -> bool:
     return found is not None and found.groups() == (stream, consumer)
 
 
+def pending_after(lease: str) -> int:
+    """Return how many messages its consumer had to deliver after a delivery."""
+    tokens = lease.split(".")
+    return int(tokens[-1 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else -2])
+
+
 class NatsDelivery:
     """See :class:`ironflow.broker.protocol.Delivery`.
 

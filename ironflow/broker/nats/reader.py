@@ -120,6 +120,10 @@ class Reader:
         """Return the message with that sequence, as the stream's leader has it."""
         return await self._get(stream, {"seq": sequence})
 
+    async def next_after(self, stream: str, subject_filter: str, after: int) -> StoredMessage | None:
+        """Return the first message of a filter with a sequence over *after*, as the stream's leader has it."""
+        return await self._get(stream, {"seq": after + 1, "next_by_subj": subject_filter})
+
     async def read(
         self, stream: str, subject_filter: str, after: int = 0, *, one_each: bool = False
     ) -> AsyncIterator[list[StoredMessage]]:
@@ -184,9 +188,7 @@ class Reader:
 
     async def _missed(self, stream: str, subject_filter: str, after: int) -> StoredMessage | None:
         """Return the next message that the leader has and the replica that was asked did not; mostly there is none."""
-        if not self._replicated():
-            return None
-        return await self._get(stream, {"seq": after + 1, "next_by_subj": subject_filter})
+        return await self.next_after(stream, subject_filter, after) if self._replicated() else None
 
     async def _page(self, stream: str, which: _Which, after: int) -> _Page:
         """Ask for one page until it comes; a page that broke off is asked for again as a whole."""

@@ -1,0 +1,247 @@
+"""Reading a whole stream again and again, each time on from where the last reading ended.
+
+For each page of a direct get nats-server (2.15) counts what the stream still has, over all of its subjects: at a
+million of them a tenth of a second, in which nobody can write to it. A consumer has that counted once, and then is
+told of each message; so one is kept between two readings. It is the server's only in memory, needs no
+acknowledgements, and is made anew wherever it is not sure how far it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import structlog
+
+from ironflow.broker.nats.api import Api, ApiError
+from ironflow.broker.nats.delivery import NatsDelivery, pending_after
+from ironflow.broker.nats.puller import NO_RESPONDERS, Status, parse_status
+from ironflow.broker.nats.reader import PAGE_BYTES, PAGE_MESSAGES, Reader
+from ironflow.broker.nats.requester import Requester
+from ironflow.broker.nats.wire import Wire
+from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, StorageFull, StoredMessage, Unavailable
+
+KEPT_SECONDS = 60
+"""How long the server keeps the consumer of somebody who does not read; a few sweeps of the engine."""
+EVERYTHING = ">"
+_LONE = b'{"batch":1,"no_wait":true}'
+_PAGE = b'{"batch":%d,"max_bytes":%d,"no_wait":true}' % (PAGE_MESSAGES, PAGE_BYTES)
+_NO_MORE = frozenset({404, 408})
+_LARGE = "MaxBytes"
+"""In the server's words about a message that is larger than a page."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Created(msgspec.Struct):
+    name: str
+
+
+class _Page(msgspec.Struct, frozen=True):
+    messages: list[StoredMessage]
+    remaining: int
+
+
+class Follower:
+    """See :class:`ironflow.broker.protocol.Follower`.
+
+    Args:
+        wire: the connection.
+        requester: tells when there is a connection.
+        api: JetStream's API.
+        reader: reads where no consumer can be made, and asks the leader for what the consumer has not heard of.
+        stream: the stream's name.
+        inbox: a subject prefix of its own for what the server sends.
+        answer_seconds: how long to wait for one page.
+        patience_seconds: how long to keep asking for one page while there is no answer.
+
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        requester: Requester,
+        api: Api,
+        reader: Reader,
+        *,
+        stream: str,
+        inbox: str,
+        answer_seconds: float,
+        patience_seconds: float,
+    ) -> None:
+        self._wire = wire
+        self._requester = requester
+        self._api = api
+        self._reader = reader
+        self._stream = stream
+        self._inbox = inbox
+        self._answer_seconds = answer_seconds
+        self._patience_seconds = patience_seconds
+        self._numbers = itertools.count()
+        self._consumer: str | None = None
+        self._position = 0
+        """Up to where everything was handed out that the consumer has delivered."""
+        self._complained = False
+
+    async def read(self, after: int, up_to: int) -> AsyncIterator[list[StoredMessage]]:
+        """Yield all messages with a sequence over *after*, at least up to *up_to*, in order, in pages."""
+        while after < up_to:
+            try:
+                page = await self._next_page(after)
+            except (ApiError, Denied, StorageFull) as error:
+                self._complain(error)
+                async for messages in self._reader.read(self._stream, EVERYTHING, after):
+                    yield messages
+                return
+            if page.messages:
+                after = self._position = page.messages[-1].sequence
+                yield page.messages
+            if page.remaining or after >= up_to:
+                continue
+            # A consumer hears of what was stored a moment later, that of another server later still.
+            missed = await self._reader.next_after(self._stream, EVERYTHING, after)
+            if missed is None:
+                return
+            after = self._position = missed.sequence
+            yield [missed]
+
+    async def _next_page(self, after: int) -> _Page:
+        return await self._api.pacer.persist(
+            f"CONSUMER.MSG.NEXT.{self._stream}",
+            lambda seconds: self._ask(after, seconds),
+            answer_seconds=self._answer_seconds,
+            patience_seconds=self._patience_seconds,
+            is_closed=lambda: self._requester.closed,
+        )
+
+    async def _ask(self, after: int, seconds: float) -> _Page:
+        consumer = self._consumer if self._position == after else None
+        # Whoever is interrupted does not know how far the consumer came.
+        self._consumer = None
+        if consumer is None:
+            consumer = await self._make_consumer(after, seconds)
+        page = await self._pull(consumer, _PAGE, seconds)
+        if page is None:
+            page = await self._pull(consumer, _LONE, seconds)
+        if page is None:
+            message = f"the server does not hand out what follows on {after} in {self._stream}"
+            raise Unavailable(message)
+        self._consumer, self._position = consumer, after
+        # The leader may have been asked for the first of them already.
+        return _Page([each for each in page.messages if each.sequence > after], page.remaining)
+
+    async def _make_consumer(self, after: int, seconds: float) -> str:
+        name = f"follower-{self._wire.new_inbox().rpartition('.')[2]}"
+        config: dict[str, Any] = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": after + 1,
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": KEPT_SECONDS * 1_000_000_000,
+        }
+        request = msgspec.json.encode({"stream_name": self._stream, "config": config, "action": "create"})
+        await self._api.once(f"CONSUMER.CREATE.{self._stream}.{name}", request, _Created, seconds)
+        return name
+
+    async def _pull(self, consumer: str, request: bytes, seconds: float) -> _Page | None:
+        """Return what comes; None where the next message is larger than a page."""
+        await self._requester.connected(seconds)
+        subject = self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{consumer}")
+        pull = _Pull(self._wire, subject, PAGE_MESSAGES if request is _PAGE else 1)
+        inbox = f"{self._inbox}.{next(self._numbers):x}"
+        subscription = self._wire.attach(inbox, pull.receive, keep=False)
+        self._wire.on_down.append(pull.went_down)
+        self._wire.on_denied.append(pull.denied)
+        try:
+            self._wire.send(subject, request, inbox, at_once=True)
+            async with asyncio.timeout(seconds):
+                return await pull.page
+        except TimeoutError as error:
+            message = f"no answer came in time ({subject})"
+            raise Ambiguous(message) from error
+        finally:
+            self._wire.on_down.remove(pull.went_down)
+            self._wire.on_denied.remove(pull.denied)
+            self._wire.detach(subscription)
+            self._wire.forget(subscription)
+
+    def _complain(self, error: BrokerError) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning(
+                "cannot follow with a consumer; reads in pages, of which each costs what the stream holds",
+                stream=self._stream,
+                reason=str(error),
+            )
+
+
+class _Pull:
+    """What comes for one pull.
+
+    Args:
+        wire: the connection.
+        subject: where the pull goes.
+        wanted: how many messages it asks for.
+
+    Attributes:
+        page: settled with them, with None where the next one is larger than a page, or with the failure.
+
+    """
+
+    def __init__(self, wire: Wire, subject: str, wanted: int) -> None:
+        self._wire = wire
+        self._subject = subject
+        self._wanted = wanted
+        self._messages: list[StoredMessage] = []
+        self._remaining = 0
+        self.page: asyncio.Future[_Page | None] = asyncio.get_running_loop().create_future()
+
+    def receive(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
+        """Take a message or the server's word on the pull."""
+        if headers and not payload and (status := parse_status(headers)) is not None:
+            self._take_status(status)
+        elif reply:
+            delivery = NatsDelivery(self._wire, subject, reply, payload)
+            self._messages.append(
+                StoredMessage(delivery.subject, delivery.payload, delivery.sequence, delivery.time_ms)
+            )
+            self._remaining = pending_after(delivery.lease)
+            if len(self._messages) == self._wanted:
+                self._settle()
+
+    def went_down(self) -> None:
+        """Learn that the connection was lost."""
+        self._fail(Ambiguous(f"the connection broke before the answer came ({self._subject})"))
+
+    def denied(self, operation: str, subject: str) -> None:
+        """Learn that the server refused something."""
+        if operation == "publish" and subject == self._subject.lower():
+            self._fail(Denied(f"the account's permissions do not allow it ({self._subject})"))
+
+    def _take_status(self, status: Status) -> None:
+        if status.is_heartbeat:
+            return
+        if status.code in _NO_MORE:
+            self._remaining = 0
+            self._settle()
+        elif status.code == NO_RESPONDERS or _LARGE not in status.text:
+            # The consumer is gone, or its leader is.
+            self._fail(Unavailable(f"{status.code} {status.text} ({self._subject})"))
+        elif self._messages:
+            self._settle()
+        elif not self.page.done():
+            self.page.set_result(None)
+
+    def _settle(self) -> None:
+        if not self.page.done():
+            self.page.set_result(_Page(self._messages, self._remaining))
+
+    def _fail(self, error: BrokerError) -> None:
+        if not self.page.done():
+            self.page.set_exception(error)
