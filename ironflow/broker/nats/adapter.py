@@ -82,7 +82,6 @@ class NatsBroker:
         self._introduced: dict[str, Any] | None = None
         """What ``_server`` was read from; each connection brings another."""
         self._server = ServerInfo("", "", 0)
-        self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
         self._requester = Requester(wire, f"{self._inbox}.r")
         self._pacer = Pacer()
@@ -193,7 +192,6 @@ class NatsBroker:
             self._reader,
             stream=stream,
             inbox=f"{self._inbox}.f{self._followers}",
-            answer_seconds=self._answer_seconds,
             patience_seconds=self._patience_seconds,
         )
 

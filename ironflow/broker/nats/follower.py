@@ -27,6 +27,11 @@ from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, StorageFull
 KEPT_SECONDS = 60
 """How long the server keeps the consumer of somebody who does not read; a few sweeps of the engine."""
 EVERYTHING = ">"
+_ANSWER_SECONDS = 2.0
+"""For which a consumer is waited for. Without it, a page costs more and comes as well."""
+_MADE_SECONDS = 5.0
+"""The same for its making, at which the server counts the stream's messages."""
+_TRIES = 2
 _LONE = b'{"batch":1,"no_wait":true}'
 _PAGE = b'{"batch":%d,"max_bytes":%d,"no_wait":true}' % (PAGE_MESSAGES, PAGE_BYTES)
 _NO_MORE = frozenset({404, 408})
@@ -52,11 +57,10 @@ class Follower:
         wire: the connection.
         requester: tells when there is a connection.
         api: JetStream's API.
-        reader: reads where no consumer can be made, and asks the leader for what the consumer has not heard of.
+        reader: reads where a consumer cannot, and asks the leader for what the consumer has not heard of.
         stream: the stream's name.
         inbox: a subject prefix of its own for what the server sends.
-        answer_seconds: how long to wait for one page.
-        patience_seconds: how long to keep asking for one page while there is no answer.
+        patience_seconds: how long to wait for a connection.
 
     """
 
@@ -69,7 +73,6 @@ class Follower:
         *,
         stream: str,
         inbox: str,
-        answer_seconds: float,
         patience_seconds: float,
     ) -> None:
         self._wire = wire
@@ -78,7 +81,6 @@ class Follower:
         self._reader = reader
         self._stream = stream
         self._inbox = inbox
-        self._answer_seconds = answer_seconds
         self._patience_seconds = patience_seconds
         self._numbers = itertools.count()
         self._consumer: str | None = None
@@ -89,10 +91,8 @@ class Follower:
     async def read(self, after: int, up_to: int) -> AsyncIterator[list[StoredMessage]]:
         """Yield all messages with a sequence over *after*, at least up to *up_to*, in order, in pages."""
         while after < up_to:
-            try:
-                page = await self._next_page(after)
-            except (ApiError, Denied, StorageFull) as error:
-                self._complain(error)
+            page = await self._next_page(after)
+            if page is None:
                 async for messages in self._reader.read(self._stream, EVERYTHING, after):
                     yield messages
                 return
@@ -108,24 +108,29 @@ class Follower:
             after = self._position = missed.sequence
             yield [missed]
 
-    async def _next_page(self, after: int) -> _Page:
-        return await self._api.pacer.persist(
-            f"CONSUMER.MSG.NEXT.{self._stream}",
-            lambda seconds: self._ask(after, seconds),
-            answer_seconds=self._answer_seconds,
-            patience_seconds=self._patience_seconds,
-            is_closed=lambda: self._requester.closed,
-        )
+    async def _next_page(self, after: int) -> _Page | None:
+        """Return what comes next; None where a consumer is of no use, and the stream itself has to be asked."""
+        await self._requester.connected(self._patience_seconds)
+        for _ in range(_TRIES):
+            try:
+                return await self._ask(after)
+            except (Unavailable, Ambiguous) as error:
+                # The server it was on may have died, or forgotten it; and the next one may be on that server again.
+                log.debug("a consumer does not answer", stream=self._stream, reason=str(error))
+            except (ApiError, Denied, StorageFull) as error:
+                self._complain(error)
+                break
+        return None
 
-    async def _ask(self, after: int, seconds: float) -> _Page:
+    async def _ask(self, after: int) -> _Page:
         consumer = self._consumer if self._position == after else None
         # Whoever is interrupted does not know how far the consumer came.
         self._consumer = None
         if consumer is None:
-            consumer = await self._make_consumer(after, seconds)
-        page = await self._pull(consumer, _PAGE, seconds)
+            consumer = await self._make_consumer(after)
+        page = await self._pull(consumer, _PAGE)
         if page is None:
-            page = await self._pull(consumer, _LONE, seconds)
+            page = await self._pull(consumer, _LONE)
         if page is None:
             message = f"the server does not hand out what follows on {after} in {self._stream}"
             raise Unavailable(message)
@@ -133,7 +138,7 @@ class Follower:
         # The leader may have been asked for the first of them already.
         return _Page([each for each in page.messages if each.sequence > after], page.remaining)
 
-    async def _make_consumer(self, after: int, seconds: float) -> str:
+    async def _make_consumer(self, after: int) -> str:
         name = f"follower-{self._wire.new_inbox().rpartition('.')[2]}"
         config: dict[str, Any] = {
             "name": name,
@@ -146,12 +151,11 @@ class Follower:
             "inactive_threshold": KEPT_SECONDS * 1_000_000_000,
         }
         request = msgspec.json.encode({"stream_name": self._stream, "config": config, "action": "create"})
-        await self._api.once(f"CONSUMER.CREATE.{self._stream}.{name}", request, _Created, seconds)
+        await self._api.once(f"CONSUMER.CREATE.{self._stream}.{name}", request, _Created, _MADE_SECONDS)
         return name
 
-    async def _pull(self, consumer: str, request: bytes, seconds: float) -> _Page | None:
+    async def _pull(self, consumer: str, request: bytes) -> _Page | None:
         """Return what comes; None where the next message is larger than a page."""
-        await self._requester.connected(seconds)
         subject = self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{consumer}")
         pull = _Pull(self._wire, subject, PAGE_MESSAGES if request is _PAGE else 1)
         inbox = f"{self._inbox}.{next(self._numbers):x}"
@@ -160,7 +164,7 @@ class Follower:
         self._wire.on_denied.append(pull.denied)
         try:
             self._wire.send(subject, request, inbox, at_once=True)
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_ANSWER_SECONDS):
                 return await pull.page
         except TimeoutError as error:
             message = f"no answer came in time ({subject})"
