@@ -31,6 +31,7 @@ _ANSWER_SECONDS = 2.0
 """For which a consumer is waited for. Without it, a page costs more and comes as well."""
 _MADE_SECONDS = 5.0
 """The same for its making, at which the server counts the stream's messages."""
+_REFUSED_SECONDS = 60.0
 _TRIES = 2
 _LONE = b'{"batch":1,"no_wait":true}'
 _PAGE = b'{"batch":%d,"max_bytes":%d,"no_wait":true}' % (PAGE_MESSAGES, PAGE_BYTES)
@@ -82,10 +83,12 @@ class Follower:
         self._stream = stream
         self._inbox = inbox
         self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count()
         self._consumer: str | None = None
         self._position = 0
         """Up to where everything was handed out that the consumer has delivered."""
+        self._refused_until = 0.0
         self._complained = False
 
     async def read(self, after: int, up_to: int) -> AsyncIterator[list[StoredMessage]]:
@@ -111,6 +114,8 @@ class Follower:
     async def _next_page(self, after: int) -> _Page | None:
         """Return what comes next; None where a consumer is of no use, and the stream itself has to be asked."""
         await self._requester.connected(self._patience_seconds)
+        if self._loop.time() < self._refused_until:
+            return None
         for _ in range(_TRIES):
             try:
                 return await self._ask(after)
@@ -118,6 +123,8 @@ class Follower:
                 # The server it was on may have died, or forgotten it; and the next one may be on that server again.
                 log.debug("a consumer does not answer", stream=self._stream, reason=str(error))
             except (ApiError, Denied, StorageFull) as error:
+                # Whoever may not would else be refused with each page, and the server logs that.
+                self._refused_until = self._loop.time() + _REFUSED_SECONDS
                 self._complain(error)
                 break
         return None
