@@ -50,6 +50,20 @@ class TestPuller:
                 (delivery,) = await puller.batch(1)
             delivery.ack()
 
+    async def test_a_message_whose_headers_look_like_the_servers_word_is_a_message(
+        self, names: tuple[NatsBroker, str]
+    ) -> None:
+        broker, stream = names
+        async with broker.pull(stream, "worker") as puller:
+            puller.request(3)
+            broker._wire.send(f"{stream}.1", b"", headers=b"NATS/1.0 409 Consumer Deleted\r\n\r\n")
+            await broker.publish(Publication(subject=f"{stream}.2", payload=b""))
+            async with asyncio.timeout(5.0):
+                found = [*await puller.batch(1), *await puller.batch(1)]
+            assert [delivery.subject for delivery in found] == [f"{stream}.1", f"{stream}.2"]
+            for delivery in found:
+                delivery.ack()
+
     async def test_it_outlives_its_consumer(self, names: tuple[NatsBroker, str]) -> None:
         broker, stream = names
         async with broker.pull(stream, "worker") as puller:

@@ -24,10 +24,11 @@ def names_delivery(lease: str, stream: str, consumer: str) -> bool:
     return found is not None and found.groups() == (stream, consumer)
 
 
-def pending_after(lease: str) -> int:
-    """Return how many messages its consumer had to deliver after a delivery."""
+def counts_of(lease: str) -> tuple[int, int]:
+    """Return which delivery of its consumer one is, from 1, and how many messages that had to deliver behind it."""
     tokens = lease.split(".")
-    return int(tokens[-1 if len(tokens) == _TOKENS_WITHOUT_DOMAIN else -2])
+    start = _COUNTS_WITHOUT_DOMAIN if len(tokens) == _TOKENS_WITHOUT_DOMAIN else _COUNTS_WITH_DOMAIN
+    return int(tokens[start + 2]), int(tokens[start + 4])
 
 
 class NatsDelivery:
@@ -35,7 +36,7 @@ class NatsDelivery:
 
     Everything but the subject and the payload stands in the subject that takes the acknowledgement, as
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>``, or
-    with ``<domain>.<account hash>`` behind ``ACK`` and a random token at the end.
+    with ``<domain>.<account hash>`` behind ``ACK``, and perhaps more tokens at the end.
     """
 
     __slots__ = ("_wire", "delivered", "lease", "payload", "sequence", "subject", "time_ms")

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from ironflow.broker.nats.api import Api, ApiError
-from ironflow.broker.nats.delivery import NatsDelivery, pending_after
+from ironflow.broker.nats.delivery import NatsDelivery, counts_of
 from ironflow.broker.nats.puller import NO_RESPONDERS, Status, parse_status
 from ironflow.broker.nats.reader import PAGE_BYTES, PAGE_MESSAGES, Reader
 from ironflow.broker.nats.requester import Requester
@@ -27,12 +27,17 @@ from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, StorageFull
 KEPT_SECONDS = 60
 """How long the server keeps the consumer of somebody who does not read; a few sweeps of the engine."""
 EVERYTHING = ">"
-_ANSWER_SECONDS = 2.0
-"""For which a consumer is waited for. Without it, a page costs more and comes as well."""
+_SILENT_SECONDS = 1.0
+"""After which nothing more is taken to come. Without a consumer a page costs more and comes as well, and whoever lists
+runs waits three seconds."""
 _MADE_SECONDS = 5.0
-"""The same for its making, at which the server counts the stream's messages."""
+"""For its making, at which the server counts the stream's messages."""
+_PAGES_SECONDS = 10.0
+"""For so long pages are read where a consumer did not answer: the next one may be made on the same dead server."""
 _REFUSED_SECONDS = 60.0
-_TRIES = 2
+"""The same where none may be made; the server logs each attempt."""
+_MOST_MISSES = 3
+"""How often in a row the leader has more than the consumer, before its server is taken to lag behind."""
 _LONE = b'{"batch":1,"no_wait":true}'
 _PAGE = b'{"batch":%d,"max_bytes":%d,"no_wait":true}' % (PAGE_MESSAGES, PAGE_BYTES)
 _NO_MORE = frozenset({404, 408})
@@ -46,9 +51,32 @@ class _Created(msgspec.Struct):
     name: str
 
 
+class _Consumer(msgspec.Struct, frozen=True):
+    """What is kept between two pages.
+
+    Attributes:
+        name: the consumer's.
+        delivered: how many messages it has handed out, all of which have come.
+
+    """
+
+    name: str
+    delivered: int = 0
+
+
 class _Page(msgspec.Struct, frozen=True):
+    """What came for one pull.
+
+    Attributes:
+        messages: in order.
+        remaining: how many the consumer has beyond them, as far as it knows.
+        is_whole: surely nothing else was on its way.
+
+    """
+
     messages: list[StoredMessage]
     remaining: int
+    is_whole: bool = True
 
 
 class Follower:
@@ -85,21 +113,28 @@ class Follower:
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count()
-        self._consumer: str | None = None
+        self._consumer: _Consumer | None = None
         self._position = 0
         """Up to where everything was handed out that the consumer has delivered."""
-        self._refused_until = 0.0
+        self._pages_until = 0.0
         self._complained = False
 
     async def read(self, after: int, up_to: int) -> AsyncIterator[list[StoredMessage]]:
         """Yield all messages with a sequence over *after*, at least up to *up_to*, in order, in pages."""
+        misses = 0
         while after < up_to:
             page = await self._next_page(after)
             if page is None:
                 async for messages in self._reader.read(self._stream, EVERYTHING, after):
+                    after = messages[-1].sequence
                     yield messages
-                return
+                    if self._loop.time() >= self._pages_until:
+                        break
+                else:
+                    return
+                continue
             if page.messages:
+                misses = 0
                 after = self._position = page.messages[-1].sequence
                 yield page.messages
             if page.remaining or after >= up_to:
@@ -109,25 +144,38 @@ class Follower:
             if missed is None:
                 return
             after = self._position = missed.sequence
+            misses += 1
+            if misses == _MOST_MISSES:
+                misses, self._consumer = 0, None
             yield [missed]
 
     async def _next_page(self, after: int) -> _Page | None:
         """Return what comes next; None where a consumer is of no use, and the stream itself has to be asked."""
         await self._requester.connected(self._patience_seconds)
-        if self._loop.time() < self._refused_until:
+        began = self._loop.time()
+        if began < self._pages_until:
             return None
-        for _ in range(_TRIES):
-            try:
-                return await self._ask(after)
-            except (Unavailable, Ambiguous) as error:
-                # The server it was on may have died, or forgotten it; and the next one may be on that server again.
-                log.debug("a consumer does not answer", stream=self._stream, reason=str(error))
-            except (ApiError, Denied, StorageFull) as error:
-                # Whoever may not would else be refused with each page, and the server logs that.
-                self._refused_until = self._loop.time() + _REFUSED_SECONDS
-                self._complain(error)
-                break
+        try:
+            return await self._ask_twice(after)
+        except (Unavailable, Ambiguous) as error:
+            log.debug("a consumer does not answer", stream=self._stream, reason=str(error))
+            self._pages_until = self._loop.time() + _PAGES_SECONDS
+        except (ApiError, Denied, StorageFull) as error:
+            self._complain(error)
+            self._pages_until = self._loop.time() + _REFUSED_SECONDS
+        except asyncio.CancelledError:
+            # What took too long for one need not be found out again by the next.
+            if self._loop.time() > began + _SILENT_SECONDS:
+                self._pages_until = self._loop.time() + _PAGES_SECONDS
+            raise
         return None
+
+    async def _ask_twice(self, after: int) -> _Page:
+        try:
+            return await self._ask(after)
+        except Unavailable:
+            # The server has forgotten it: nobody has read for a while, or it was started anew.
+            return await self._ask(after)
 
     async def _ask(self, after: int) -> _Page:
         consumer = self._consumer if self._position == after else None
@@ -141,11 +189,13 @@ class Follower:
         if page is None:
             message = f"the server does not hand out what follows on {after} in {self._stream}"
             raise Unavailable(message)
-        self._consumer, self._position = consumer, after
+        if page.is_whole:
+            self._consumer = _Consumer(consumer.name, consumer.delivered + len(page.messages))
+            self._position = after
         # The leader may have been asked for the first of them already.
         return _Page([each for each in page.messages if each.sequence > after], page.remaining)
 
-    async def _make_consumer(self, after: int) -> str:
+    async def _make_consumer(self, after: int) -> _Consumer:
         name = f"follower-{self._wire.new_inbox().rpartition('.')[2]}"
         config: dict[str, Any] = {
             "name": name,
@@ -159,23 +209,19 @@ class Follower:
         }
         request = msgspec.json.encode({"stream_name": self._stream, "config": config, "action": "create"})
         await self._api.once(f"CONSUMER.CREATE.{self._stream}.{name}", request, _Created, _MADE_SECONDS)
-        return name
+        return _Consumer(name)
 
-    async def _pull(self, consumer: str, request: bytes) -> _Page | None:
+    async def _pull(self, consumer: _Consumer, request: bytes) -> _Page | None:
         """Return what comes; None where the next message is larger than a page."""
-        subject = self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{consumer}")
-        pull = _Pull(self._wire, subject, PAGE_MESSAGES if request is _PAGE else 1)
+        subject = self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{consumer.name}")
+        pull = _Pull(self._wire, subject, PAGE_MESSAGES if request is _PAGE else 1, consumer.delivered)
         inbox = f"{self._inbox}.{next(self._numbers):x}"
         subscription = self._wire.attach(inbox, pull.receive, keep=False)
         self._wire.on_down.append(pull.went_down)
         self._wire.on_denied.append(pull.denied)
         try:
             self._wire.send(subject, request, inbox, at_once=True)
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await pull.page
-        except TimeoutError as error:
-            message = f"no answer came in time ({subject})"
-            raise Ambiguous(message) from error
+            return await pull.wait()
         finally:
             self._wire.on_down.remove(pull.went_down)
             self._wire.on_denied.remove(pull.denied)
@@ -199,60 +245,79 @@ class _Pull:
         wire: the connection.
         subject: where the pull goes.
         wanted: how many messages it asks for.
-
-    Attributes:
-        page: settled with them, with None where the next one is larger than a page, or with the failure.
+        delivered: how many the consumer has delivered before. It delivers each once, so none may be missing.
 
     """
 
-    def __init__(self, wire: Wire, subject: str, wanted: int) -> None:
+    def __init__(self, wire: Wire, subject: str, wanted: int, delivered: int) -> None:
         self._wire = wire
         self._subject = subject
         self._wanted = wanted
+        self._delivered = delivered
         self._messages: list[StoredMessage] = []
         self._remaining = 0
-        self.page: asyncio.Future[_Page | None] = asyncio.get_running_loop().create_future()
+        # A failure is a value: whoever was cancelled leaves no exception behind that nobody has seen.
+        self._outcome: asyncio.Future[_Page | BrokerError | None] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> _Page | None:
+        """Return what has come, once that is all or nothing more comes; None where the next one exceeds a page.
+
+        Raises:
+            Unavailable: the server does not have the consumer, or has begun it anew, or something got lost.
+            Ambiguous: nothing came at all.
+            Denied: the account's permissions do not allow it.
+
+        """
+        come = -1
+        while come < len(self._messages):
+            come = len(self._messages)
+            if (await asyncio.wait([self._outcome], timeout=_SILENT_SECONDS))[0]:
+                if isinstance(outcome := self._outcome.result(), BrokerError):
+                    raise outcome
+                return outcome
+        if self._messages:
+            return _Page(self._messages, self._remaining, is_whole=False)
+        message = f"no answer came in time ({self._subject})"
+        raise Ambiguous(message)
 
     def receive(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
-        """Take a message or the server's word on the pull."""
-        if headers and not payload and (status := parse_status(headers)) is not None:
+        """Take a message, which has a subject for its acknowledgement, or the server's word on the pull."""
+        if reply:
+            self._take_message(NatsDelivery(self._wire, subject, reply, payload))
+        elif (status := parse_status(headers)) is not None:
             self._take_status(status)
-        elif reply:
-            delivery = NatsDelivery(self._wire, subject, reply, payload)
-            self._messages.append(
-                StoredMessage(delivery.subject, delivery.payload, delivery.sequence, delivery.time_ms)
-            )
-            self._remaining = pending_after(delivery.lease)
-            if len(self._messages) == self._wanted:
-                self._settle()
 
     def went_down(self) -> None:
         """Learn that the connection was lost."""
-        self._fail(Ambiguous(f"the connection broke before the answer came ({self._subject})"))
+        self._settle(Ambiguous(f"the connection broke before the answer came ({self._subject})"))
 
     def denied(self, operation: str, subject: str) -> None:
         """Learn that the server refused something."""
         if operation == "publish" and subject == self._subject.lower():
-            self._fail(Denied(f"the account's permissions do not allow it ({self._subject})"))
+            self._settle(Denied(f"the account's permissions do not allow it ({self._subject})"))
+
+    def _take_message(self, delivery: NatsDelivery) -> None:
+        number, remaining = counts_of(delivery.lease)
+        self._delivered += 1
+        if number != self._delivered:
+            self._settle(Unavailable(f"message {self._delivered} of the consumer is missing ({self._subject})"))
+            return
+        self._messages.append(StoredMessage(delivery.subject, delivery.payload, delivery.sequence, delivery.time_ms))
+        self._remaining = remaining
+        if len(self._messages) == self._wanted:
+            self._settle(_Page(self._messages, remaining))
 
     def _take_status(self, status: Status) -> None:
         if status.is_heartbeat:
             return
         if status.code in _NO_MORE:
-            self._remaining = 0
-            self._settle()
+            self._settle(_Page(self._messages, 0))
         elif status.code == NO_RESPONDERS or _LARGE not in status.text:
             # The consumer is gone, or its leader is.
-            self._fail(Unavailable(f"{status.code} {status.text} ({self._subject})"))
-        elif self._messages:
-            self._settle()
-        elif not self.page.done():
-            self.page.set_result(None)
+            self._settle(Unavailable(f"{status.code} {status.text} ({self._subject})"))
+        else:
+            self._settle(_Page(self._messages, self._remaining) if self._messages else None)
 
-    def _settle(self) -> None:
-        if not self.page.done():
-            self.page.set_result(_Page(self._messages, self._remaining))
-
-    def _fail(self, error: BrokerError) -> None:
-        if not self.page.done():
-            self.page.set_exception(error)
+    def _settle(self, outcome: _Page | BrokerError | None) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)

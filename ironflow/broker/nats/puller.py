@@ -242,10 +242,11 @@ class NatsPuller:
 
     def _receive(self, generation: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         self._heard = self._loop.time()
-        if headers and not payload and (status := parse_status(headers)) is not None:
-            self._take_status(subject, status)
-        elif reply:
+        # What is stored has a subject for its acknowledgement, whatever its headers look like.
+        if reply:
             self._take_message(generation, NatsDelivery(self._wire, subject, reply, payload))
+        elif (status := parse_status(headers)) is not None:
+            self._take_status(subject, status)
 
     def _take_message(self, generation: int, delivery: NatsDelivery) -> None:
         if generation == self._generation and self._outstanding:

@@ -20,7 +20,7 @@ from ironflow.broker.protocol import (
 
 PAGE_MESSAGES = 500
 PAGE_BYTES = 4 * 1024 * 1024
-"""Bounds a page of large messages; the server sends at least one all the same."""
+"""Bounds a page of large messages; a direct get brings at least one all the same."""
 NO_MESSAGE = 10037
 EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
 MILLISECOND = dt.timedelta(milliseconds=1)
