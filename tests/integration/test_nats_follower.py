@@ -218,7 +218,8 @@ async def test_where_no_consumer_can_be_made_it_reads_in_pages_and_says_so(tmp_p
                     assert await payloads(follower, number, number + 1) == [b"%d" % number]
             warnings = [line for line in logs if line["log_level"] == "warning"]
             assert len(warnings) == 1
-            assert "reads in pages" in warnings[0]["event"]
+            assert "reads it in pages" in warnings[0]["event"]
+            assert "ironflow nats-accounts" in warnings[0]["advice"]
 
 
 async def test_where_nobody_answers_it_says_so_in_time(tmp_path: Path) -> None:

@@ -232,9 +232,10 @@ class Follower:
         if not self._complained:
             self._complained = True
             log.warning(
-                "cannot follow with a consumer; reads in pages, of which each costs what the stream holds",
+                "cannot follow a stream with a consumer; reads it in pages, each of which costs what the stream holds",
                 stream=self._stream,
                 reason=str(error),
+                advice="let the engine make consumers of it; 'ironflow nats-accounts' prints all that an engine may do",
             )
 
 
