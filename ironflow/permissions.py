@@ -15,9 +15,6 @@ from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream
 
 JETSTREAM = "$JS.API."
 
-FOLLOWING = ("CONSUMER.CREATE", "CONSUMER.MSG.NEXT")
-"""What it takes to read a stream on and on."""
-
 READ_VERBS = (
     *("engine.status", "events.list", "functions.list", "queues.list"),
     *("runs.get", "runs.list", "runs.of_event", "runs.part", "runs.steps", "workers.list"),
@@ -73,7 +70,7 @@ def engine(names: Names) -> Role:
     emptied = (names.events, *mine, *swept)
     # What may be in hand when a run ends is deleted one by one.
     picked = (stream for shard in shards for stream in (shard.tasks, shard.timers))
-    # It reads them on and on, into its lists and into an archive, with consumers that it makes for a while.
+    # It reads them on and on, into its lists and into an archive, with consumers that the server names and forgets.
     followed = (names.events, *(shard.journal for shard in shards), bucket_stream(names.runs_bucket))
     stored = (each for shard in shards for each in (shard.every_task, shard.every_record, shard.every_timer))
     return Role(
@@ -91,7 +88,8 @@ def engine(names: Names) -> Role:
             *(f"{JETSTREAM}CONSUMER.MSG.NEXT.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             *(f"{JETSTREAM}CONSUMER.INFO.{stream}.{ENGINE_CONSUMER}" for stream in consumed),
             *(f"$JS.ACK.{stream}.{ENGINE_CONSUMER}.>" for stream in consumed),
-            *(f"{JETSTREAM}{verb}.{stream}.*" for stream in followed for verb in FOLLOWING),
+            *(f"{JETSTREAM}CONSUMER.CREATE.{stream}" for stream in followed),
+            *(f"{JETSTREAM}CONSUMER.MSG.NEXT.{stream}.*" for stream in followed),
             *(
                 subject
                 for shard in shards

@@ -7,8 +7,16 @@ import asyncio
 import pytest
 
 from ironflow.broker.protocol import Ambiguous, Request, Schedule, Stored, Unavailable
-from tests.conformance.bench import Arena, StreamUnderTest, receive, receive_nothing, subjects_of
-from tests.support import eventually
+from tests.conformance.bench import (
+    PATIENCE_SECONDS,
+    QUIET_SECONDS,
+    Arena,
+    StreamUnderTest,
+    receive,
+    receive_nothing,
+    subjects_of,
+)
+from tests.support import eventually, holds_for
 
 
 async def is_back(log: StreamUnderTest) -> None:
@@ -174,8 +182,11 @@ async def test_a_publish_while_the_server_is_down_waits_for_it(arena: Arena) -> 
     await arena.server.stop()
     publishing = asyncio.create_task(journal.put("a"))
     reading = asyncio.create_task(arena.broker.stream_state(journal.name))
-    await asyncio.sleep(0.2)
-    assert not publishing.done()
+
+    def it_waits() -> None:
+        assert not publishing.done()
+
+    await holds_for(it_waits, QUIET_SECONDS)
     await arena.server.start()
     assert await publishing == 1
     assert (await reading).messages in {0, 1}
@@ -184,6 +195,7 @@ async def test_a_publish_while_the_server_is_down_waits_for_it(arena: Arena) -> 
 async def test_calls_fail_when_the_server_stays_away_for_longer_than_their_patience(arena: Arena) -> None:
     journal = await arena.journal()
     impatient = await arena.server.connect(patience_seconds=0.3)
+    before = impatient.connections
     await arena.server.stop()
     with pytest.raises((Unavailable, Ambiguous)):
         await impatient.publish(journal.message("a"))
@@ -195,4 +207,10 @@ async def test_calls_fail_when_the_server_stays_away_for_longer_than_their_patie
         await impatient.request(arena.subject("question"), b"", 0.2)
     await arena.server.start()
     assert await journal.contents() == []
+
+    def it_is_connected_again() -> None:
+        assert impatient.connections > before
+
+    # It gives up a call sooner than it may take to connect.
+    await eventually(it_is_connected_again, PATIENCE_SECONDS)
     assert (await impatient.publish(journal.message("a"))).sequence == 1

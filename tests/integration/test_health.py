@@ -131,13 +131,21 @@ async def test_readiness_leaves_one_message_for_each_queue_and_one_for_the_engin
     names = Names(namespace)
     with cluster(nats_server.url, namespace, tmp_path) as processes:
         engine, worker = processes.engine(*SERVED), processes.worker("flows.py", *SERVED)
-        for process in (engine, worker):
-            port = await health_port(process)
-            for _ in range(2):
-                await ready(port)
-                await asyncio.sleep(1.1)  # for so long the last answer is told again
+        ports = [await health_port(process) for process in (engine, worker)]
         broker = await connect(ConnectionSettings(urls=(nats_server.url,)))
+        written: set[int] = set()
+
+        async def each_has_written_again() -> None:
+            for port in ports:
+                await ready(port)
+            message = await broker.last(bucket_stream(names.engines_bucket), names.engine_canary)
+            assert message is not None
+            written.add(message.sequence)
+            # What the engine writes for the third time, the worker has surely written twice, which its stream refuses.
+            assert len(written) > 2
+
         try:
+            await eventually(each_has_written_again, within=10.0)
             assert (await broker.stream_state(names.all_shards[0].journal)).messages == 1
             assert (
                 await broker.last(names.all_shards[0].journal, names.all_shards[0].journal_canary("orders")) is not None

@@ -1,7 +1,5 @@
 """Following a stream over NATS where the conformance suite does not reach: its consumer, and what happens to it."""
 
-# ruff: noqa: SLF001 - what gets lost on a connection is the subject
-
 from __future__ import annotations
 
 import asyncio
@@ -15,13 +13,12 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
 from ironflow.broker.nats import follower as module
-from ironflow.broker.nats.follower import _Page, _Pull
+from ironflow.broker.nats.follower import _Pull, _Pulled
 from ironflow.broker.protocol import Follower, Publication, StoredMessage, StreamSpec, Unavailable
 from tests.bench import machine
 from tests.support import eventually, fresh_namespace
@@ -29,7 +26,6 @@ from tests.support.servers import configured_server
 
 SUBJECTS = 12_000
 READS = 100
-FOLLOWING = ["$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.>"]
 
 
 class _Consumers(msgspec.Struct):
@@ -151,8 +147,8 @@ async def test_what_a_consumer_has_not_heard_of_is_asked_of_the_leader(
         assert await payloads(follower, 6, 7) == [b"b"]
 
 
-async def nothing_new(*_: object) -> _Page:
-    return _Page([], 0)
+async def nothing_new(*_: object) -> _Pulled:
+    return _Pulled([], 0)
 
 
 async def test_it_reads_in_pages_while_consumers_do_not_answer_and_with_one_again_later(
@@ -183,16 +179,20 @@ async def test_it_reads_in_pages_while_consumers_do_not_answer_and_with_one_agai
         await eventually(there_is_another)
 
 
-async def test_a_message_whose_headers_look_like_the_servers_word_is_a_message(nats_server: EmbeddedServer) -> None:
+async def test_a_message_whose_headers_look_like_the_servers_word_is_a_message(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = _Pull.receive
+
+    def disguise(self: _Pull, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
+        # The server (2.15) takes such a line away from what is published, but does not say that it always will.
+        receive(self, subject, reply, payload, b"NATS/1.0 404 No Messages\r\n\r\n" if reply else headers)
+
+    monkeypatch.setattr(_Pull, "receive", disguise)
     async with stream_on(nats_server.url) as (broker, stream):
-        await put(broker, stream, b"a")
-        for word in (b"404 No Messages", b"408 Request Timeout", b"409 Consumer Deleted", b"503", b"204 EOB"):
-            broker._wire.send(f"{stream}.{fresh_namespace()}", b"", headers=b"NATS/1.0 %b\r\n\r\n" % word)
-        await put(broker, stream, *(b"%d" % number for number in range(3)))
-        found = [b"a", *[b""] * 5, b"0", b"1", b"2"]
-        assert await payloads(broker.follow(stream), 0, 9) == found
-        assert len(await consumers_of(broker, stream)) == 1
-        assert [message.payload async for page in broker.read(stream, f"{stream}.>") for message in page] == found
+        await put(broker, stream, b"", b"", b"")
+        pages = [page async for page in broker.follow(stream).read(0, 3)]
+        assert [len(page) for page in pages] == [3]
 
 
 async def test_a_message_larger_than_a_page_comes_by_itself(tmp_path: Path) -> None:
@@ -204,14 +204,14 @@ async def test_a_message_larger_than_a_page_comes_by_itself(tmp_path: Path) -> N
             assert len(await consumers_of(broker, stream)) == 1
 
 
-async def test_where_no_consumer_can_be_made_it_reads_in_pages_and_says_so(tmp_path: Path) -> None:
-    refusing = {"users": [{"user": "u", "password": "p", "permissions": {"publish": {"deny": FOLLOWING}}}]}
+@pytest.mark.parametrize("denied", ["$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.>"])
+async def test_where_it_may_not_have_a_consumer_it_reads_in_pages_and_says_so(tmp_path: Path, denied: str) -> None:
+    refusing = {"users": [{"user": "u", "password": "p", "permissions": {"publish": {"deny": [denied]}}}]}
     with configured_server(
         tmp_path, f"authorization: {json.dumps(refusing)}", jetstream={"store_dir": str(tmp_path / "data")}
     ) as url:
         async with stream_on(url, user="u", password="p") as (broker, stream):
             follower = broker.follow(stream)
-            structlog.reset_defaults()
             with capture_logs() as logs:
                 for number in range(3):
                     await put(broker, stream, b"%d" % number)

@@ -28,10 +28,10 @@ from tests.support.secured import QUEUES, Secured
 
 ATTACKERS = ("engine", "worker-orders", "worker-reports", "publisher", "reader", "operator")
 MAY = {
-    # It makes streams and consumers, of any name where it follows a stream, and writes to all of them. It deletes none,
-    # and answers nobody in another's place.
+    # It makes streams and consumers, and writes to all of them. It deletes none, and answers nobody in another's place.
     "engine": {attack.name for attack in ATTACKS}
-    - {"schedule elsewhere", "roll up", "claim for another queue", "answer for the server", "delete streams"},
+    - {"schedule elsewhere", "roll up", "make consumers", "claim for another queue", "answer for the server"}
+    - {"delete streams"},
     # The queue that the others attack is its own.
     "worker-reports": {
         *("settle another queues task", "append to another queue", "claim for another queue"),
@@ -235,6 +235,7 @@ async def test_the_table_shows_rights_that_are_too_wide(tmp_path: Path) -> None:
             f"$JS.API.STREAM.DELETE.{names.events}",
         ),
         f"$JS.API.STREAM.UPDATE.{names.events}",
+        f"$JS.API.CONSUMER.CREATE.{bucket_stream(names.runs_bucket)}",
         f"$JS.API.CONSUMER.CREATE.{bucket_stream(names.runs_bucket)}.>",
     )
     careless = msgspec.structs.replace(worker, asks=(*worker.asks, *wide), never=())

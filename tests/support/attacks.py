@@ -282,6 +282,12 @@ async def make_consumers(a: Attacker) -> None:
     await a.ask(f"CONSUMER.PAUSE.{a.names.all_shards[0].tasks}.reports", {"pause_until": "2100-01-01T00:00:00Z"})
 
 
+async def follow_streams(a: Attacker) -> None:
+    for stream in _streams(a.names):
+        config = {"ack_policy": "none", "deliver_subject": a.inbox}
+        await a.ask(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+
+
 async def pull_from_another_queue(a: Attacker) -> None:
     for consumer in (
         f"{a.names.all_shards[0].tasks}.reports",
@@ -392,7 +398,14 @@ ATTACKS = tuple(
     Attack(attempt.__name__.replace("_", " "), attempt)
     for attempt in (
         *(write_kv, wipe_kv, forge_schedule, schedule_elsewhere, roll_up, change_streams, make_consumers),
-        *(pull_from_another_queue, read_tasks, settle_another_queues_task, append_to_another_queue, publish_tasks),
+        *(
+            follow_streams,
+            pull_from_another_queue,
+            read_tasks,
+            settle_another_queues_task,
+            append_to_another_queue,
+            publish_tasks,
+        ),
         *(publish_reserved_events, say_what_the_engine_says, claim_for_another_queue, answer_for_the_server),
         # These come last, so that there is something left to be read and taken.
         *(overhear, use_wildcards_as_ids, inject_replies, purge, delete_streams),

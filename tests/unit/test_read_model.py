@@ -184,6 +184,15 @@ async def test_a_state_that_cannot_be_read_is_left_out_and_holds_nothing_up(
     assert ids(model, RunQuery()) == ["b", "a"]
 
 
+async def test_changes_of_which_one_cannot_be_kept_are_taken_back(broker: LocalBroker, model: ReadModel) -> None:
+    await write(broker, state("a"))
+    await model.catch_up()
+    await write(broker, state("b"), state("c", at=2**63))  # more than the database can hold
+    with pytest.raises(OverflowError):
+        await model.catch_up()
+    assert ids(model, RunQuery()) == ["a"]
+
+
 async def test_a_bucket_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
     for runs in (["a", "b"], ["c"]):
         broker = LocalServer().connect()

@@ -19,14 +19,14 @@ import structlog
 from ironflow.broker.nats.api import Api, ApiError
 from ironflow.broker.nats.delivery import NatsDelivery, counts_of
 from ironflow.broker.nats.puller import NO_RESPONDERS, Status, parse_status
-from ironflow.broker.nats.reader import PAGE_BYTES, PAGE_MESSAGES, Reader
+from ironflow.broker.nats.reader import PAGE_BYTES, PAGE_MESSAGES, Page, Reader
 from ironflow.broker.nats.requester import Requester
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, StorageFull, StoredMessage, Unavailable
 
-KEPT_SECONDS = 60
+_KEPT_SECONDS = 60
 """How long the server keeps the consumer of somebody who does not read; a few sweeps of the engine."""
-EVERYTHING = ">"
+_EVERYTHING = ">"
 _SILENT_SECONDS = 1.0
 """After which nothing more is taken to come. Without a consumer a page costs more and comes as well, and whoever lists
 runs waits three seconds."""
@@ -64,18 +64,14 @@ class _Consumer(msgspec.Struct, frozen=True):
     delivered: int = 0
 
 
-class _Page(msgspec.Struct, frozen=True):
+class _Pulled(Page, frozen=True):
     """What came for one pull.
 
     Attributes:
-        messages: in order.
-        remaining: how many the consumer has beyond them, as far as it knows.
         is_whole: surely nothing else was on its way.
 
     """
 
-    messages: list[StoredMessage]
-    remaining: int
     is_whole: bool = True
 
 
@@ -123,24 +119,15 @@ class Follower:
         """Yield all messages with a sequence over *after*, at least up to *up_to*, in order, in pages."""
         misses = 0
         while after < up_to:
-            page = await self._next_page(after)
-            if page is None:
-                async for messages in self._reader.read(self._stream, EVERYTHING, after):
-                    after = messages[-1].sequence
-                    yield messages
-                    if self._loop.time() >= self._pages_until:
-                        break
-                else:
-                    return
-                continue
+            page = await self._followed(after) or await self._reader.page(self._stream, _EVERYTHING, after)
             if page.messages:
                 misses = 0
                 after = self._position = page.messages[-1].sequence
                 yield page.messages
             if page.remaining or after >= up_to:
                 continue
-            # A consumer hears of what was stored a moment later, that of another server later still.
-            missed = await self._reader.next_after(self._stream, EVERYTHING, after)
+            # A consumer hears of what was stored a moment later, another server than the leader later still.
+            missed = await self._reader.next_after(self._stream, _EVERYTHING, after)
             if missed is None:
                 return
             after = self._position = missed.sequence
@@ -149,8 +136,8 @@ class Follower:
                 misses, self._consumer = 0, None
             yield [missed]
 
-    async def _next_page(self, after: int) -> _Page | None:
-        """Return what comes next; None where a consumer is of no use, and the stream itself has to be asked."""
+    async def _followed(self, after: int) -> Page | None:
+        """Return what comes next by a consumer; None where that is of no use now."""
         await self._requester.connected(self._patience_seconds)
         began = self._loop.time()
         if began < self._pages_until:
@@ -170,14 +157,14 @@ class Follower:
             raise
         return None
 
-    async def _ask_twice(self, after: int) -> _Page:
+    async def _ask_twice(self, after: int) -> Page:
         try:
             return await self._ask(after)
         except Unavailable:
             # The server has forgotten it: nobody has read for a while, or it was started anew.
             return await self._ask(after)
 
-    async def _ask(self, after: int) -> _Page:
+    async def _ask(self, after: int) -> Page:
         consumer = self._consumer if self._position == after else None
         # Whoever is interrupted does not know how far the consumer came.
         self._consumer = None
@@ -193,25 +180,24 @@ class Follower:
             self._consumer = _Consumer(consumer.name, consumer.delivered + len(page.messages))
             self._position = after
         # The leader may have been asked for the first of them already.
-        return _Page([each for each in page.messages if each.sequence > after], page.remaining)
+        return Page([each for each in page.messages if each.sequence > after], page.remaining)
 
     async def _make_consumer(self, after: int) -> _Consumer:
-        name = f"follower-{self._wire.new_inbox().rpartition('.')[2]}"
         config: dict[str, Any] = {
-            "name": name,
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": after + 1,
             "ack_policy": "none",
             "replay_policy": "instant",
             "mem_storage": True,
             "num_replicas": 1,
-            "inactive_threshold": KEPT_SECONDS * 1_000_000_000,
+            "inactive_threshold": _KEPT_SECONDS * 1_000_000_000,
         }
         request = msgspec.json.encode({"stream_name": self._stream, "config": config, "action": "create"})
-        await self._api.once(f"CONSUMER.CREATE.{self._stream}.{name}", request, _Created, _MADE_SECONDS)
-        return _Consumer(name)
+        # The server names it, so that whoever may make such a one may not make one of a name, nor one that stays.
+        made = await self._api.once(f"CONSUMER.CREATE.{self._stream}", request, _Created, _MADE_SECONDS)
+        return _Consumer(made.name)
 
-    async def _pull(self, consumer: _Consumer, request: bytes) -> _Page | None:
+    async def _pull(self, consumer: _Consumer, request: bytes) -> _Pulled | None:
         """Return what comes; None where the next message is larger than a page."""
         subject = self._api.subject(f"CONSUMER.MSG.NEXT.{self._stream}.{consumer.name}")
         pull = _Pull(self._wire, subject, PAGE_MESSAGES if request is _PAGE else 1, consumer.delivered)
@@ -258,9 +244,9 @@ class _Pull:
         self._messages: list[StoredMessage] = []
         self._remaining = 0
         # A failure is a value: whoever was cancelled leaves no exception behind that nobody has seen.
-        self._outcome: asyncio.Future[_Page | BrokerError | None] = asyncio.get_running_loop().create_future()
+        self._outcome: asyncio.Future[_Pulled | BrokerError | None] = asyncio.get_running_loop().create_future()
 
-    async def wait(self) -> _Page | None:
+    async def wait(self) -> _Pulled | None:
         """Return what has come, once that is all or nothing more comes; None where the next one exceeds a page.
 
         Raises:
@@ -277,7 +263,7 @@ class _Pull:
                     raise outcome
                 return outcome
         if self._messages:
-            return _Page(self._messages, self._remaining, is_whole=False)
+            return _Pulled(self._messages, self._remaining, is_whole=False)
         message = f"no answer came in time ({self._subject})"
         raise Ambiguous(message)
 
@@ -306,19 +292,19 @@ class _Pull:
         self._messages.append(StoredMessage(delivery.subject, delivery.payload, delivery.sequence, delivery.time_ms))
         self._remaining = remaining
         if len(self._messages) == self._wanted:
-            self._settle(_Page(self._messages, remaining))
+            self._settle(_Pulled(self._messages, remaining))
 
     def _take_status(self, status: Status) -> None:
         if status.is_heartbeat:
             return
         if status.code in _NO_MORE:
-            self._settle(_Page(self._messages, 0))
+            self._settle(_Pulled(self._messages, 0))
         elif status.code == NO_RESPONDERS or _LARGE not in status.text:
             # The consumer is gone, or its leader is.
             self._settle(Unavailable(f"{status.code} {status.text} ({self._subject})"))
         else:
-            self._settle(_Page(self._messages, self._remaining) if self._messages else None)
+            self._settle(_Pulled(self._messages, self._remaining) if self._messages else None)
 
-    def _settle(self, outcome: _Page | BrokerError | None) -> None:
+    def _settle(self, outcome: _Pulled | BrokerError | None) -> None:
         if not self._outcome.done():
             self._outcome.set_result(outcome)

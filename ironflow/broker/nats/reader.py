@@ -65,7 +65,15 @@ class _ConsumerAnswer(msgspec.Struct):
     num_waiting: int = 0
 
 
-class _Page(msgspec.Struct):
+class Page(msgspec.Struct, frozen=True):
+    """Some messages, in order.
+
+    Attributes:
+        messages: they.
+        remaining: how many come after them, as far as whoever answered knows.
+
+    """
+
     messages: list[StoredMessage]
     remaining: int
 
@@ -119,6 +127,10 @@ class Reader:
     async def at(self, stream: str, sequence: int) -> StoredMessage | None:
         """Return the message with that sequence, as the stream's leader has it."""
         return await self._get(stream, {"seq": sequence})
+
+    async def page(self, stream: str, subject_filter: str, after: int) -> Page:
+        """Return messages of a filter with a sequence over *after*; a replica that lags leaves out the newest."""
+        return await self._page(stream, _next_of(subject_filter), after)
 
     async def next_after(self, stream: str, subject_filter: str, after: int) -> StoredMessage | None:
         """Return the first message of a filter with a sequence over *after*, as the stream's leader has it."""
@@ -190,7 +202,7 @@ class Reader:
         """Return the next message that the leader has and the replica that was asked did not; mostly there is none."""
         return await self.next_after(stream, subject_filter, after) if self._replicated() else None
 
-    async def _page(self, stream: str, which: _Which, after: int) -> _Page:
+    async def _page(self, stream: str, which: _Which, after: int) -> Page:
         """Ask for one page until it comes; a page that broke off is asked for again as a whole."""
         request = {
             **which,
@@ -214,7 +226,7 @@ def has_status(reply: Reply) -> bool:
     return reply.headers.startswith(b"NATS/1.0 ")
 
 
-def parse_page(answers: list[Reply], stream: str) -> _Page:
+def parse_page(answers: list[Reply], stream: str) -> Page:
     """Return the messages of a page, and how many come after it.
 
     Raises:
@@ -223,7 +235,7 @@ def parse_page(answers: list[Reply], stream: str) -> _Page:
     """
     status = answers[-1].headers
     if status.startswith(b"NATS/1.0 404"):
-        return _Page([], 0)
+        return Page([], 0)
     if status.startswith(b"NATS/1.0 413"):
         raise _TooManySubjects(f"cannot read {stream}: too many subjects at once")
     if not status.startswith(b"NATS/1.0 204"):
@@ -231,7 +243,7 @@ def parse_page(answers: list[Reply], stream: str) -> _Page:
         message = f"cannot read {stream}: {reason}"
         raise BrokerError(message)
     messages = [parse_message(answer) for answer in answers[:-1]]
-    return _Page(messages, int(_value(status, b"Nats-Num-Pending")) if b"Nats-Num-Pending" in status else 0)
+    return Page(messages, int(_value(status, b"Nats-Num-Pending")) if b"Nats-Num-Pending" in status else 0)
 
 
 def parse_message(reply: Reply) -> StoredMessage:
