@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, TypeVar, get_args, overload
 
@@ -99,7 +99,7 @@ class Client:
         """Publish as :meth:`publish` does, and say where the event stands in the stream."""
         check_event_name(event, self._limits.event_name_bytes)
         record = make_event(
-            event_id=uuid.uuid4().hex if id is None else id,
+            event_id=secrets.token_hex(16) if id is None else id,
             name=event,
             data=data,
             time=to_iso(now_ms()),
@@ -136,7 +136,7 @@ class Client:
 
         """
         function_id = _function_id(function)
-        start_id = uuid.uuid4().hex if id is None else id
+        start_id = secrets.token_hex(16) if id is None else id
         check_event_id(start_id, self._limits)
         record = make_event(
             event_id=start_event_id(function_id, start_id),

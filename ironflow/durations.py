@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from datetime import timedelta
@@ -48,9 +49,9 @@ def _to_milliseconds(value: object, what: str) -> float:
     if isinstance(value, timedelta):
         return value / timedelta(milliseconds=1)
     if isinstance(value, str):
-        text = value.strip()
-        if _WHOLE.fullmatch(text):
-            return sum(float(number) * _UNIT_MS[unit] for number, unit in _PART.findall(text))
+        milliseconds = _read(value)
+        if milliseconds is not None:
+            return milliseconds
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return value * 1000.0
@@ -60,6 +61,14 @@ def _to_milliseconds(value: object, what: str) -> float:
     allowed = _TEXT if isinstance(value, str) else f"{_TEXT}, a number of seconds, or a timedelta"
     msg = f"{what} must be {allowed}; got {value!r}"
     raise DefinitionError(msg)
+
+
+@functools.lru_cache(maxsize=256)  # handlers give the same few texts in each pass
+def _read(text: str) -> float | None:
+    text = text.strip()
+    if not _WHOLE.fullmatch(text):
+        return None
+    return sum(float(number) * _UNIT_MS[unit] for number, unit in _PART.findall(text))
 
 
 def format_milliseconds(milliseconds: int) -> str:

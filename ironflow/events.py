@@ -62,6 +62,8 @@ def _read_time(text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError as error:
         raise SerializationError(f"time: {error}", "time") from error
+    if time.tzinfo is UTC:  # as we write it
+        return time
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 

@@ -6,6 +6,8 @@ last token, for one or more: the rules of NATS subjects, which people who run NA
 
 from __future__ import annotations
 
+import functools
+
 from ironflow.errors import DefinitionError, LimitError
 from ironflow.limits import DEFAULT_LIMITS
 
@@ -29,6 +31,14 @@ def check_event_name(name: str, limit: int = DEFAULT_LIMITS.event_name_bytes) ->
         LimitError: longer than *limit* bytes.
 
     """
+    if type(name) is not str:  # what is no text may have no hash either
+        _check_tokens(name, "event name", limit)
+    _check_event_name(name, limit)
+    return name
+
+
+@functools.lru_cache(maxsize=256)  # there are few names, and each publish and each pass that waits asks
+def _check_event_name(name: str, limit: int) -> None:
     _check_tokens(name, "event name", limit)
     if any(token in ("*", ">") for token in name.split(".")):
         msg = f'event name {name!r} has a wildcard; "*" and ">" are allowed in triggers only'
@@ -36,7 +46,6 @@ def check_event_name(name: str, limit: int = DEFAULT_LIMITS.event_name_bytes) ->
     if is_reserved(name):
         msg = f"event name {name!r} is reserved: names that start with {RESERVED_PREFIX!r} are Ironflow's own"
         raise DefinitionError(msg)
-    return name
 
 
 def check_trigger(pattern: str, limit: int = DEFAULT_LIMITS.event_name_bytes, what: str = "trigger") -> str:

@@ -17,20 +17,22 @@ from ironflow.records import EventRecord, OnTimeout, StepRecord
 from ironflow.triggers import check_event_name
 from ironflow_worker.failures import raise_recorded
 
+_ON_TIMEOUT = get_args(OnTimeout)
+
 
 class AwaitedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A checked call.
 
     Attributes:
         path: where in the event's data to look; None where any event of the name will do.
-        value: the canonical JSON of what must stand there; None where the triggering event says it.
+        value: what must stand there; an ellipsis where the triggering event says it.
         data_type: what to decode the event's data into.
 
     """
 
     event: str
     path: str | None
-    value: str | None
+    value: Any
     timeout_ms: int
     on_timeout: OnTimeout
     data_type: Any
@@ -38,17 +40,24 @@ class AwaitedEvent(msgspec.Struct, frozen=True, kw_only=True):
     def compared(self, trigger: EventRecord, limits: Limits) -> str | None:
         """Return the canonical JSON of what the awaited event must have at the path; None where there is no path.
 
+        Asked for once only, since it is recorded with the wait.
+
         Raises:
-            DefinitionError: the triggering event has nothing there.
+            DefinitionError: the triggering event has nothing there, or the value is nested too deep to be compared.
+            SerializationError: JSON cannot carry the value.
             LimitError: the value is too large.
 
         """
         if self.path is None:
             return None
-        value = self.value if self.value is not None else canonical_at(read_data(trigger.data), self.path)
+        given = not isinstance(self.value, EllipsisType)
+        data, path = (encode_value(self.value, "value"), "") if given else (trigger.data, self.path)
+        value = canonical_at(read_data(data), path)
         if value is None:
             msg = (
-                f"match: the triggering event {trigger.name!r} has nothing at {show_path(self.path)!r}; "
+                f"value cannot be compared, got {self.value!r}"
+                if given
+                else f"match: the triggering event {trigger.name!r} has nothing at {show_path(path)!r}; "
                 "pass value=… to compare the awaited event with something else"
             )
             raise DefinitionError(msg)
@@ -94,32 +103,25 @@ def awaited_event(
 
     Raises:
         DefinitionError: something in it is not allowed.
-        SerializationError: JSON cannot carry the value.
         LimitError: the event's name or the timeout is too long.
 
     """
     check_event_name(event, limits.event_name_bytes)
     timeout_ms = parse_duration(timeout, "timeout")
-    if on_timeout not in get_args(OnTimeout):
-        msg = f"on_timeout must be one of {', '.join(map(repr, get_args(OnTimeout)))}, got {on_timeout!r}"
+    if on_timeout not in _ON_TIMEOUT:
+        msg = f"on_timeout must be one of {', '.join(map(repr, _ON_TIMEOUT))}, got {on_timeout!r}"
         raise DefinitionError(msg)
     if data_type is not None and not is_decodable(data_type):
         msg = f"type must be a type that JSON can be decoded into, got {data_type!r}"
         raise DefinitionError(msg)
     path = None if match is None else parse_path(match)
-    given = None
-    if not isinstance(value, EllipsisType):
-        if path is None:
-            msg = "value= says what the awaited event must have at match=; pass match= too"
-            raise DefinitionError(msg)
-        given = canonical_at(read_data(encode_value(value, "value")), "")
-        if given is None:
-            msg = f"value cannot be compared, got {value!r}"
-            raise DefinitionError(msg)
+    if path is None and not isinstance(value, EllipsisType):
+        msg = "value= says what the awaited event must have at match=; pass match= too"
+        raise DefinitionError(msg)
     return AwaitedEvent(
         event=event,
         path=path,
-        value=given,
+        value=value,
         timeout_ms=timeout_ms,
         on_timeout=cast("OnTimeout", on_timeout),
         data_type=Any if data_type is None else data_type,

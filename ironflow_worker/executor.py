@@ -254,7 +254,7 @@ class Executor:
         end = task.end
         if end is None:
             return await replay.run()
-        recording = asyncio.ensure_future(self._record_end(task, end, tools))
+        recording = asyncio.create_task(self._record_end(task, end, tools))
         recording.add_done_callback(_look_at)
         replay.follows(recording)
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shlex
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,7 +95,7 @@ async def publish(connection: ConnectionOptions, *, as_json: bool, wait: bool, t
 
 async def _publish(client: Client, event: dict[str, Any]) -> Published:
     """Publish; a library may wait for a server that has lost its leader, a command may not."""
-    event = {**event, "id": event["id"] if event["id"] is not None else uuid.uuid4().hex}
+    event = {**event, "id": event["id"] if event["id"] is not None else secrets.token_hex(16)}
     try:
         async with asyncio.timeout(PUBLISH_SECONDS):
             return await client.publish_record(**event)

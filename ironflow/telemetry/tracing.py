@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -18,6 +20,8 @@ from msgspec.structs import replace
 from ironflow.records import EventRecord
 
 IS_INSTALLED = importlib.util.find_spec("opentelemetry") is not None
+_PROVIDED_BY_NAME = "OTEL_PYTHON_TRACER_PROVIDER" in os.environ
+"""Whether the API finds by itself who takes spans, when it is first asked."""
 
 Kind = Literal["internal", "producer", "consumer"]
 Carrier = Mapping[str, str]
@@ -35,7 +39,7 @@ def carrier_of(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def is_wanted(parent: Carrier) -> bool:
     """Tell whether spans below this parent would be taken by anybody; asked once for many, since it takes a while."""
-    if not IS_INSTALLED:
+    if not _is_in_use(parent):
         return False
     from ironflow.telemetry import otel  # noqa: PLC0415 - brings in what is not installed everywhere
 
@@ -57,7 +61,7 @@ def span(
         A context that yields its own context for whoever goes on.
 
     """
-    if not IS_INSTALLED:
+    if not _is_in_use(parent):
         return contextlib.nullcontext(_NOTHING)
     from ironflow.telemetry import otel  # noqa: PLC0415 - brings in what is not installed everywhere
 
@@ -66,11 +70,19 @@ def span(
 
 def passed_on(event: EventRecord) -> EventRecord:
     """Return an event that carries the current span's context, where there is one."""
-    if not IS_INSTALLED:
+    if not _is_in_use(_NOTHING):
         return event
     from ironflow.telemetry import otel  # noqa: PLC0415 - brings in what is not installed everywhere
 
     return with_context(event, otel.current())
+
+
+def _is_in_use(parent: Carrier) -> bool:
+    """Tell whether there may be spans at all: somebody has imported the API, as whoever takes spans must, or made some.
+
+    To import it for nothing takes memory, and to ask it takes a tenth of a millisecond in a process that has rested.
+    """
+    return IS_INSTALLED and (bool(parent) or "opentelemetry.trace" in sys.modules or _PROVIDED_BY_NAME)
 
 
 def with_context(event: EventRecord, carrier: Carrier) -> EventRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -179,5 +180,44 @@ event = EventRecord(id="e", name="e", time="", metadata={"traceparent": "t"})
 with tracing.span("x", "internal", tracing.carrier_of(event.metadata), {}) as carrier:
     assert carrier == {} and tracing.with_context(tracing.passed_on(event), carrier) is event
 assert not tracing.IS_INSTALLED and not [name for name in sys.modules if name.startswith("opentelemetry.")]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_api_is_imported_only_where_somebody_else_has_or_an_event_carries_a_trace() -> None:
+    program = """
+import sys
+from ironflow.records import EventRecord
+from ironflow.telemetry import tracing
+event = EventRecord(id="e", name="e", time="")
+with tracing.span("x", "internal", {}, {}) as carrier:
+    assert carrier == {} and tracing.passed_on(event) is event and not tracing.is_wanted({})
+assert tracing.IS_INSTALLED and not [name for name in sys.modules if name.startswith("opentelemetry")]
+parent = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+with tracing.span("x", "internal", parent, {}) as carrier:
+    assert carrier == parent and tracing.passed_on(event).metadata == parent
+assert "opentelemetry.trace" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_who_takes_spans_can_be_named_in_the_environment() -> None:
+    program = """
+from ironflow.telemetry import tracing
+assert tracing.is_wanted({})
+"""
+    named = {**os.environ, "OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=named)
+
+
+def test_who_takes_spans_may_come_later() -> None:
+    program = """
+from ironflow.telemetry import tracing
+assert not tracing.is_wanted({})
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+assert not tracing.is_wanted({})
+trace.set_tracer_provider(TracerProvider())
+assert tracing.is_wanted({})
 """
     subprocess.run([sys.executable, "-c", program], check=True)

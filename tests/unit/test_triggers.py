@@ -74,6 +74,7 @@ BAD: list[tuple[Any, str]] = [
     (None, NOT_TEXT + "None"),
     (5, NOT_TEXT + "5"),
     (b"a", NOT_TEXT + "b'a'"),
+    (["a"], NOT_TEXT + "['a']"),
     ("a..b", "'a..b' has an empty part; write the parts with one dot between them, like 'order.placed'"),
     (".a", "'.a' has an empty part"),
     ("a.", "'a.' has an empty part"),
