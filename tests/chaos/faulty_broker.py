@@ -109,8 +109,9 @@ class CrashPoint:
         self._writes = 0
 
     def reached(self, stage: Literal["before", "after"]) -> None:
-        """Count a write, and perhaps die."""
-        self._writes += stage == "before"
+        """Count a write at its stage, and perhaps die."""
+        # Others may be on their way by the time that one is acknowledged, so each stage has a count of its own.
+        self._writes += stage == self._stage
         if self._writes == self._at and stage == self._stage:
             os.kill(os.getpid(), signal.SIGKILL)
 

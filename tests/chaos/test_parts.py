@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -112,6 +115,23 @@ async def test_a_proxy_breaks_connections_off_and_serves_new_ones() -> None:
 
 
 # The broker
+
+
+@pytest.mark.parametrize(
+    ("stage", "order"),
+    [("before", ["before"] * 3), ("after", ["before"] * 5 + ["after"] * 3), ("after", ["before", "after"] * 3)],
+)
+def test_a_process_ends_at_a_write_of_its_stage_whatever_else_is_on_its_way(
+    stage: Literal["before", "after"], order: list[Literal["before", "after"]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _process, number: ended.append(number))
+    crash = CrashPoint(3, stage)
+    for each in order[:-1]:
+        crash.reached(each)
+    assert ended == []
+    crash.reached(order[-1])
+    assert ended == [signal.SIGKILL]
 
 
 @pytest.fixture
