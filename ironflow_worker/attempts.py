@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ironflow.broker.protocol import MessageTooLarge
-from ironflow.codec import decode_record, encode_value
+from ironflow.codec import decode_record, decode_value, encode_value
 from ironflow.errors import PayloadTooLargeError
 from ironflow.journal import Appended
 from ironflow.limits import Limits, check_payload
@@ -18,12 +18,15 @@ from ironflow.records import StepKind, StepRecord, TryRecord
 from ironflow.retry import RetryPolicy
 from ironflow.telemetry.tracing import span
 from ironflow_worker.bodies import inside_of
-from ironflow_worker.failures import delay_after, error_record
+from ironflow_worker.failures import delay_after, error_record, raised
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 
 Append = Callable[[str, msgspec.Struct], Awaitable[Appended]]
 """Records something, or learns what was recorded before. It raises MessageTooLarge for a result only."""
+
+_PLAIN = (str, int, bool)
+"""Of these exact types, nothing can come back as something else."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -120,6 +123,14 @@ class Attempt:
     async def _record_failure(self, error: BaseException) -> Standing:
         self._count("failed")
         failed = error_record(error, step=self._call.name, attempts=self._number)
+        self._tools.log.warning(
+            "step failed",
+            step=self._call.name,
+            attempt=self._number,
+            error=failed.type,
+            error_text=failed.message,
+            exc_info=raised(error),
+        )
         return await self._record(status="failed", error=failed)
 
     def _record(self, **result: Any) -> Coroutine[Any, Any, Standing]:
@@ -154,6 +165,7 @@ class Attempt:
             delay_ms=delay_ms,
             error=record.error.type,
             error_text=record.error.message,
+            exc_info=raised(error),
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
         self.next_due_ms = tools.now_ms() + delay_ms
@@ -173,17 +185,29 @@ async def record_result(record: StepRecord, key: str, tools: PassTools, append: 
     return Standing(record if appended.ours else decode_record(StepRecord, appended.payload), appended.sequence)
 
 
-async def encoded_result(name: str, body: Callable[[], Awaitable[Any]], limits: Limits) -> msgspec.Raw:
+async def encoded_result(
+    name: str, body: Callable[[], Awaitable[Any]], limits: Limits, expected: Any = Any
+) -> msgspec.Raw:
     """Run a body and return what it returns, as it is recorded.
 
+    Args:
+        name: the step's name.
+        body: the body.
+        limits: what is refused.
+        expected: what the result is to be decoded into. What is no such thing must not be recorded: every later pass,
+            and every retry of the run, would fail with it.
+
     Raises:
-        SerializationError: it cannot be recorded.
+        SerializationError: it cannot be recorded, or is not what is expected.
         PayloadTooLargeError: it is too large for that.
 
     """
     what = f"result of step {name!r}"
-    output = encode_value(await body(), what)
+    result = await body()
+    output = encode_value(result, what)
     check_payload(bytes(output), what, limits.payload_bytes)
+    if expected is not Any and not (expected in _PLAIN and type(result) is expected):
+        decode_value(output, expected, what)
     return output
 
 

@@ -10,6 +10,7 @@ from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, Non
 from ironflow.limits import Limits
 from ironflow.names import COMPENSATE_PREFIX, Scope, step_token
 from ironflow.records import EventRecord, StepKind, WaitRecord
+from ironflow_worker.calls import Calls
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
 from ironflow_worker.signals import PassEnded
@@ -43,6 +44,7 @@ class CurrentPass:
         ended_early: whether the pass ended before its handler did.
         waits: what steps have begun to wait for in this pass, by key.
         undos: what the handler has registered to undo its steps.
+        calls: the steps that it has called.
         unwinds: as above.
         follows: is done once a record is stored that the memo has already; until then no body begins, and nothing is
             recorded. It raises a BrokerError where it cannot be stored.
@@ -62,6 +64,7 @@ class CurrentPass:
         self._left_because: Exception | None = None
         self.waits: dict[str, WaitRecord] = {}
         self.undos = Undos()
+        self.calls = Calls()
         self.unwinds = unwinds
         self._quiet_since = 0
         self._refusal_seconds = _FIRST_REFUSAL_SECONDS

@@ -39,8 +39,7 @@ _RAISED_AS_THEMSELVES: dict[str, type[IronflowError]] = {
 
 def error_record(error: BaseException, *, step: str | None = None, attempts: int | None = None) -> ErrorRecord:
     """Return an exception as data. Exceptions whose text cannot be made, or is huge, are recorded all the same."""
-    if isinstance(error, BodyFailure):
-        error = error.raised
+    error = raised(error)
     message = _storable(_text(error), _LONGEST_MESSAGE)
     # Users may raise our errors too, with whatever arguments, and a record that cannot be read stops its run.
     if isinstance(error, StepError):
@@ -61,6 +60,11 @@ def error_record(error: BaseException, *, step: str | None = None, attempts: int
         path=_storable(path, _LONGEST_MESSAGE) if isinstance(path, str) else None,
         cause=_storable(cause, _LONGEST_TYPE) if isinstance(cause, str) else None,
     )
+
+
+def raised(error: BaseException) -> BaseException:
+    """Return what was raised in a body, where that is wrapped."""
+    return error.raised if isinstance(error, BodyFailure) else error
 
 
 def _storable(text: str, longest: int) -> str:

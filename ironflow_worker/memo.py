@@ -92,6 +92,7 @@ class Memo:
         self._failed: set[str] = set()
         self._failed_branches: dict[Scope, set[int]] = {}
         self._undone_at: dict[str, int] = {}
+        self._undone_in: dict[str, int] = {}
         self._begun: dict[int, dict[int, int]] = {}
         self._excused: set[tuple[int, int]] = set()
         self._opened_at: dict[int, int] = {}
@@ -167,6 +168,7 @@ class Memo:
         if record.kind == "compensate" and record.status == "completed":
             undone = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
             self._undone_at[undone] = sequence
+            self._undone_in[undone] = parse_step_key(key)[1]
         # What failed in an earlier epoch does not count any more; what never began has not failed.
         if record.status == "failed" and parse_step_key(key)[1] == self.epoch and not is_fence(record):
             self._failed.add(key)
@@ -192,6 +194,14 @@ class Memo:
             return step_key(token, self.epoch)
         key = step_key(token, newest)
         return key if self._counts(token, key) else step_key(token, self.epoch)
+
+    def effect_key(self, token: str) -> str:
+        """Return what names a step to the world outside: the same in all its attempts, until it was undone.
+
+        What is done again because it was undone is another thing: a second charge behind a refund.
+        """
+        undone_in = self._undone_in.get(token, self.epoch)
+        return step_key(token, undone_in + 1 if undone_in < self.epoch else 0)
 
     def _counts(self, token: str, key: str) -> bool:
         """Tell whether what is recorded of a step in an earlier epoch still stands."""

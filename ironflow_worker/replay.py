@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ironflow.broker.protocol import BrokerError, MessageTooLarge
 from ironflow.codec import encode_value
 from ironflow.context import Context, RunInfo
-from ironflow.errors import PayloadTooLargeError, SerializationError
+from ironflow.errors import DefinitionError, PayloadTooLargeError, SerializationError
 from ironflow.events import read_event
 from ironflow.function import Function
 from ironflow.limits import check_payload
@@ -78,6 +78,7 @@ class Replay:
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._running: asyncio.Task[Any] | None = None
         self._stopped = False
+        self._never_awaited: str | None = None
 
     async def run(self) -> OutcomeRecord:
         """Run the handler until it ends or all that is left of it waits; in a pass that undoes, the undos then.
@@ -144,6 +145,7 @@ class Replay:
             raise
         if self._stopped:
             raise PassStopped
+        self._never_awaited = self._current.calls.never_awaited()
         return handler
 
     def _start(self, begun: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -260,8 +262,12 @@ class Replay:
         if not handler.done():
             self._tools.log.error("a handler cannot be stopped and is left to itself")
             return self._fail(_swallowed("goes on"))
+        if error is None and self._current.ended_early:
+            return self._fail(_swallowed("returned"))
         if error is None:
-            return self._fail(_swallowed("returned")) if self._current.ended_early else self._completed(handler)
+            error = self._forgotten()
+        if error is None:
+            return self._completed(handler)
         if is_pass_end(error):
             return self._suspended()
         if isinstance(error, asyncio.CancelledError):
@@ -270,6 +276,13 @@ class Replay:
                 return self._suspended()
             error = RuntimeError("the handler was cancelled from within")
         return await self._fail_or_try_again(error)
+
+    def _forgotten(self) -> DefinitionError | None:
+        """Return what is wrong with a handler that has returned and left a step that it called without awaiting it."""
+        if self._never_awaited is None:
+            return None
+        msg = f"{self._never_awaited} was called and never awaited, so nothing was done; write 'await' in front of it"
+        return DefinitionError(msg)
 
     def _completed(self, handler: asyncio.Task[Any]) -> OutcomeRecord:
         try:

@@ -36,6 +36,7 @@ from ironflow.triggers import check_event_name
 from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
+from ironflow_worker.calls import noted
 from ironflow_worker.closing import left_behind
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import raise_recorded, recorded_at
@@ -78,9 +79,11 @@ class StepClient(Step):
         self._scope = scope
         self._in_map = in_map
         self._unnamed: dict[str, int] = {}
+        self.calls = current.calls
 
     # The public steps; ironflow.step.Step documents them.
 
+    @noted
     async def run(  # type: ignore[override]  # the overloads say more than one signature can
         self,
         name: str,
@@ -103,14 +106,18 @@ class StepClient(Step):
             is_async=is_async_body(fn),
             timeout_ms=timeout_ms,
         )
-        record = await self._memoized(call, functools.partial(encoded_result, name, body, self._tools.limits))
-        return decode_value(record.output, result_type(fn), f"result of step {name!r}")
+        expected = result_type(fn)
+        do = functools.partial(encoded_result, name, body, self._tools.limits, expected)
+        record = await self._memoized(call, do)
+        return decode_value(record.output, expected, f"result of step {name!r}")
 
+    @noted
     async def sleep(self, name: str, duration: Duration) -> None:
         """Pause the run."""
         delay_ms = parse_duration(duration, "duration")
         await self._end_of_wait(await self._claim(name, "sleep", self._policy), delay_ms=delay_ms)
 
+    @noted
     async def sleep_until(self, name: str, when: str | datetime) -> None:
         """Pause the run until a point in time."""
         until_ms = parse_when(when)
@@ -119,6 +126,7 @@ class StepClient(Step):
             _check_ahead(until_ms, self._tools.now_ms())
         await self._end_of_wait(call, until_ms=until_ms)
 
+    @noted
     async def wait_for_event(  # type: ignore[override]  # the overloads say more than one signature can
         self,
         name: str,
@@ -150,6 +158,7 @@ class StepClient(Step):
                 await self._current.wait()
         return wanted.result(record, self._current.memo.recorded_at(call.key))
 
+    @noted
     async def publish(
         self, event: str, data: object = None, *, name: str | None = None, id: str | None = None
     ) -> Event[Any]:
@@ -157,7 +166,7 @@ class StepClient(Step):
         check_event_name(event, self._tools.limits.event_name_bytes)
         call = await self._claim(self._named(name, f"publish:{event}"), "publish", self._policy)
         record = make_event(
-            event_id=id if id is not None else f"{self._tools.run}/{parse_step_key(call.key)[0]}",
+            event_id=id if id is not None else self._effect_id(parse_step_key(call.key)[0]),
             name=event,
             data=data,
             time=to_iso(self._tools.now_ms()),
@@ -167,6 +176,7 @@ class StepClient(Step):
         recorded = await self._memoized(call, functools.partial(self._publish, record))
         return read_event(decode_record(EventRecord, bytes(recorded.output)))
 
+    @noted
     async def invoke(
         self,
         function: Invocable[Any, Any] | str,
@@ -187,6 +197,7 @@ class StepClient(Step):
         child = wanted.child(self._tools.run, call.key, self._current.memo.wait(call.key))
         return wanted.result(record, child, self._current.memo.recorded_at(call.key))
 
+    @noted
     async def invoke_async(
         self, function: Invocable[Any, Any] | str, data: object = None, *, name: str | None = None
     ) -> str:
@@ -202,6 +213,7 @@ class StepClient(Step):
         recorded = await self._memoized(call, functools.partial(self._publish, event, started))
         return str(decode_value(recorded.output, str, f"result of step {call.name!r}"))
 
+    @noted
     async def parallel(
         self,
         name: str,
@@ -217,6 +229,7 @@ class StepClient(Step):
         )
         return tuple(results) if isinstance(branches, tuple) else results
 
+    @noted
     async def map(
         self,
         name: str,
@@ -264,9 +277,12 @@ class StepClient(Step):
         self._current.undos.register(token, undo)
 
     def idempotency_key(self, name: str) -> str:
-        """Return a text that is unique per run and step."""
+        """Return a text that is unique per run and step, and anew once the step was undone."""
         self._current.check_name(name)
-        return f"{self._tools.run}/{step_token(self._scope, name)}"
+        return self._effect_id(step_token(self._scope, name))
+
+    def _effect_id(self, token: str) -> str:
+        return f"{self._tools.run}/{self._current.memo.effect_key(token)}"
 
     async def _fan_out(
         self,

@@ -179,6 +179,81 @@ async def test_what_is_done_again_keeps_its_idempotency_key_and_its_event() -> N
     assert len(set(keys)) == 1
 
 
+async def test_what_was_undone_is_another_thing_when_it_is_done_again() -> None:
+    charged: list[str] = []
+    refunded: list[str] = []
+    bodies = Bodies("ship")
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> None:
+        await ctx.step.publish("stock.taken", {"n": 1})
+        ctx.step.compensate("publish:stock.taken", int)
+        key = ctx.step.idempotency_key("charge")
+        await ctx.step.run("charge", charged.append, key)
+        ctx.step.compensate("charge", refunded.append, key)
+        await ctx.step.run("ship", bodies("ship"))
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await until_failed(run)
+        for _ in range(2):
+            assert await run.retry()
+            await until_failed(run)
+        bodies.broken.clear()
+        assert await run.retry()
+        await run.result("1h")
+        taken = [each.id async for each in system.client.events(name="stock.taken")]
+    epochs = ["", ".1", ".2", ".3"]
+    assert charged == [f"{run.id}/charge{epoch}" for epoch in epochs]
+    assert refunded == charged[:-1]
+    assert sorted(taken) == sorted(f"{run.id}/publish=3Astock=2Etaken{epoch}" for epoch in epochs)
+
+
+async def test_what_was_undone_once_keeps_its_new_key_over_attempts_and_retries() -> None:
+    keys: list[str] = []
+    bodies = Bodies("charge", "ship")
+
+    @ironflow.function(id="f", retry=TWICE)
+    async def f(ctx: Context) -> None:
+        def charge(key: str) -> None:
+            keys.append(key)
+            if len(keys) > 1:
+                bodies("charge")()
+
+        await ctx.step.run("charge", charge, ctx.step.idempotency_key("charge"))
+        ctx.step.compensate("charge", int)
+        await ctx.step.run("ship", bodies("ship"))
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await until_failed(run)
+        for _ in range(2):
+            assert await run.retry()
+            await until_failed(run, "charge is broken")
+        bodies.broken.clear()
+        assert await run.retry()
+        await run.result("1h")
+    assert keys == [f"{run.id}/charge"] + [f"{run.id}/charge.1"] * 5
+
+
+async def test_a_step_whose_result_is_not_of_its_type_is_done_again() -> None:
+    results: list[Any] = ["x", 5]
+
+    def answer() -> int:
+        return results.pop(0)  # type: ignore[no-any-return]
+
+    @ironflow.function(id="f", retry=ONCE)
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("answer", answer)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await until_failed(run, "SerializationError: result of step 'answer': Expected `int`, got `str`")
+        assert await step_statuses(run) == [("answer", "failed", 1)]
+        assert await run.retry()
+        assert await run.result("1h") == 5
+
+
 async def test_a_publish_that_seemed_to_fail_publishes_one_event_in_all_epochs() -> None:
     @ironflow.function(id="f", retry=ONCE)
     async def f(ctx: Context) -> str:
