@@ -40,6 +40,7 @@ RESERVED_ID_PREFIX = "ironflow:"
 """Event ids that start with it are made by Ironflow, so that no publisher can take the place of a start."""
 
 _INVOKE = f"{RESERVED_ID_PREFIX}invoke:"
+_DETACHED = f"{RESERVED_ID_PREFIX}invoke_async:"
 
 Scope = tuple[str | int, ...]
 
@@ -151,7 +152,12 @@ def is_invoke_event_id(event_id: str) -> bool:
 
 def detached_event_id(run: str, step: str) -> str:
     """Return the event id behind a run that another one starts and does not wait for."""
-    return f"{RESERVED_ID_PREFIX}invoke_async:{run}/{step}"
+    return f"{_DETACHED}{run}/{step}"
+
+
+def is_detached_event_id(event_id: str) -> bool:
+    """Tell whether an event id is that of an event which a run publishes to start another."""
+    return event_id.startswith(_DETACHED)
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -245,9 +251,9 @@ class Names(msgspec.Struct, frozen=True):
         return f"{self.namespace}.events.>"
 
     @property
-    def every_reserved_event(self) -> str:
-        """The filter of the events that only Ironflow publishes."""
-        return f"{self.namespace}.events.ironflow.>"
+    def every_longer_reserved_event(self) -> str:
+        """The filter of reserved events whose names have more than two parts; there are none."""
+        return f"{self.namespace}.events.ironflow.*.>"
 
     def task(self, queue: str, run: str, number: int) -> str:
         """The subject of the task for pass *number* of a run."""

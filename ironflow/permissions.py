@@ -12,6 +12,7 @@ import msgspec
 
 from ironflow.errors import DefinitionError
 from ironflow.names import ENGINE_CONSUMER, Names, bucket_stream
+from ironflow.triggers import INVOKED
 
 JETSTREAM = "$JS.API."
 
@@ -134,7 +135,8 @@ def worker(names: Names, *queues: str) -> Role:
         streams=(*pulls, *reads),
         hears=(names.every_cancel, names.ask_for_claims),
         answers=(names.worker_census, names.every_worker_ping),
-        never=(names.every_reserved_event,),
+        # Runs that are started, but for those that its own runs start and leave to themselves.
+        never=(names.event(INVOKED), names.every_longer_reserved_event),
     )
 
 

@@ -532,9 +532,10 @@ class Step(Protocol):
         ...
 
     def idempotency_key(self, name: str) -> str:
-        """Return a text that is unique per run and step and the same in every attempt.
+        """Return a text that is unique per run and step and the same in every attempt, also of a retried run.
 
-        Hand it to a payment provider or use it as a primary key, and doing the step twice has one effect.
+        Hand it to a payment provider or use it as a primary key, and doing the step twice has one effect. A step that
+        was undone, and that a retry of the run does again, has another one: its first effect is gone.
 
         Args:
             name: the step's name.

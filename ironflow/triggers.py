@@ -17,6 +17,13 @@ RESERVED_PREFIX = "ironflow."
 INVOKED = "ironflow.invoked"
 """The name of the event that a run sees which was started or invoked directly."""
 
+DETACHED = "ironflow.detached"
+"""Where workers publish such an event for a run that nobody waits for.
+
+What they start so has an id of its own kind, and they may not publish under the other name. So none of them can take
+the id of a run that a client is about to start.
+"""
+
 
 def is_reserved(name: str) -> bool:
     """Tell whether an event's name is Ironflow's own, so that nobody else publishes it and nobody waits for it."""

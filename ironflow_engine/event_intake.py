@@ -24,7 +24,7 @@ from ironflow_engine.facts import EventArrived, Fact, RunStarted
 from ironflow_engine.foresight import Foresight
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
-from ironflow_engine.matcher import Matcher
+from ironflow_engine.matcher import Matcher, may_say_what_it_starts
 from ironflow_engine.wait_store import WaitStore
 
 _log = structlog.get_logger("ironflow.engine")
@@ -88,7 +88,7 @@ class EventIntake(Intake):
         events: list[tuple[Delivery, EventRecord]] = []
         for delivery in batch:
             try:
-                events.append((delivery, decode_record(EventRecord, delivery.payload)))
+                events.append((delivery, self._as_allowed(delivery, decode_record(EventRecord, delivery.payload))))
             except SerializationError as error:
                 facts.append((delivery, [self._refuse_unreadable(delivery, error)]))
         if len(batch) > 1:
@@ -108,6 +108,12 @@ class EventIntake(Intake):
             arrivals = [_arrival(delivery, event, entry) for entry in entries]
             facts.append((delivery, [*starts, *arrivals]))
         return facts
+
+    def _as_allowed(self, delivery: Delivery, event: EventRecord) -> EventRecord:
+        if not event.target or may_say_what_it_starts(event, _name_in(delivery.subject)):
+            return event
+        _log.warning("an event may not say which function it starts", event=event.id, subject=delivery.subject)
+        return msgspec.structs.replace(event, target="")
 
     async def _what_is_sure(self, delivery: Delivery, event: EventRecord) -> tuple[Delivery, list[Fact]]:
         self._company = asyncio.Event()
@@ -170,7 +176,7 @@ class EventIntake(Intake):
     def _refuse_unreadable(self, delivery: Delivery, error: SerializationError) -> RunStarted:
         """Return the start of a run that fails at once, so that the event shows; our own clients publish none."""
         self.unreadable(delivery, error)
-        name = ".".join(delivery.subject.split(".")[2:])
+        name = _name_in(delivery.subject)
         event = EventRecord(id=f"unreadable:{delivery.sequence}", name=name, time=to_iso(delivery.time_ms))
         return RunStarted(
             run=run_id("", event.id),
@@ -191,6 +197,10 @@ class EventIntake(Intake):
             message=f"the event is {size:,} bytes, and at most {room:,} fit into a task on this server",
         )
         return [msgspec.structs.replace(start, refusal=refusal) for start in starts]
+
+
+def _name_in(subject: str) -> str:
+    return ".".join(subject.split(".")[2:])
 
 
 def _arrival(delivery: Delivery, event: EventRecord, entry: WaitEntry, *, hasty: bool = False) -> EventArrived:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ironflow.names import run_id
+from ironflow.names import is_detached_event_id, run_id
 from ironflow.records import EventRecord, FunctionRecord
-from ironflow.triggers import matches
+from ironflow.triggers import DETACHED, INVOKED, matches
 from ironflow_engine.facts import RunStarted
 
 
@@ -57,3 +57,19 @@ class Matcher:
             )
             for function_id, function in wanted
         ]
+
+
+def may_say_what_it_starts(event: EventRecord, published_as: str) -> bool:
+    """Tell whether an event may name the one function that it starts.
+
+    Whoever may publish any event at all could start anything otherwise, under the id of a run that somebody else is
+    about to start.
+
+    Args:
+        event: the event.
+        published_as: the name by which its subject calls it.
+
+    """
+    if published_as == DETACHED:
+        return event.parent is None and is_detached_event_id(event.id)
+    return published_as == INVOKED

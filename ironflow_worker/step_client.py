@@ -32,7 +32,7 @@ from ironflow.records import NULL, ClosedRecord, EventRecord, OnTimeout, StepKin
 from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
 from ironflow.telemetry.tracing import passed_on
-from ironflow.triggers import check_event_name
+from ironflow.triggers import DETACHED, check_event_name
 from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
@@ -563,7 +563,8 @@ class StepClient(Step):
         """Publish an event and return what is recorded of that: the event, where nothing else is wanted."""
         tools = self._tools
         payload = encode_record(passed_on(record))
-        publication = Publication(subject=tools.names.event(record.name), payload=payload, message_id=record.id)
+        name = DETACHED if record.target else record.name
+        publication = Publication(subject=tools.names.event(name), payload=payload, message_id=record.id)
         try:
             # The event's id makes a second publish harmless.
             await tools.patiently(lambda: tools.broker.publish(publication))

@@ -14,8 +14,9 @@ from ironflow import Context, Function, InvokeError, Step, StepError
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, StorageFull, Unavailable
 from ironflow.codec import decode_record, encode_record, encode_value
-from ironflow.names import detached_event_id, invoke_event_id, run_id
+from ironflow.names import detached_event_id, invoke_event_id, run_id, start_event_id
 from ironflow.records import EventRecord, ParentLink
+from ironflow.triggers import INVOKED
 from tests.support.inprocess import System, is_of_duties, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -293,6 +294,32 @@ async def test_an_event_that_claims_somebody_elses_step_changes_nothing(lie: str
         assert second.id == later
         assert [await run.result("1h") for run in (first, second)] == [7, 7]
         assert len([run async for run in system.client.runs()]) == 4
+
+
+@pytest.mark.parametrize(
+    ("published_as", "event_id", "starts"),
+    [
+        ("ironflow.invoked", start_event_id("child", "mine"), True),
+        ("ironflow.detached", detached_event_id("r", "s"), True),
+        ("ironflow.detached", start_event_id("child", "mine"), False),
+        ("ironflow.detached", "e-1", False),
+        ("ironflow.other", detached_event_id("r", "s"), False),
+        ("order.placed", detached_event_id("r", "s"), False),
+        ("order.placed", start_event_id("child", "mine"), False),
+    ],
+)
+async def test_only_under_names_of_ours_an_event_says_what_it_starts(
+    published_as: str,
+    event_id: str,
+    starts: bool,  # noqa: FBT001
+) -> None:
+    event = EventRecord(id=event_id, name=INVOKED, time="", data=msgspec.Raw(b"7"), target="child")
+    async with running_system(child) as system:
+        await system.client.broker.publish(
+            Publication(subject=system.names.event(published_as), payload=encode_record(event), message_id=event_id)
+        )
+        await asyncio.sleep(60)
+        assert len([each async for each in system.client.runs()]) == starts
 
 
 async def test_an_event_that_takes_the_place_of_one_without_a_parent_link_starts_nothing_twice() -> None:

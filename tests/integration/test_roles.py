@@ -80,6 +80,12 @@ async def publishes_in_a_step(secured: Secured) -> None:
         assert await (await client.start("late-waiter", {"n": 1})).result("20s") is True
 
 
+async def starts_a_run_and_leaves_it(secured: Secured) -> None:
+    async with secured.client("publisher") as client:
+        started = await (await client.start("delegates")).result("20s")
+        assert await client.run(started).result("20s") == "awake"
+
+
 async def retries(secured: Secured) -> None:
     async with secured.client("publisher") as client:
         assert await (await client.start("flaky")).result("20s") == 3
@@ -150,6 +156,7 @@ ALLOWED: tuple[tuple[str, str, Callable[[Secured], Awaitable[None]]], ...] = (
     ("publisher", "publish events, start runs, wait for results, look at their steps", publishes_and_waits),
     ("worker", "run steps, and sleep", sleeps),
     ("worker", "publish events in steps, and wait for events", publishes_in_a_step),
+    ("worker", "start runs that nobody waits for", starts_a_run_and_leaves_it),
     ("worker", "fail and retry", retries),
     ("worker", "append many records at once", appends_many_at_once),
     ("worker", "work on its queue beside those of others", works_on_its_own_queue),

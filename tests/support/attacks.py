@@ -326,7 +326,8 @@ async def publish_tasks(a: Attacker) -> None:
 
 
 async def publish_reserved_events(a: Attacker) -> None:
-    await a.send(a.names.event("ironflow.invoked"))
+    for name in ("ironflow.invoked", "ironflow.invoked.more", "ironflow.detached.more"):
+        await a.send(a.names.event(name))
 
 
 async def say_what_the_engine_says(a: Attacker) -> None:

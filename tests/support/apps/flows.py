@@ -174,6 +174,12 @@ async def patient(ctx: Context[str]) -> str:
     return str(event.data["says"])
 
 
+@ironflow.function(id="delegates", queue="orders")
+async def delegates(ctx: Context) -> str:
+    """Start a run of another function, and leave it to itself."""
+    return await ctx.step.invoke_async(sleeper, 0.1)
+
+
 @ironflow.function(id="parent", queue="orders")
 async def parent(ctx: Context[float]) -> str:
     """Wait for a child that sleeps."""
