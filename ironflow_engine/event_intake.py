@@ -142,8 +142,9 @@ class EventIntake(Intake):
 
     async def _other_arrivals(self, delivery: Delivery, event: EventRecord, found: Sequence[Fact]) -> list[Fact]:
         tried = {(fact.run, fact.entry.step) for fact in found if isinstance(fact, EventArrived)}
-        # What had an effect is over.
-        over = {wait for wait in tried if not self._waits.is_remembered(*wait)}
+        # What had an effect is over, although a server that lags may still show it. What is merely not remembered any
+        # more may be open.
+        over = {wait for wait in tried if self._waits.is_over(*wait)}
         (entries,) = await self._waits.matching([event])
         return [_arrival(delivery, event, entry) for entry in entries if (entry.run, entry.step) not in over]
 

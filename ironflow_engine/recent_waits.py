@@ -1,4 +1,7 @@
-"""Waits that this engine has registered lately, so that an event for one of them need not ask for it."""
+"""Waits that this engine has registered lately, so that an event for one of them need not ask for it.
+
+What is not here may be open all the same: it has made room for others. So which waits are over is kept apart.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class RecentWaits:
     """Some of the open waits, and perhaps some that are not open any more: whoever finds one asks the run's state.
 
     Args:
-        most: how many of them.
+        most: how many of them, and of those that have ended here.
 
     """
 
@@ -23,6 +26,7 @@ class RecentWaits:
         self._most = most
         self._places: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._waits: dict[str, dict[tuple[str, str], WaitEntry]] = {}
+        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def keep(self, place: str, entry: WaitEntry) -> None:
         """Keep a wait.
@@ -33,23 +37,29 @@ class RecentWaits:
 
         """
         which = entry.run, entry.step
-        self.drop(*which)
+        self._drop(which)
         self._places[which] = place
         self._waits.setdefault(place, {})[which] = entry
         if len(self._places) > self._most:
-            self.drop(*next(iter(self._places)))
+            self._drop(next(iter(self._places)))
 
-    def has(self, run: str, step: str) -> bool:
-        """Tell whether a wait is here."""
-        return (run, step) in self._places
+    def end(self, run: str, step: str) -> None:
+        """Forget a wait, if it is here, and note that it is over, which it stays."""
+        self._drop((run, step))
+        self._ended[run, step] = None
+        if len(self._ended) > self._most:
+            self._ended.popitem(last=False)
 
-    def drop(self, run: str, step: str) -> None:
-        """Forget a wait, if it is here."""
-        place = self._places.pop((run, step), None)
+    def has_ended(self, run: str, step: str) -> bool:
+        """Tell whether a wait is known to be over; of one that ended long ago it is not."""
+        return (run, step) in self._ended
+
+    def _drop(self, which: tuple[str, str]) -> None:
+        place = self._places.pop(which, None)
         if place is None:
             return
         waits = self._waits[place]
-        del waits[run, step]
+        del waits[which]
         if not waits:
             del self._waits[place]
 

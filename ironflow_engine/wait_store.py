@@ -80,9 +80,9 @@ class WaitStore:
         """Return waits that an event matches, as far as this engine knows them; they may be over by now."""
         return self._recent.at(self._filters(event, self._paths.get(event.name, set())))
 
-    def is_remembered(self, run: str, step: str) -> bool:
-        """Tell whether this engine knows of a wait that may be open."""
-        return self._recent.has(run, step)
+    def is_over(self, run: str, step: str) -> bool:
+        """Tell whether this engine itself has forgotten a wait lately; none comes back after that."""
+        return self._recent.has_ended(run, step)
 
     async def matching(self, events: Sequence[EventRecord]) -> list[list[WaitEntry]]:
         """Return the waits that each event matches, in the order in which they were recorded.
@@ -106,7 +106,7 @@ class WaitStore:
     async def forget(self, waits: Mapping[tuple[str, str], WaitRecord]) -> dict[str, BrokerError]:
         """Have no event find these waits, by run and step, any more; return the runs of those that stay, and why."""
         for run, step in waits:
-            self._recent.drop(run, step)
+            self._recent.end(run, step)
         purges = (self._purge(self._key(run, step, wait)) for (run, step), wait in waits.items())
         outcomes = zip(waits, await asyncio.gather(*purges), strict=True)
         return {run: failure for (run, _), failure in outcomes if failure is not None}

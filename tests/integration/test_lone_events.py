@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
 import pytest
 
 import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, Stage
-from ironflow.broker.protocol import BrokerError, Publication, Stored
+from ironflow.broker.protocol import BrokerError, Publication, Stored, StoredMessage
 from ironflow.handles import RunHandle
+from ironflow_engine import wait_store
+from ironflow_engine.recent_waits import RecentWaits
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -115,3 +118,40 @@ async def test_it_starts_a_function_too_that_its_engine_does_not_know_yet() -> N
         await asyncio.sleep(1)
         (started,) = [each async for each in system.client.runs(function="starts")]
         assert await started.result() == {"key": 1}
+
+
+async def test_it_ends_its_wait_also_where_another_wait_takes_that_ones_place_in_memory_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = asyncio.Event()
+
+    @ironflow.function(id="both")
+    async def both(ctx: Context) -> object:
+        wait = partial(ctx.step.wait_for_event, match="key", timeout="1h", on_timeout="none")
+        ended = await asyncio.gather(wait("first", event="go"), wait("second", event="other"))
+        return [event is not None for event in ended]
+
+    @ironflow.function(id="later")
+    async def later(ctx: Context) -> object:
+        await ctx.step.run("body", released.wait)
+        return await ctx.step.wait_for_event("w", event="never", timeout="1h", on_timeout="none")
+
+    monkeypatch.setattr(wait_store, "RecentWaits", partial(RecentWaits, most=2))
+    async with running_system(both, later) as system:
+        run = await system.client.start(both, {"key": 1})
+        await system.client.start(later)
+        await asyncio.sleep(1)
+        read = LocalBroker.last
+
+        async def read_slowly(broker: LocalBroker, stream: str, subject: str) -> StoredMessage | None:
+            if subject == system.names.run_key(run.id) and not released.is_set():
+                released.set()
+                await asyncio.sleep(1)  # long enough for the other run to wait
+            return await read(broker, stream, subject)
+
+        monkeypatch.setattr(LocalBroker, "last", read_slowly)
+        await system.client.publish("go", {"key": 1})
+        await asyncio.sleep(5)
+        assert released.is_set()
+        await system.client.publish("other", {"key": 1})
+        assert await run.result("2h") == [True, True]

@@ -1,4 +1,4 @@
-"""Waits that an engine remembers: found by their place, bounded, and forgotten."""
+"""Waits that an engine remembers: found by their place, bounded, and ended."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_waits_are_found_at_their_places_in_the_order_in_which_they_were_recorde
     assert [found.run for found in waits.at(["x.1", "x.2", "nowhere"])] == ["early", "late"]
 
 
-def test_a_dropped_wait_is_not_found_and_others_at_its_place_are() -> None:
+def test_a_wait_that_has_ended_is_not_found_and_others_at_its_place_are() -> None:
     waits = RecentWaits()
     waits.keep("x", entry("a", "one", 1))
     waits.keep("x", entry("a", "two", 2))
-    waits.drop("a", "one")
-    waits.drop("a", "one")
-    waits.drop("never", "there")
+    waits.end("a", "one")
+    waits.end("a", "one")
+    waits.end("never", "there")
     assert [found.step for found in waits.at(["x"])] == ["two"]
 
 
@@ -41,3 +41,19 @@ def test_the_ones_that_were_kept_first_make_room() -> None:
     for number in range(3):
         waits.keep("x", entry(f"run-{number}", sequence=number))
     assert [found.run for found in waits.at(["x"])] == ["run-1", "run-2"]
+
+
+def test_a_wait_that_has_made_room_has_not_ended() -> None:
+    waits = RecentWaits(most=1)
+    waits.keep("x", entry("first"))
+    waits.keep("x", entry("second"))
+    waits.end("second", "go")
+    assert not waits.has_ended("first", "go")
+    assert waits.has_ended("second", "go")
+
+
+def test_those_that_ended_last_are_known_to_be_over() -> None:
+    waits = RecentWaits(most=2)
+    for number in range(3):
+        waits.end(f"run-{number}", "go")
+    assert [waits.has_ended(f"run-{number}", "go") for number in range(3)] == [False, True, True]
