@@ -149,7 +149,9 @@ class Engine:
         self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
-        self.reconciler = Reconciler(broker, names, conductor, self._read_model, duty, self._settings.sweep_seconds)
+        self.reconciler = Reconciler(
+            broker, names, conductor, self._read_model, terminator, duty, self._settings.sweep_seconds
+        )
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
         self._takeover = Takeover(broker, names, duty, self.metrics)
         census = Census(broker, names)

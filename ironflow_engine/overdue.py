@@ -8,7 +8,8 @@ from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
 from ironflow.names import mark, parse_journal
 from ironflow.records import RunState, StepRecord
-from ironflow_engine.facts import Fact, SleptOut, TryRecorded, WaitRecorded, Woken
+from ironflow_engine.event_waits import has_timed_out
+from ironflow_engine.facts import Fact, SleptOut, TryRecorded, WaitRecorded, WaitTimedOut, Woken
 from ironflow_engine.journal_intake import read_fact
 from ironflow_engine.timers import due_at
 
@@ -26,6 +27,7 @@ class RunJournal:
         self._open: dict[str, WaitRecorded | TryRecorded] = {}
         self._ended_at = 0
         self._slept_out: dict[str, int] = {}
+        self._fails_by: WaitTimedOut | None = None
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
         """Take in journal messages, in order.
@@ -45,7 +47,7 @@ class RunJournal:
                     ended = self._open.pop(address.step, None)
                     # What ends a back-off is its due record; the result of the step is the worker's own.
                     if isinstance(ended, WaitRecorded):
-                        self._note_end(decode_record(StepRecord, message.payload), message.sequence)
+                        self._note_end(ended, decode_record(StepRecord, message.payload), message.sequence)
                     elif ended is not None and address.kind == "due":
                         self._ended_at = message.sequence
                 case "closed":
@@ -63,6 +65,8 @@ class RunJournal:
         facts: list[Fact] = [fact for fact in self._open.values() if due_at(fact) <= now_ms]
         if self._state.live:
             return facts
+        if self._fails_by is not None:
+            return [*facts, self._fails_by]
         run, queue = self._state.id, self._state.queue
         facts += [
             SleptOut(run=run, queue=queue, by=by, sequence=sequence)
@@ -73,8 +77,13 @@ class RunJournal:
             facts.append(Woken(run=run, queue=queue, sequence=self._ended_at))
         return facts
 
-    def _note_end(self, end: StepRecord, sequence: int) -> None:
-        if end.slept_out:
+    def _note_end(self, wait: WaitRecorded, end: StepRecord, sequence: int) -> None:
+        if wait.record.on_timeout == "fail" and has_timed_out(self._state, wait.step):
+            # The run is to end for it: no pass gets beyond that, so it would be woken in vain.
+            self._fails_by = self._fails_by or WaitTimedOut(
+                run=wait.run, queue=wait.queue, step=wait.step, wait=wait.record, record=end
+            )
+        elif end.slept_out:
             self._slept_out[mark(end.token)] = sequence
         else:
             self._ended_at = sequence

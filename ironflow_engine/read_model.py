@@ -48,7 +48,7 @@ INSERT OR REPLACE INTO runs
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_VERSION = 3
+_VERSION = 4
 """Of the tables; a file with others is made anew."""
 _TABLES = frozenset({"runs", "position"})
 _APPLICATION = int.from_bytes(b"Iron")
@@ -249,13 +249,21 @@ def _row(message: StoredMessage) -> tuple[object, ...]:
         state.function,
         state.status,
         state.started_at,
-        state.due_ms or None,
+        due_of(state) or None,
         deadline_of(state) or None,
         message.time_ms if state.live else None,
         state.finished_at if state.status in TERMINAL else None,
         message.sequence,
         message.payload,
     )
+
+
+def due_of(state: RunState) -> int:
+    """Return when the first thing that a run rests for is over, in server time; 0 where that is not known."""
+    if state.status == "waiting" and not (state.live or state.due_ms or state.has_children):
+        # Whatever it may rest for but a child has its time: so it was to be ended, and somebody died over that.
+        return state.started_at
+    return state.due_ms
 
 
 def deadline_of(state: RunState) -> int:

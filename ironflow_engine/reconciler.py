@@ -27,6 +27,7 @@ from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, StateReview
 from ironflow_engine.fullness import stored_in
 from ironflow_engine.overdue import RunJournal
 from ironflow_engine.read_model import ReadModel
+from ironflow_engine.terminator import Terminator
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -52,6 +53,7 @@ class Reconciler:
         names: the namespace.
         conductor: applies the facts.
         read_model: finds the runs.
+        terminator: ends those that a wait was to end.
         duty: has one engine at a time do it.
         every_seconds: how long it rests between two sweeps.
 
@@ -63,6 +65,7 @@ class Reconciler:
         names: Names,
         conductor: Conductor,
         read_model: ReadModel,
+        terminator: Terminator,
         duty: Duty,
         every_seconds: float = SWEEP_SECONDS,
     ) -> None:
@@ -71,6 +74,7 @@ class Reconciler:
         self._names = names
         self._conductor = conductor
         self._read_model = read_model
+        self._terminator = terminator
         self._duty = duty
         self._looked_at_ms = 0
         self._ack_floors: dict[tuple[str, str], int] = {}
@@ -109,6 +113,7 @@ class Reconciler:
         runs = {fact.run for fact in found}
         _log.warning("runs were overdue and go on", runs=len(runs), facts=len(found), such_as=min(runs))
         failures = await self._conductor.apply(found)
+        failures |= await self._terminator.end_timed_out([fact for fact in found if fact.run not in failures])
         self._conductor.metrics.reconciled.inc(len(runs - failures.keys()))
         return len(runs - failures.keys())
 

@@ -1,20 +1,20 @@
-"""Ends runs from outside: by a cancel, or because they took too long."""
+"""Ends runs from outside: by a cancel, or because they or a wait of theirs took too long."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, MessageTooLarge
 from ironflow.codec import decode_record
 from ironflow.journal import Appended, Journal
-from ironflow.names import Names
+from ironflow.names import Names, parse_step_key
 from ironflow.records import Ending, ErrorRecord, EventRecord, InputRecord, OutcomeRecord, RunState, StepRecord
 from ironflow_engine import epochs
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.event_waits import has_ending
-from ironflow_engine.facts import OutcomeRecorded
+from ironflow_engine.event_waits import has_ending, has_timed_out
+from ironflow_engine.facts import Fact, OutcomeRecorded, WaitTimedOut
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.triggering_event import event_in_stream, recorded_event
 
@@ -92,6 +92,30 @@ class Terminator:
             await self._fold(state, outcome.number, must=True)
         msg = f"run {run} could not be ended: its passes kept ending first"
         raise Ambiguous(msg)
+
+    async def end_timed_out(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
+        """Fail the runs of which a wait has timed out that means their end.
+
+        Args:
+            facts: what happened, and has been applied.
+
+        Returns:
+            The runs that could not be ended, and why.
+
+        """
+        failures: dict[str, BrokerError] = {}
+        ends = [fact for fact in facts if isinstance(fact, WaitTimedOut) and fact.wait.on_timeout == "fail"]
+        versions = await self._store.load_all([fact.run for fact in ends])
+        for fact, version in zip(ends, versions, strict=True):
+            try:
+                if isinstance(version, BrokerError):
+                    raise version
+                if version.state is not None and has_timed_out(version.state, fact.step):
+                    _, epoch = parse_step_key(fact.step)
+                    await self.end(fact.run, "failed", fact.record.error, compensate=True, epoch=epoch)
+            except BrokerError as error:
+                failures[fact.run] = error
+        return failures
 
     async def _outcome(
         self, state: RunState, ending: Ending, error: ErrorRecord | None, token: str, *, compensate: bool

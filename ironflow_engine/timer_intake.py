@@ -12,7 +12,7 @@ from ironflow.codec import decode_record
 from ironflow.durations import format_milliseconds
 from ironflow.errors import RunTimeoutError, SerializationError, WaitTimeoutError
 from ironflow.journal import Appended, Journal
-from ironflow.names import ENGINE_CONSUMER, Names, mark, parse_step_key
+from ironflow.names import ENGINE_CONSUMER, Names, mark
 from ironflow.records import (
     TERMINAL,
     DueRecord,
@@ -30,7 +30,6 @@ from ironflow_engine import epochs, sleeps
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import TIMER_LEAD_MS
-from ironflow_engine.event_waits import has_timed_out
 from ironflow_engine.facts import Fact, SleepNearsEnd, SleptOut, StateReviewed, WaitTimedOut, Woken
 from ironflow_engine.intake import TRY_AGAIN_SECONDS, Intake
 from ironflow_engine.run_store import RunStore, Version
@@ -200,19 +199,7 @@ class TimerIntake(Intake):
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         """Fail the runs of which a wait has timed out that means their end."""
-        failures: dict[str, BrokerError] = {}
-        ends = [fact for fact in facts if isinstance(fact, WaitTimedOut) and fact.wait.on_timeout == "fail"]
-        versions = await self._store.load_all([fact.run for fact in ends])
-        for fact, version in zip(ends, versions, strict=True):
-            try:
-                if isinstance(version, BrokerError):
-                    raise version
-                if version.state is not None and has_timed_out(version.state, fact.step):
-                    _, epoch = parse_step_key(fact.step)
-                    await self._terminator.end(fact.run, "failed", fact.record.error, compensate=True, epoch=epoch)
-            except BrokerError as error:
-                failures[fact.run] = error
-        return failures
+        return await self._terminator.end_timed_out(facts)
 
     async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[_Timer]]:
         """Return the timers that are due, and the early ones."""

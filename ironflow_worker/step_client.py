@@ -154,6 +154,9 @@ class StepClient(Step):
         )
         if record.status == "failed" and on_timeout == "fail" and is_timeout(record):
             # The engine ends the run for it; what the handler would make of it does not count any more.
+            if not self._current.unwinds:
+                # It may have died over that: then others see by the time that the run is overdue.
+                self._current.note_due(self._current.memo.due_ms(call.key))
             with self._current.at_work():
                 await self._current.wait()
         return wanted.result(record, self._current.memo.recorded_at(call.key))

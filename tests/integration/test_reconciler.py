@@ -6,11 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import ironflow
 from ironflow import Context, Retry, Step
 from ironflow.broker.local import Stage
-from ironflow.broker.protocol import BrokerError, StorageFull
+from ironflow.broker.protocol import BrokerError, Publication, StorageFull, Unavailable
+from ironflow.codec import encode_record
 from ironflow.handles import RunHandle
 from tests.support.inprocess import System, running_system
 
@@ -186,6 +188,83 @@ async def test_a_wait_for_an_event_times_out_without_its_timer() -> None:
         await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS
         assert await run.result() == "nothing"
+
+
+def dies_ending_runs(system: System) -> asyncio.Event:
+    """Have the engine die before it records how a run has ended, and all timers with it; return what tells of that."""
+    dead = asyncio.Event()
+
+    def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        if (stage, verb) != ("before", "publish") or ".outcome." not in subject:
+            return None
+        system.server.interceptor = None
+        (engine,) = system.engines
+        system.cut_off(engine)
+        system.soon(engine.stop(), purge(system, system.names.all_shards[0].timers))
+        dead.set()
+        return Unavailable("killed")
+
+    system.server.interceptor = strike
+    return dead
+
+
+async def test_a_run_whose_wait_timed_out_fails_although_its_engine_died_before_it_had_ended_it() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.wait_for_event("approval", event="approved", timeout="1m")
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(50)
+        await dies_ending_runs(system).wait()
+        await system.add_engine()
+        assert await seconds_of(run) <= WITHIN_SECONDS
+        error = (await run.state()).error
+        assert error is not None
+        assert (error.type, error.message) == ("WaitTimeoutError", "waitForEvent timed out")
+        assert await system.subjects("outcome", run) == ["outcome.0", "outcome.1"]
+
+
+@pytest.mark.parametrize("timeout", ["1h", None])
+async def test_a_run_whose_wait_timed_out_fails_also_where_another_pass_came_first(timeout: str | None) -> None:
+    @ironflow.function(id="child")
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("nap", "3h")
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        async def wakes() -> None:
+            await ctx.step.wait_for_event("first", event="first", timeout="1h")
+            await ctx.step.invoke(child, timeout=timeout)
+
+        await asyncio.gather(ctx.step.wait_for_event("approval", event="approved", timeout="1m"), wakes())
+
+    async with running_system(f, child) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(50)
+        await dies_ending_runs(system).wait()
+        await system.add_engine()
+        await system.client.publish("first")
+        assert await seconds_of(run) <= WITHIN_SECONDS
+        error = (await run.state()).error
+        assert error is not None
+        assert error.type == "WaitTimeoutError"
+
+
+async def test_a_run_that_rests_although_it_waits_for_nothing_is_looked_at_too() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.wait_for_event("approval", event="approved", timeout="1m")
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(50)
+        await dies_ending_runs(system).wait()
+        # As a pass of an earlier version left it that had found the time-out.
+        state = replace(await system.run_state(run.id), due_ms=0)
+        await system.broker.publish(Publication(subject=system.names.run_key(run.id), payload=encode_record(state)))
+        await system.add_engine()
+        assert await seconds_of(run) <= WITHIN_SECONDS
 
 
 async def test_a_load_whose_tasks_and_timers_are_all_lost_again_and_again_completes() -> None:
