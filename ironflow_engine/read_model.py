@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -21,6 +22,9 @@ from ironflow.names import Names, bucket_stream
 from ironflow.records import TERMINAL, PurgedRuns, RunState
 
 _log = structlog.get_logger("ironflow.engine")
+
+Moment: TypeAlias = tuple[int, str]
+"""A time, and the id of a run: many may share the time."""
 
 _MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
@@ -157,35 +161,38 @@ class ReadModel:
         )
         return [decode_record(RunState, row[0]) for row in rows]
 
-    def overdue(self, before_ms: int, limit: int) -> list[RunState]:
-        """Return runs that rest although a wait of them was over before that time, those that are latest first."""
-        return self._select("due_ms < ? ORDER BY due_ms", before_ms, limit)
+    def overdue(self, before_ms: int, after: Moment, limit: int) -> list[tuple[int, RunState]]:
+        """Return runs that rest although a wait of them was over before a time, and when, those that are latest first.
 
-    def overtime(self, before_ms: int, limit: int) -> list[RunState]:
-        """Return runs that go on although they should have ended before that time."""
-        return self._select("deadline_ms < ? ORDER BY deadline_ms", before_ms, limit)
+        Args:
+            before_ms: that time.
+            after: behind which run to begin: when it was due, and its id.
+            limit: how many at the most.
 
-    def live(self, before_ms: int, after_ms: int, limit: int) -> list[tuple[int, RunState]]:
-        """Return runs with a pass under way whose states were stored between those times, and when, in order."""
-        rows = self._database.execute(
-            "SELECT live_since_ms, state FROM runs WHERE live_since_ms < ? AND live_since_ms > ? "
-            "ORDER BY live_since_ms LIMIT ?",
-            (before_ms, after_ms, limit),
-        )
-        return [(since_ms, decode_record(RunState, state)) for since_ms, state in rows]
+        """
+        return self._select("due_ms", before_ms, after, limit)
+
+    def overtime(self, before_ms: int, after: Moment, limit: int) -> list[tuple[int, RunState]]:
+        """Return runs that go on although they should have ended before a time, and when; otherwise as above."""
+        return self._select("deadline_ms", before_ms, after, limit)
+
+    def live(self, before_ms: int, after: Moment, limit: int) -> list[tuple[int, RunState]]:
+        """Return runs with a pass under way whose states were stored before a time, and when; otherwise as above."""
+        return self._select("live_since_ms", before_ms, after, limit)
 
     def count_live(self) -> int:
         """Return how many runs have a pass under way."""
         return int(self._database.execute("SELECT count(*) FROM runs WHERE live_since_ms IS NOT NULL").fetchone()[0])
 
-    def _select(self, condition: str, before_ms: int, limit: int) -> list[RunState]:
+    def _select(self, column: str, before_ms: int, after: Moment, limit: int) -> list[tuple[int, RunState]]:
         rows = self._database.execute(
-            f"SELECT state FROM runs WHERE {condition} LIMIT ?",  # noqa: S608 - only our own texts
-            (before_ms, limit),
+            f"SELECT {column}, state FROM runs WHERE {column} < ? AND ({column}, id) > (?, ?) "  # noqa: S608 - only our own texts
+            f"ORDER BY {column}, id LIMIT ?",
+            (before_ms, *after, limit),
         )
-        return [decode_record(RunState, row[0]) for row in rows]
+        return [(time_ms, decode_record(RunState, state)) for time_ms, state in rows]
 
-    def finished(self, before_ms: int, after: tuple[int, str], limit: int) -> list[tuple[int, RunState]]:
+    def finished(self, before_ms: int, after: Moment, limit: int) -> list[tuple[int, RunState]]:
         """Return runs that ended before a time, with their revisions, in order, that come after a run in that order."""
         rows = self._database.execute(
             "SELECT revision, state FROM runs WHERE finished_ms < ? AND (finished_ms, id) > (?, ?) "

@@ -5,7 +5,8 @@ has no room stays stuck until it restarts, and someone may purge a stream. What 
 state and its journal, though. So the reconciler applies the facts again that should have had an effect, and the
 reducer yields their commands again.
 
-It costs what is overdue, and not what rests: the read model knows when each run is due.
+It costs what is overdue, and not what rests: the read model knows when each run is due. Where that is too much for one
+sweep, each run has its turn: about those that stand first there may be nothing to do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ironflow_engine.fullness import stored_in
 from ironflow_engine.overdue import RunJournal
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.terminator import Terminator
+from ironflow_engine.turns import Turns
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -39,6 +41,7 @@ GRACE_MS = 4_000
 LIVE_MS = 12_000
 """How long a pass may be under way without anybody asking whether its task is still there."""
 _MOST = 1_000
+"""So many runs of a kind are looked at in one sweep."""
 _MOST_UNSUSPICIOUS = 50
 _AT_A_TIME = 32
 
@@ -76,7 +79,8 @@ class Reconciler:
         self._read_model = read_model
         self._terminator = terminator
         self._duty = duty
-        self._looked_at_ms = 0
+        self._overdue, self._overtime = Turns(read_model.overdue), Turns(read_model.overtime)
+        self._under_way = Turns(read_model.live)
         self._ack_floors: dict[tuple[str, str], int] = {}
 
     async def run(self) -> None:
@@ -101,8 +105,8 @@ class Reconciler:
         self._ack_floors.clear()
         await self._read_model.catch_up()
         now_ms = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
-        resting = self._read_model.overdue(now_ms - GRACE_MS, _MOST)
-        overtime = self._read_model.overtime(now_ms - GRACE_MS, _MOST)
+        resting = self._overdue.take(now_ms - GRACE_MS, _MOST)
+        overtime = self._overtime.take(now_ms - GRACE_MS, _MOST)
         found = [
             *await self._each(resting, lambda state: self._of_resting(state, now_ms)),
             *(StateReviewed(run=state.id, queue=state.queue, number=-1) for state in overtime),
@@ -118,14 +122,10 @@ class Reconciler:
         return len(runs - failures.keys())
 
     async def _live(self, now_ms: int) -> list[RunState]:
-        """Return runs whose task may be missing; few, in turns, where there are as many tasks as there should be."""
+        """Return runs whose task may be missing; few, where there are as many tasks as there should be."""
         tasks = await stored_in(self._broker, (shard.tasks for shard in self._names.all_shards))
         suspicious = self._read_model.count_live() > tasks
-        found = self._read_model.live(
-            now_ms - LIVE_MS, 0 if suspicious else self._looked_at_ms, _MOST if suspicious else _MOST_UNSUSPICIOUS
-        )
-        self._looked_at_ms = found[-1][0] if found and not suspicious else 0
-        return [state for _, state in found]
+        return self._under_way.take(now_ms - LIVE_MS, _MOST if suspicious else _MOST_UNSUSPICIOUS)
 
     async def _each(self, states: list[RunState], look: _Look) -> list[Fact]:
         slots = asyncio.Semaphore(_AT_A_TIME)

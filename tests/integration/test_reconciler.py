@@ -14,6 +14,7 @@ from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, Unavailable
 from ironflow.codec import encode_record
 from ironflow.handles import RunHandle
+from ironflow_engine import reconciler
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -265,6 +266,52 @@ async def test_a_run_that_rests_although_it_waits_for_nothing_is_looked_at_too()
         await system.broker.publish(Publication(subject=system.names.run_key(run.id), payload=encode_record(state)))
         await system.add_engine()
         assert await seconds_of(run) <= WITHIN_SECONDS
+
+
+async def test_a_task_that_is_lost_is_published_again_however_many_older_runs_are_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconciler, "_MOST", 10)
+
+    @ironflow.function(id="slow", queue="slow")
+    async def slow(ctx: Context) -> None:
+        await ctx.step.run("work", asyncio.sleep, 3_600)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None: ...
+
+    async with running_system(slow, f, workers=0) as system:
+        await system.add_worker("slow", concurrency=1)
+        await (await system.add_worker("default", functions=("f",))).stop()
+        for _ in range(35):
+            await system.client.start(slow)
+        await asyncio.sleep(20)
+        run = await system.client.start(f)
+        await asyncio.sleep(1)
+        assert await system.broker.purge(system.names.all_shards[0].tasks, system.names.tasks_of_run("default", run.id))
+        await system.add_worker("default", functions=("f",))
+        assert await seconds_of(run) <= WITHIN_SECONDS + 3 * reconciler.SWEEP_SECONDS
+
+
+async def test_a_sleep_whose_timer_is_lost_ends_however_many_runs_are_overdue_that_nothing_can_be_done_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconciler, "_MOST", 10)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", 60)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.all_shards[0].timers)
+        for number in range(35):
+            state = replace(await system.run_state(run.id), id=f"nothing-recorded-{number}", due_ms=1)
+            await system.broker.publish(
+                Publication(subject=system.names.run_key(state.id), payload=encode_record(state))
+            )
+        assert await seconds_of(run) <= 50 + WITHIN_SECONDS + 3 * reconciler.SWEEP_SECONDS
 
 
 async def test_a_load_whose_tasks_and_timers_are_all_lost_again_and_again_completes() -> None:

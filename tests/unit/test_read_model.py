@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.protocol import Publication, StoredMessage
@@ -65,6 +65,10 @@ async def delete(broker: LocalBroker, number: int, **runs: int) -> None:
         await broker.purge(bucket_stream(NAMES.runs_bucket), NAMES.run_key(run))
     record = PurgedRuns(number=number, runs=runs)
     await broker.publish(Publication(subject=NAMES.purged_key(number), payload=encode_record(record)))
+
+
+def places(found: list[tuple[int, RunState]]) -> list[tuple[int, str]]:
+    return [(time_ms, run.id) for time_ms, run in found]
 
 
 def ids(model: ReadModel, query: RunQuery) -> list[str]:
@@ -271,9 +275,42 @@ async def test_who_has_missed_what_was_deleted_reads_all_anew(broker: LocalBroke
     assert ids(model, RunQuery()) == ["d"]
 
 
+async def test_runs_that_are_due_are_found_in_order_and_from_one_on_also_among_those_of_the_same_time(
+    broker: LocalBroker, model: ReadModel
+) -> None:
+    resting = [replace(state(run, "waiting"), live=False, due_ms=due) for run, due in (("a", 30), ("c", 10), ("b", 10))]
+    late = [replace(state(run, "waiting", at=at), timeout_ms=5) for run, at in (("d", 3), ("f", 2), ("e", 2))]
+    await write(broker, *resting, *late)
+    await model.catch_up()
+    assert places(model.overdue(31, (0, ""), 9)) == [(10, "b"), (10, "c"), (30, "a")]
+    assert places(model.overdue(30, (10, "b"), 9)) == [(10, "c")]
+    assert places(model.overtime(9, (0, ""), 2)) == [(7, "e"), (7, "f")]
+    assert places(model.overtime(9, (7, "e"), 9)) == [(7, "f"), (8, "d")]
+
+
+async def test_live_runs_that_changed_at_the_same_time_are_all_found_one_page_after_the_other(
+    broker: LocalBroker, model: ReadModel
+) -> None:
+    await write(broker, *(state(run) for run in "abcde"))  # on a virtual clock that is one moment
+    await model.catch_up()
+    found: list[str] = []
+    after = (0, "")
+    while page := places(model.live(2**62, after, 2)):
+        found += [run for _, run in page]
+        after = page[-1]
+    assert found == [*"abcde"]
+
+
+async def test_a_run_that_rests_and_waits_for_nothing_is_overdue(broker: LocalBroker, model: ReadModel) -> None:
+    resting = replace(state("a", "waiting", at=5), live=False)
+    await write(broker, resting, replace(resting, id="b", has_children=True), replace(resting, id="c", due_ms=50))
+    await model.catch_up()
+    assert places(model.overdue(40, (0, ""), 9)) == [(5, "a")]
+
+
 async def test_finished_runs_are_found_in_the_order_of_their_ends(broker: LocalBroker, model: ReadModel) -> None:
-    ended = [msgspec.structs.replace(state(run, "failed"), finished_at=at) for run, at in (("a", 30), ("b", 10))]
-    await write(broker, *ended, state("c"), msgspec.structs.replace(state("d", "completed"), finished_at=10))
+    ended = [replace(state(run, "failed"), finished_at=at) for run, at in (("a", 30), ("b", 10))]
+    await write(broker, *ended, state("c"), replace(state("d", "completed"), finished_at=10))
     await model.catch_up()
     assert [(revision, run.id) for revision, run in model.finished(31, (0, ""), 9)] == [(2, "b"), (4, "d"), (1, "a")]
     assert [run.id for _, run in model.finished(30, (10, "b"), 9)] == ["d"]
