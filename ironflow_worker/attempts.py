@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ironflow.broker.protocol import MessageTooLarge
 from ironflow.codec import decode_record, decode_value, encode_value
@@ -14,7 +15,7 @@ from ironflow.errors import PayloadTooLargeError
 from ironflow.journal import Appended
 from ironflow.limits import Limits, check_payload
 from ironflow.names import Scope
-from ironflow.records import StepKind, StepRecord, TryRecord
+from ironflow.records import ErrorRecord, StepKind, StepRecord, TryRecord
 from ironflow.retry import RetryPolicy
 from ironflow.telemetry.tracing import span
 from ironflow_worker.bodies import inside_of
@@ -99,6 +100,10 @@ class Attempt:
             return await self._record_failure(refused)
         self._count("completed")
         return standing
+
+    def give_up(self, error: ErrorRecord) -> Coroutine[Any, Any, Standing]:
+        """Record that the step has failed for good, in place of another attempt."""
+        return self._record(status="failed", error=replace(error, step=self._call.name, attempts=self._number))
 
     async def _traced(self, do: Callable[[], Awaitable[msgspec.Raw]]) -> msgspec.Raw:
         call, tools = self._call, self._tools

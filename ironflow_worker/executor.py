@@ -30,7 +30,16 @@ from ironflow_worker.memo import Losses, Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.naps import Naps
 from ironflow_worker.pass_tools import LeaseLost, PassTools, WorkerDrains
-from ironflow_worker.poison import MOST_LOSSES, is_suspect, pause_ms, unknown_function, unreadable, worker_lost
+from ironflow_worker.poison import (
+    MOST_LOSSES,
+    gives_up_undo,
+    is_given_up,
+    is_suspect,
+    pause_ms,
+    undo_lost,
+    unknown_function,
+    unreadable,
+)
 from ironflow_worker.presence import Presence
 from ironflow_worker.quarantine import Quarantine
 from ironflow_worker.recent_memos import RecentMemos
@@ -104,7 +113,7 @@ class Executor:
         self._quarantine = Quarantine()
         self._beginners = Beginners(monotonic)
         self._spans_wanted = is_wanted({})
-        self._dead_letters = DeadLetters(names, self._journal, metrics, make_token)
+        self._dead_letters = DeadLetters(broker, names, self._journal, metrics, make_token)
 
     async def execute(self, queue: str, delivery: Delivery, slot: Slot) -> None:
         """Execute a task to the end of its pass, or hand it back.
@@ -208,8 +217,8 @@ class Executor:
             return
         event = task.event or memo.event
         losses = memo.losses(task.number)
-        if losses.lost >= MOST_LOSSES:
-            await self._dead_letters.bury(queue, task.run, task.number, delivery, worker_lost(losses), event)
+        if is_given_up(task.mode, losses):
+            await self._dead_letters.give_up(queue, task, delivery, memo, losses)
             return
         pause = await self._pause_ms(queue, task, losses) if losses.lost else 0
         if pause:
@@ -231,7 +240,8 @@ class Executor:
             if delivery.delivered > 1:
                 running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
-            replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot))
+            lost = undo_lost(losses) if gives_up_undo(task.mode, losses) else None
+            replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot), lost)
             running.replays(replay)
             outcome = await self._run(task, replay, tools)
             self._beginners.ended(task, outcome, self._now_ms())

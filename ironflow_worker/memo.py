@@ -366,6 +366,10 @@ class Memo:
         record = self._steps.get(self.key(token, "run"))
         return record is not None and record.status == "completed" and record.kind != "compensate"
 
+    def has_results(self) -> bool:
+        """Tell whether there is a step that has succeeded, and was not undone since."""
+        return any(map(self.is_done, self.recorded_tokens()))
+
     def recorded_tokens(self) -> frozenset[str]:
         """Return the tokens of all steps that anything is recorded of."""
         return frozenset({parse_step_key(key)[0] for key in (*self._steps, *self._waits, *self._tries)} - {PASS_TOKEN})

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import zlib
 
-from ironflow.records import ErrorRecord
+from msgspec.structs import replace
+
+from ironflow.records import ErrorRecord, EventRecord, OutcomeRecord, TaskMode
 from ironflow_worker.memo import Losses
 
 MOST_LOSSES = 10
 """So many workers a pass may cost before its run fails."""
+_MORE_LOSSES_OF_UNDOS = 2
+"""So many more a pass that undoes may cost. Rather than begin the undo that is next it gives that one up then; to learn
+which one that is takes a replay of the handler, which may be what workers are lost by."""
 MOST_DELIVERIES = 20
 """So often a task is handed out that no worker can make anything of, before its run fails: over eight minutes or so,
 in which a deployment that is under way should bring a worker that can."""
@@ -34,6 +39,42 @@ _LONGEST_DELAY_SECONDS = 30.0
 def is_suspect(losses: Losses) -> bool:
     """Tell whether a pass may well be what its workers were lost by."""
     return losses.lost >= _SUSPICIOUS_LOSSES
+
+
+def gives_up_undo(mode: TaskMode, losses: Losses) -> bool:
+    """Tell whether a pass that undoes is to give up the undo that is next, rather than begin it once more."""
+    return mode == "compensate" and losses.lost >= MOST_LOSSES
+
+
+def is_given_up(mode: TaskMode, losses: Losses) -> bool:
+    """Tell whether a pass has cost too many workers to be begun again."""
+    return losses.lost >= MOST_LOSSES + (_MORE_LOSSES_OF_UNDOS if mode == "compensate" else 0)
+
+
+def last_outcome(
+    number: int,
+    error: ErrorRecord,
+    event: EventRecord | None,
+    token: str,
+    *,
+    cause: OutcomeRecord | None,
+    undoable: bool,
+) -> OutcomeRecord:
+    """Return the outcome of a pass that is given up.
+
+    Args:
+        number: which one it is.
+        error: why it is given up.
+        event: what started the run, unless that is recorded already.
+        token: the mark of the record.
+        cause: of a pass that undoes: after which outcome. It has settled how the run ends, and why.
+        undoable: whether there may be something to undo, and somebody who can.
+
+    """
+    outcome = OutcomeRecord(number=number, status="failed", token=token, error=error, event=event)
+    if cause is not None:
+        return replace(outcome, status=cause.ending, error=cause.error, compensation="failed")
+    return replace(outcome, status="compensating", ending="failed") if undoable else outcome
 
 
 def pause_ms(run: str, losses: Losses, now_ms: int, served_ms: int) -> int:
@@ -78,6 +119,17 @@ def worker_lost(losses: Losses) -> ErrorRecord:
         message=(
             f"{losses.lost} workers that had taken up this run were gone before they could record anything more: look "
             "for a step that ends the process, or needs more memory than there is; then retry the run"
+        ),
+    )
+
+
+def undo_lost(losses: Losses) -> ErrorRecord:
+    """Return why an undo is given up whose pass costs one worker after the other."""
+    return ErrorRecord(
+        type="WorkerLost",
+        message=(
+            f"{losses.lost} workers that had taken up this undo were gone before they could record anything more: it "
+            "may end the process, or need more memory than there is"
         ),
     )
 

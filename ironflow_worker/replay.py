@@ -57,6 +57,7 @@ class Replay:
         memo: what is recorded of it.
         tools: what its steps need.
         naps: waits for sleeps that end in a moment; without, the pass ends when all that is left of it sleeps.
+        lost: of a pass that undoes: why the undo that is next fails, rather than being begun.
 
     """
 
@@ -68,12 +69,14 @@ class Replay:
         memo: Memo,
         tools: PassTools,
         naps: Naps | None = None,
+        lost: ErrorRecord | None = None,
     ) -> None:
         self._function = function
         self._task = task
         self._event = event
         self._memo = memo
         self._tools = tools
+        self._lost = lost
         self._current = CurrentPass(memo, tools.limits, event, unwinds=task.mode == "compensate", naps=naps)
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._running: asyncio.Task[Any] | None = None
@@ -165,7 +168,7 @@ class Replay:
             msg = f"the journal of run {self._task.run} does not say yet why it is unwound"
             raise BrokerError(msg)
         all_known = await self._learn_undos()
-        unwinding = Unwinding(self._memo, self._tools, self._function.retry.policy)
+        unwinding = Unwinding(self._memo, self._tools, self._function.retry.policy, self._lost)
         undos = self._start(self._undo(unwinding))
         try:
             await asyncio.wait([undos])
@@ -176,6 +179,8 @@ class Replay:
             _ending(undos)
             raise PassStopped
         undone = undos.result()
+        if unwinding.gave_up:
+            return self._outcome("compensating", error=cause.error, ending=cause.ending)
         if undone == "running":
             self._current.note_due(unwinding.next_due_ms, backs_off=True)
             return self._suspended()

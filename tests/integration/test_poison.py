@@ -220,6 +220,94 @@ async def test_workers_that_hand_a_pass_back_are_no_losses() -> None:
         assert await run.result("1h") == 2 * MOST + 1
 
 
+async def test_a_run_that_is_given_up_undoes_what_it_did() -> None:
+    deadly, undone = Deadly(), list[str]()
+
+    @ironflow.function(id="trip")
+    async def trip(ctx: Context) -> str:
+        for name in ("flight", "hotel"):
+            await ctx.step.run(name, str)
+            ctx.step.compensate(name, undone.append, name)
+        return await ctx.step.run("work", deadly.work)
+
+    async with running_system(trip) as system:
+        deadly.system = system
+        run = await system.client.start(trip)
+        assert (await reason(run)).type == "WorkerLost"
+        assert (await run.state()).compensation == "completed"
+        assert undone == ["hotel", "flight"]
+        assert len(deadly.begun) == 1 + MOST
+
+
+async def test_undos_that_cost_ten_workers_are_given_up_and_the_others_still_run() -> None:
+    deadly, undone = Deadly(), list[str]()
+
+    async def undo(name: str) -> None:
+        undone.append(name)
+        if name in ("hotel", "car"):
+            await deadly.work()
+
+    @ironflow.function(id="trip")
+    async def trip(ctx: Context) -> None:
+        for name in ("flight", "hotel", "car", "tickets"):
+            await ctx.step.run(name, str)
+            ctx.step.compensate(name, undo, name)
+        await ctx.step.sleep("until then", "1d")
+
+    async with running_system(trip) as system:
+        deadly.system = system
+        run = await system.client.start(trip)
+        await asyncio.sleep(5)
+        assert await run.cancel("changed my mind", compensate=True)
+        view, steps = await run.wait("3h"), await run.steps()
+        undos = {step.name: step for step in steps if step.kind == "compensate"}
+    assert view.error is not None
+    assert (view.status, view.error.message, view.compensation) == ("cancelled", "changed my mind", "failed")
+    assert Counter(undone) == {"tickets": 1, "car": 1 + MOST, "hotel": 1 + MOST, "flight": 1}
+    assert list(undos) == ["compensate:tickets", "compensate:car", "compensate:hotel", "compensate:flight"]
+    assert [step.error and step.error.type for step in undos.values()] == [None, "WorkerLost", "WorkerLost", None]
+
+
+async def test_a_run_whose_handler_costs_workers_also_while_it_is_undone_ends() -> None:
+    deadly = Deadly()
+
+    @ironflow.function(id="trip")
+    async def trip(ctx: Context) -> None:
+        await ctx.step.run("flight", str)
+        ctx.step.compensate("flight", str)
+        await deadly.work()
+
+    async with running_system(trip) as system:
+        deadly.system = system
+        run = await system.client.start(trip)
+        assert (await reason(run)).type == "WorkerLost"
+        assert (await run.state()).compensation == "failed"
+
+
+@pytest.mark.parametrize("trouble", ["no worker has its function", "no worker can read its task"])
+async def test_a_run_whose_undos_nobody_can_execute_ends_as_it_was_to_end(trouble: str) -> None:
+    @ironflow.function(id="trip")
+    async def trip(ctx: Context) -> None:
+        await ctx.step.run("flight", str)
+        ctx.step.compensate("flight", str)
+        await ctx.step.sleep("until then", "1d")
+
+    async with running_system(trip, healthy) as system:
+        run = await system.client.start(trip)
+        await asyncio.sleep(5)
+        (worker,) = system.workers
+        await worker.stop()
+        system.cut_off(worker)
+        if trouble == "no worker can read its task":
+            subject = system.names.task("default", run.id, 2)
+            await system.broker.publish(Publication(subject=subject, payload=b'{"run": 5}'))
+        assert await run.cancel("changed my mind", compensate=True)
+        await system.add_worker(functions=("healthy",))
+        view = await run.wait("3h")
+    assert view.error is not None
+    assert (view.status, view.error.message, view.compensation) == ("cancelled", "changed my mind", "failed")
+
+
 async def test_a_function_that_no_worker_of_its_queue_has_fails_its_runs_after_enough_attempts() -> None:
     @ironflow.function(id="gone")
     async def gone(ctx: Context) -> None: ...

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from ironflow_worker.memo import Losses
-from ironflow_worker.poison import MOST_LOSSES, pause_ms
+from ironflow_worker.poison import MOST_LOSSES, gives_up_undo, is_given_up, pause_ms
 
 LONG_AGO, LONG = 0, 10**9
 
@@ -41,3 +41,11 @@ def test_one_that_has_only_started_hands_it_back_once_for_as_long_as_it_has_yet_
 
 def test_the_pause_counts_where_it_is_longer_than_what_the_worker_has_to_serve() -> None:
     assert pause_ms("run", lost(5, newest_ms=1000), 1000, 0) == pause_ms("run", lost(5, newest_ms=1000), 1000, LONG)
+
+
+def test_a_pass_that_undoes_gives_up_its_next_undo_first_and_is_given_up_itself_when_that_fails_too() -> None:
+    before, then, later = lost(MOST_LOSSES - 1), lost(MOST_LOSSES), lost(MOST_LOSSES + 2)
+    assert [gives_up_undo("compensate", each) for each in (before, then)] == [False, True]
+    assert [is_given_up("compensate", each) for each in (before, then, later)] == [False, False, True]
+    assert [is_given_up("run", each) for each in (before, then)] == [False, True]
+    assert not gives_up_undo("run", then)
