@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -208,8 +209,9 @@ class TimerIntake(Intake):
         due, early = self._split(timers)
         # One that was handed back comes when its time has come; if it seems far off, our bound is too loose.
         soonest_ms = self._clock.at_least_ms() + _LOOSE_MS
-        if any(delivery.delivered > 1 and timer.due_ms > soonest_ms for delivery, timer in early):
-            self._clock.observe(await self.broker.server_time_ms(self.stream))
+        too_loose = any(delivery.delivered > 1 and timer.due_ms > soonest_ms for delivery, timer in early)
+        if too_loose or self._clock.is_doubtful:
+            self._clock.observe(await self._clock.ask(partial(self.broker.server_time_ms, self.stream)))
             due, early = self._split(timers)
         return due, early
 

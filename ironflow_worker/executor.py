@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
@@ -109,6 +110,7 @@ class Executor:
         self._journal = Journal(broker, names, metrics.records_sent)
         # The streams of each shard may be led by another server, with another clock.
         self._clocks = {shard: ServerClock(monotonic) for shard in names.all_shards}
+        self._asks = asyncio.Lock()
         self._recent = RecentMemos()
         self._quarantine = Quarantine()
         self._beginners = Beginners(monotonic)
@@ -340,6 +342,8 @@ class Executor:
             memo = self._recent.take_whole(task, self._broker.server.id)
         else:
             memo = await self._read(queue, task)
+            if self._clock_of(task).is_doubtful and memo.open_waits("sleep"):
+                await self._settle_clock(queue, task, delivery)
         if task.end is not None:
             memo.wait_ended(task.end)
         return memo
@@ -352,6 +356,14 @@ class Executor:
         ):
             memo.read(page)
         return memo
+
+    async def _settle_clock(self, queue: str, task: Task, delivery: Delivery) -> None:
+        """Find out whether the server's clock was set, before a pass waits for the end of a sleep by it."""
+        clock = self._clock_of(task)
+        async with self._asks:
+            if clock.is_doubtful:
+                await clock.ask(partial(self._broker.server_time_ms, self._names.shard_of(task.run).tasks, queue))
+                clock.observe(delivery.time_ms)
 
     def _is_surely_known(self, task: Task, delivery: Delivery) -> bool:
         """Tell whether nothing can be recorded of a task's run by now but what this worker knows.

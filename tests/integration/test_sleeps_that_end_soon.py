@@ -305,3 +305,28 @@ async def test_runs_of_a_function_that_does_not_sleep_begin_together_once_one_ha
         await asyncio.gather(*(run.result("5m") for run in runs))
     assert len(begun) == 200
     assert max(begun) - min(begun) < COUNTS_SECONDS
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 5, 60])
+@pytest.mark.parametrize("back_seconds", [0.1, 10, 3_600])
+async def test_a_sleep_lasts_as_long_as_it_says_when_the_server_s_clock_has_been_set_back(
+    back_seconds: float, seconds: int
+) -> None:
+    times: list[float] = []
+
+    async def note() -> None:
+        times.append(now())
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context[float]) -> None:
+        await ctx.step.run("before", note)
+        await ctx.step.sleep("nap", ctx.event.data)
+        await ctx.step.run("after", note)
+
+    async with running_system(f) as system:
+        await system.run(f, 5)
+        await asyncio.sleep(10)
+        system.server.clock._epoch_us -= round(back_seconds * 1_000_000)  # noqa: SLF001 - no server does that by itself
+        times.clear()
+        await system.run(f, seconds)
+        assert 0 <= times[1] - times[0] - seconds < 0.5
