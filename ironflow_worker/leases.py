@@ -102,8 +102,8 @@ class Leases:
                     await changed.wait()
             changed.clear()
             for lease, held in list(self._held.items()):
-                if self._is_ours(held):
-                    broker.renew(lease)
+                # While there is no connection the server counts on, and may have given it to somebody else since.
+                if self._is_ours(held) and broker.renew(lease):
                     held.since = self._monotonic()
 
     def _is_ours(self, held: _Held) -> bool:

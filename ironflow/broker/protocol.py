@@ -391,8 +391,11 @@ class Broker(Protocol):
         """Open a consumer's deliveries; leaving the context gives back what was not handed out."""
         ...
 
-    def renew(self, lease: str) -> None:
-        """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
+    def renew(self, lease: str) -> bool:
+        """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited.
+
+        Returns whether there was a connection to send it on; it may be lost all the same.
+        """
         ...
 
     def hand_back(self, lease: str, stream: str, consumer: str) -> None:

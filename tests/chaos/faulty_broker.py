@@ -310,9 +310,8 @@ class FaultyBroker:
         if not self.lost():
             self._inner.hand_back(lease, stream, consumer)
 
-    def renew(self, lease: str) -> None:
-        if not self.lost():
-            self._inner.renew(lease)
+    def renew(self, lease: str) -> bool:
+        return self.lost() or self._inner.renew(lease)
 
     # Provisioning and core messages
 

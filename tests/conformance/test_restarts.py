@@ -177,6 +177,25 @@ async def test_listeners_hear_on_after_a_restart(arena: Arena) -> None:
     await eventually(it_is_answered)
 
 
+async def test_a_renewal_says_whether_there_was_a_connection_to_send_it_on(arena: Arena) -> None:
+    queue = await arena.queue()
+    worker = await queue.consumer(ack_wait_seconds=30)
+    await queue.put("a")
+    async with arena.broker.pull(queue.name, worker) as puller:
+        puller.request(1)
+        [delivery] = await receive(puller, 1)
+        assert arena.broker.renew(delivery.lease)
+        await arena.server.stop()
+
+        def none_is_sent() -> None:
+            assert not arena.broker.renew(delivery.lease)
+
+        await eventually(none_is_sent)
+        await arena.server.start()
+        await is_back(queue)
+        assert arena.broker.renew(delivery.lease)
+
+
 async def test_a_publish_while_the_server_is_down_waits_for_it(arena: Arena) -> None:
     journal = await arena.journal()
     await arena.server.stop()

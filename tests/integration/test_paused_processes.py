@@ -53,5 +53,6 @@ async def test_a_task_that_an_engine_publishes_long_after_another_did_begins_no_
     assert bodies == ["work"]
 
 
-def _renew_nothing(lease: str) -> None:
+def _renew_nothing(lease: str) -> bool:
     """Be sent, and lost."""
+    return True

@@ -21,10 +21,14 @@ class Renewals:
         self.renewed: list[tuple[str, float]] = []
         self.threads: set[int] = set()
         self.closed = False
+        self.connected = True
 
-    def renew(self, lease: str) -> None:
+    def renew(self, lease: str) -> bool:
+        if not self.connected:
+            return False
         self.renewed.append((lease, asyncio.get_running_loop().time()))
         self.threads.add(threading.get_ident())
+        return True
 
     async def close(self) -> None:
         self.closed = True
@@ -88,6 +92,40 @@ async def test_a_lease_that_is_taken_after_a_rest_is_renewed_in_time() -> None:
     await keeper.stop()
     assert renewals.times("a") == renewals.times("b") == pytest.approx([103.0, 106.0])
     assert renewals.times("c") == pytest.approx([210.0])
+
+
+@pytest.mark.virtual_time
+async def test_a_lease_is_lost_when_there_is_no_connection_to_renew_it_on_for_as_long_as_it_lasts() -> None:
+    leases, renewals = Leases(9.0, asyncio.get_running_loop().time), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
+    await keeper.start()
+    with leases.hold("a"):
+        await asyncio.sleep(3.5)
+        renewals.connected = False
+        await asyncio.sleep(8)
+        assert leases.still_holds("a")
+        await asyncio.sleep(1)
+        assert not leases.still_holds("a")
+        renewals.connected = True
+        await asyncio.sleep(9)
+        assert not leases.still_holds("a")
+    await keeper.stop()
+    assert renewals.times("a") == pytest.approx([3.0])
+
+
+@pytest.mark.virtual_time
+async def test_a_lease_outlives_a_connection_that_is_gone_for_a_moment() -> None:
+    leases, renewals = Leases(9.0, asyncio.get_running_loop().time), Renewals()
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
+    await keeper.start()
+    with leases.hold("a"):
+        renewals.connected = False
+        await asyncio.sleep(7)
+        renewals.connected = True
+        await asyncio.sleep(10)
+        assert leases.still_holds("a")
+    await keeper.stop()
+    assert renewals.times("a") == pytest.approx([9.0, 12.0, 15.0])
 
 
 async def test_a_lease_that_is_taken_after_a_rest_is_renewed_by_the_thread() -> None:

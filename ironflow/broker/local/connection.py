@@ -225,9 +225,10 @@ class LocalBroker:
             lambda: self._settle(lease, lambda consumer, sequence: consumer.hand_back(sequence, delay_seconds)),
         )
 
-    def renew(self, lease: str) -> None:
-        """Extend a delivery's lease by the consumer's ack wait. Sent, not awaited."""
+    def renew(self, lease: str) -> bool:
+        """Extend a delivery's lease by the consumer's ack wait; return whether there is a connection to send it on."""
         self._send("renew", lease, lambda: self._settle(lease, Consumer.renew))
+        return self._is_connected()
 
     def hand_back(self, lease: str, stream: str, consumer: str) -> None:
         """Have a delivery of a consumer delivered again at once, whoever has it. Sent, not awaited."""
@@ -324,7 +325,7 @@ class LocalBroker:
 
     def _send(self, verb: str, subject: str, action: Callable[[], object]) -> None:
         def arrive() -> None:
-            if self._closed or not self._server.running:
+            if not self._is_connected():
                 return
             if self._server.intercept("before", verb, subject) is None:
                 action()
@@ -358,7 +359,10 @@ class LocalBroker:
         return self._server.info.id
 
     def _is_cut_off(self, process: str) -> bool:
-        return self._closed or not self._server.running or self._server.info.id != process
+        return not self._is_connected() or self._server.info.id != process
+
+    def _is_connected(self) -> bool:
+        return not self._closed and self._server.running
 
     def _check_open(self) -> None:
         if self._closed:

@@ -216,9 +216,10 @@ class NatsBroker:
         inbox = f"{self._inbox}.p{self._pullers}"
         return NatsPuller(self._wire, self._pacer, inbox, stream=stream, consumer=consumer, subject=subject)
 
-    def renew(self, lease: str) -> None:
-        """Extend a delivery's lease by the consumer's ack wait."""
+    def renew(self, lease: str) -> bool:
+        """Extend a delivery's lease by the consumer's ack wait; return whether there is a connection to send it on."""
         self._wire.send(lease, PROGRESS)
+        return self._wire.up
 
     def hand_back(self, lease: str, stream: str, consumer: str) -> None:
         """Have a delivery of a consumer delivered again at once, whoever has it."""
