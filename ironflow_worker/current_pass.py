@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NoReturn
 
@@ -81,6 +82,7 @@ class CurrentPass:
         self._executed = False
         self._naps = naps
         self._next_due_ms: int | None = None
+        self._new_sleep_ends_ms = math.inf
         self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
         self.follows: asyncio.Future[None] | None = None
@@ -205,6 +207,21 @@ class CurrentPass:
         if not due_ms:
             return
         self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
+
+    def note_wait(self, wait: WaitRecord, now_ms: int, begun_ms: float) -> None:
+        """Note a wait that this pass has recorded. Where it is a sleep, its end is for another pass.
+
+        Args:
+            wait: what is recorded.
+            now_ms: what this machine's clock says.
+            begun_ms: a time that the server's clock had surely reached before it was recorded.
+
+        """
+        delay_ms = wait.delay_ms or 0
+        if wait.until_ms or delay_ms:
+            self.note_due(wait.until_ms or now_ms + delay_ms)
+        if wait.kind == "sleep":
+            self._new_sleep_ends_ms = min(wait.until_ms or begun_ms + delay_ms, self._new_sleep_ends_ms)
 
     @property
     def only_sleeps(self) -> bool:
@@ -477,7 +494,7 @@ class CurrentPass:
             return
         if rounds:
             asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)
-        elif self._naps is None or not self.only_sleeps or not self._naps.begin():
+        elif self._naps is None or not self.only_sleeps or not self._naps.begin(self._new_sleep_ends_ms):
             self._end_early()
 
     def signal(self) -> BaseException:

@@ -39,15 +39,22 @@ class Naps:
         if timer is not None:
             timer.cancel()
 
-    def begin(self) -> bool:
-        """Wait for the sleeps that end in a moment; return whether there are any."""
+    def begin(self, before_ms: float = math.inf) -> bool:
+        """Wait for the sleeps that end in a moment; return whether there are any.
+
+        Args:
+            before_ms: when something is over that the pass cannot wait for, in server time; only what ends sooner is
+                worth a wait.
+
+        """
         soon = [end for end, due_ms in self._due_ms.items() if self._seconds_until(due_ms) <= LONGEST_SECONDS]
+        if not soon or min(map(self._due_ms.__getitem__, soon)) > before_ms:
+            return False
         for end in soon:
             if end not in self._timers:
                 self._look(end)
-        if soon:
-            self._slot.lend()
-        return bool(soon)
+        self._slot.lend()
+        return True
 
     async def awake(self) -> None:
         """Wait until the pass may go on."""

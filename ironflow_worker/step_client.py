@@ -514,9 +514,9 @@ class StepClient(Step):
                         self._current.open_wait(call.name)
                     self._current.executes()
                     self._current.waits[call.key] = wait
+                    begun_ms = tools.clock.at_least_ms()
                     await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
-                    if wait.until_ms or wait.delay_ms:
-                        self._current.note_due(wait.until_ms or tools.now_ms() + (wait.delay_ms or 0))
+                    self._current.note_wait(wait, tools.now_ms(), begun_ms)
             return await self._current.wait()
 
     async def _sleep_out(self, call: Call) -> Standing:

@@ -214,6 +214,45 @@ async def test_sleeps_that_end_soon_after_one_another_end_within_one_pass() -> N
         assert await system.subjects("outcome", run) == ["outcome.0", "outcome.1"]
 
 
+async def test_a_sleep_that_begins_beside_one_that_ends_soon_does_not_wait_for_that() -> None:
+    at: dict[str, float] = {}
+
+    async def note(place: str) -> None:
+        at[place] = now()
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        async def other(step: ironflow.Step) -> None:
+            await step.sleep("nap", 10.4)
+
+        async def sleeps_again(step: ironflow.Step) -> None:
+            await step.sleep("first", 8)
+            await step.run("before", note, "before")
+            await step.sleep("second", 0.1)
+            await step.run("behind", note, "behind")
+
+        await ctx.step.parallel("both", [other, sleeps_again])
+
+    async with running_system(f) as system:
+        assert (await system.run(f)).status == "completed"
+    assert 0.1 <= at["behind"] - at["before"] <= 0.6
+
+
+async def test_a_longer_sleep_that_begins_beside_sleeps_that_end_soon_does_not_end_the_pass() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        async def nap(step: ironflow.Step, seconds: float) -> None:
+            await step.sleep("short", seconds)
+            await step.sleep("long", 60)
+
+        await ctx.step.map("all", [10.0, 11.0, 12.0], lambda seconds, step, _: nap(step, seconds))
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        assert (await run.wait("1h")).status == "completed"
+        assert await system.subjects("outcome", run) == ["outcome.0", "outcome.1", "outcome.2"]
+
+
 async def test_a_cancel_ends_a_run_that_sleeps_its_last_moments_at_once() -> None:
     after: list[float] = []
     async with running_system(sleeping(after)) as system:

@@ -68,6 +68,15 @@ async def test_while_only_later_sleeps_are_left_the_earlier_ones_have_ended() ->
     bench.naps.discard(later)
 
 
+async def test_what_is_over_before_the_first_sleep_ends_is_not_kept_waiting() -> None:
+    bench = Bench()
+    sleeping = [bench.sleeps(1_000), bench.sleeps(2_000)]
+    assert not bench.naps.begin(SERVER_MS + 999.5)
+    await asyncio.sleep(3)
+    assert not any(end.done() for end in sleeping)
+    assert bench.naps.begin(SERVER_MS + 1_000)
+
+
 async def test_a_step_that_sleeps_no_more_is_left_alone() -> None:
     bench = Bench()
     end = bench.sleeps(1_000)
