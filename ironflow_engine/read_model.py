@@ -41,9 +41,10 @@ CREATE INDEX IF NOT EXISTS runs_by_deadline ON runs (deadline_ms) WHERE deadline
 CREATE INDEX IF NOT EXISTS runs_by_life ON runs (live_since_ms) WHERE live_since_ms IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_end ON runs (finished_ms, id) WHERE finished_ms IS NOT NULL;
 CREATE TABLE IF NOT EXISTS position (
-    only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER NOT NULL, purged INTEGER NOT NULL
+    only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER NOT NULL, purged INTEGER NOT NULL,
+    begun_at INTEGER NOT NULL
 );
-INSERT OR IGNORE INTO position VALUES (0, 0, 0);
+INSERT OR IGNORE INTO position VALUES (0, 0, 0, 0);
 """
 
 _UPSERT = """
@@ -117,12 +118,12 @@ class ReadModel:
     async def catch_up(self) -> None:
         """Take in all that has been written to the bucket until now."""
         async with self._lock:
-            newest = (await self._broker.stream_state(self._stream)).last_sequence
-            position = self._position()
-            if newest < position:  # the bucket was made anew
-                position = self._begin_anew()
+            newest, position = await self._newest(), self._position()
+            if not position or newest < position:  # the bucket was made anew
+                position = self._begin(newest)
             if newest > position and not await self._read_on(position, newest):
-                await self._read_on(self._begin_anew(), newest)
+                newest = await self._newest()
+                await self._read_on(self._begin(newest), newest)
 
     async def catch_up_within(self, seconds: float) -> None:
         """Take in all that has been written to the bucket until now, for somebody who does not wait for ever.
@@ -135,7 +136,7 @@ class ReadModel:
             async with asyncio.timeout(seconds):
                 await self.catch_up()
         except TimeoutError as error:
-            newest = (await self._broker.stream_state(self._stream)).last_sequence
+            newest = await self._newest()
             message = (
                 f"it reads where all runs stand, and has come to change {self._position():,} of {newest:,}; ask again"
             )
@@ -145,7 +146,7 @@ class ReadModel:
         """Take in what comes after a place; return whether it is known what was deleted since then."""
         async for page in self._follower.read(position, newest):
             for begin in range(0, len(page), _AT_A_TIME):
-                if not self._take_in(page[begin : begin + _AT_A_TIME], follows=position > 0):
+                if not self._take_in(page[begin : begin + _AT_A_TIME]):
                     return False
                 await asyncio.sleep(0)
         return True
@@ -209,29 +210,37 @@ class ReadModel:
         )
         return {run for (run,) in rows}
 
-    def _begin_anew(self) -> int:
+    def _begin(self, newest: int) -> int:
+        """Forget everything, to read it all; what lists up to *newest* tell of is gone by then, and not read."""
         self._database.execute("DELETE FROM runs")
-        self._database.execute("UPDATE position SET sequence = 0, purged = 0")
+        self._database.execute("UPDATE position SET sequence = 0, purged = 0, begun_at = ?", (newest,))
         return 0
+
+    async def _newest(self) -> int:
+        return (await self._broker.stream_state(self._stream)).last_sequence
 
     def _position(self) -> int:
         return int(self._database.execute("SELECT sequence FROM position").fetchone()[0])
 
-    def _take_in(self, page: list[StoredMessage], *, follows: bool) -> bool:
+    def _take_in(self, page: list[StoredMessage]) -> bool:
+        """Take in some changes; return False, and take in nothing, where it is not known what was deleted before."""
         rows: list[tuple[object, ...]] = []
         purged: list[PurgedRuns] = []
+        last, begun_at = self._database.execute("SELECT purged, begun_at FROM position").fetchone()
         for message in page:
             try:
                 if self._names.is_purged_key(message.subject):
-                    purged.append(decode_record(PurgedRuns, message.payload))
+                    gone = decode_record(PurgedRuns, message.payload)
+                    # The oldest lists go as well; of those that stood when the reading began none is needed.
+                    if message.sequence > begun_at and gone.number != last + 1:
+                        return False
+                    last = gone.number
+                    purged.append(gone)
                 else:
                     rows.append(_row(message))
             except SerializationError as error:
                 # Of a newer engine, or of someone who should not write here. The other runs are shown.
                 _log.error("unreadable run left out", subject=message.subject, reason=str(error))
-        last = int(self._database.execute("SELECT purged FROM position").fetchone()[0])
-        if follows and purged and purged[0].number != last + 1:
-            return False
         self._database.execute("BEGIN")
         try:
             self._database.executemany(_UPSERT, rows)
@@ -240,7 +249,7 @@ class ReadModel:
                 self._database.executemany("DELETE FROM runs WHERE id = ? AND revision <= ?", each.runs.items())
             self._database.execute(
                 "UPDATE position SET sequence = ?, purged = ?",
-                (page[-1].sequence, purged[-1].number if purged else last),
+                (page[-1].sequence, last),
             )
         except BaseException:
             self._database.execute("ROLLBACK")

@@ -75,6 +75,23 @@ def ids(model: ReadModel, query: RunQuery) -> list[str]:
     return [found.id for found in model.query(query)]
 
 
+def have_read_slowly(broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have each message take a second; return the places from which is read, as that goes on."""
+    asked_from: list[int] = []
+
+    async def read_slowly(
+        stream: str, subject_filter: str, after: int = 0, **how: Any
+    ) -> AsyncIterator[list[StoredMessage]]:
+        asked_from.append(after)
+        async for page in LocalBroker.read(broker, stream, subject_filter, after, **how):
+            for message in page:
+                await asyncio.sleep(1)
+                yield [message]
+
+    monkeypatch.setattr(broker, "read", read_slowly)
+    return asked_from
+
+
 async def test_it_shows_what_was_written_until_it_was_asked(broker: LocalBroker, model: ReadModel) -> None:
     await write(broker, state("a"))
     await model.catch_up()
@@ -97,23 +114,52 @@ async def test_who_does_not_wait_for_all_of_it_hears_how_far_it_is_and_the_next_
     broker: LocalBroker, model: ReadModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write(broker, *(state(f"run-{number}") for number in range(10)))
-    asked_from: list[int] = []
-
-    async def read_slowly(
-        stream: str, subject_filter: str, after: int = 0, **how: Any
-    ) -> AsyncIterator[list[StoredMessage]]:
-        asked_from.append(after)
-        async for page in LocalBroker.read(broker, stream, subject_filter, after, **how):
-            for message in page:
-                await asyncio.sleep(1)
-                yield [message]
-
-    monkeypatch.setattr(broker, "read", read_slowly)
+    asked_from = have_read_slowly(broker, monkeypatch)
     with pytest.raises(StillReading, match="change 4 of 10"):
         await model.catch_up_within(4.5)
     await model.catch_up_within(6.5)
     assert asked_from == [0, 4]
     assert len(model.query(RunQuery())) == 10
+
+
+async def test_a_first_reading_that_was_cut_off_goes_on_past_what_was_deleted_before_it_began(
+    broker: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(broker, *(state(f"run-{number}") for number in range(6)))
+    # The lists of those that were deleted before these are gone.
+    await delete(broker, 101, gone=1)
+    await delete(broker, 102, gone=2)
+    asked_from = have_read_slowly(broker, monkeypatch)
+    for _ in range(2):
+        model = ReadModel(broker, NAMES, tmp_path / "runs")
+        with pytest.raises(StillReading):
+            await model.catch_up_within(3.5)
+        model.close()
+    model = ReadModel(broker, NAMES, tmp_path / "runs")
+    await model.catch_up_within(3.5)
+    assert asked_from == [0, 3, 6]
+    assert len(ids(model, RunQuery())) == 6
+    await delete(broker, 103, **{"run-0": 1})
+    await model.catch_up()
+    assert asked_from == [0, 3, 6, 8]
+    assert len(ids(model, RunQuery())) == 5
+    model.close()
+
+
+async def test_a_first_reading_that_was_cut_off_and_has_missed_what_was_deleted_since_begins_anew(
+    broker: LocalBroker, model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(broker, *map(state, "abcd"))
+    await delete(broker, 101, gone=1)
+    asked_from = have_read_slowly(broker, monkeypatch)
+    with pytest.raises(StillReading):
+        await model.catch_up_within(2.5)
+    await delete(broker, 102, a=1)
+    await delete(broker, 103, gone=2)
+    await broker.purge(bucket_stream(NAMES.runs_bucket), NAMES.purged_key(102))
+    await model.catch_up()
+    assert asked_from == [0, 2, 0]
+    assert ids(model, RunQuery()) == ["d", "c", "b"]
 
 
 async def test_the_engine_goes_on_while_many_changes_are_taken_in(broker: LocalBroker, model: ReadModel) -> None:
