@@ -117,10 +117,12 @@ class EngineApi:
         """
         steps: list[StepView] = []
         after: int | None = 0
+        after_open = 0
         while after is not None:
-            page = await self._ask("runs.steps", GetSteps(id=run_id, after=after), StepsPage)
+            request = GetSteps(id=run_id, after=after, after_open=after_open)
+            page = await self._ask("runs.steps", request, StepsPage)
             steps.extend(page.steps)
-            after = page.next
+            after, after_open = page.next, page.next_open
         return steps
 
     async def runs(

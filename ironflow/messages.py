@@ -108,17 +108,25 @@ class GetRunPart(Message, frozen=True, kw_only=True):
 
 
 class GetSteps(Message, frozen=True, kw_only=True):
-    """``runs.steps`` → StepsPage: the steps after that place, in the order in which they were recorded."""
+    """``runs.steps`` → StepsPage: steps in the order in which they were recorded, behind them the open ones.
+
+    Attributes:
+        after: go on after the recorded step at this place.
+        after_open: go on after the open step at this place.
+
+    """
 
     id: str
     after: int = 0
+    after_open: int = 0
 
 
 class StepsPage(Message, frozen=True, kw_only=True):
-    """Some steps of a run; *next* is where to go on, or None after the last, the open ones included."""
+    """Some steps of a run; *next* and *next_open* are where to go on, *next* is None after the last."""
 
     steps: tuple[StepView, ...]
     next: int | None
+    next_open: int = 0
 
 
 class ListRuns(Message, frozen=True, kw_only=True):

@@ -139,9 +139,10 @@ class Dispatcher:
 
     def announce(self, ends: Sequence[AnnounceEnd]) -> None:
         """Tell whoever listens how runs have ended."""
+        most = min(_HINT_BYTES, self._broker.server.max_payload)
         for end in ends:
             hint = encode_record(brief_view(end.state, end.output, _HINT_OUTPUT_BYTES))
-            payload = hint if len(hint) <= _HINT_BYTES else b""
+            payload = hint if len(hint) <= most else b""
             self._broker.notify(self._names.ended(end.state.id), payload, at_once=len(ends) == 1)
 
     async def _stop(self, commands: Sequence[SendCommand]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -16,10 +16,10 @@ from ironflow.messages import EventRuns, EventsPage, ListEvents, RunsOfEvent, St
 from ironflow.names import ENGINE_CONSUMER, Names, escape_token
 from ironflow.records import NULL, EventRecord
 from ironflow.triggers import check_trigger
+from ironflow_engine.answers import Room
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.history import History
-from ironflow_engine.run_reader import ANSWER_BYTES
 from ironflow_engine.run_store import RunStore, UnreadableState, Version
 
 _log = structlog.get_logger("ironflow.engine")
@@ -59,7 +59,7 @@ class EventReader:
         self._history = history
 
     async def page(self, request: ListEvents) -> EventsPage:
-        """Return stored events, newest first.
+        """Return stored events, newest first, as many as were asked for or one answer carries.
 
         Raises:
             DefinitionError: the limit or the name makes no sense.
@@ -84,7 +84,16 @@ class EventReader:
             past = await self._past(request.name, before, request.limit - len(chosen) + 1)
             more = len(chosen) + len(past) > request.limit
             chosen = [*chosen, *past][: request.limit]
-        return EventsPage(events=tuple(_views(chosen)), next=chosen[-1].sequence if more and chosen else None)
+        views: list[StoredEvent] = []
+        room = Room(self._broker)
+        for place, message in enumerate(chosen):
+            view = _view(message, room.left)
+            if view is None:
+                continue
+            if not room.takes(view):
+                return EventsPage(events=tuple(views), next=chosen[place - 1].sequence)
+            views.append(view)
+        return EventsPage(events=tuple(views), next=chosen[-1].sequence if more and chosen else None)
 
     async def _past(self, name: str | None, before: int, limit: int) -> Sequence[StoredMessage]:
         """Return events that EVENTS has forgotten; none while that cannot be asked."""
@@ -147,17 +156,10 @@ def _subject_filter(names: Names, name: str | None) -> str:
     return f"{names.namespace}.events.{'.'.join(tokens)}"
 
 
-def _views(messages: Iterable[StoredMessage]) -> list[StoredEvent]:
-    views: list[StoredEvent] = []
-    room = ANSWER_BYTES
-    for message in messages:
-        try:
-            event = decode_record(EventRecord, message.payload)
-        except SerializationError:
-            continue
-        view = stored_event(event, message.sequence)
-        if len(view.data) > room:
-            view = msgspec.structs.replace(view, data=NULL, left_out=True)
-        room -= len(view.data)
-        views.append(view)
-    return views
+def _view(message: StoredMessage, room: int) -> StoredEvent | None:
+    """Return an event as it is shown, with its data where there is room for that; None where it cannot be read."""
+    try:
+        view = stored_event(decode_record(EventRecord, message.payload), message.sequence)
+    except SerializationError:
+        return None
+    return view if len(view.data) <= room else msgspec.structs.replace(view, data=NULL, left_out=True)

@@ -16,6 +16,7 @@ from ironflow.messages import GetRun, GetRunPart, GetSteps, ListRuns, RunsPage, 
 from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
 from ironflow_engine import epochs
+from ironflow_engine.answers import Room
 from ironflow_engine.census import Census
 from ironflow_engine.history import NO_PARTS, History, RunParts
 from ironflow_engine.journal_intake import read_fact
@@ -25,9 +26,6 @@ from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.triggering_event import recorded_event
 from ironflow_engine.views import StepHistory, brief_view, run_view
-
-ANSWER_BYTES = 600 * 1024
-"""What an answer may carry at the most; NATS takes 1 MiB, and one payload may have 512 KiB."""
 
 MOST_RUNS = 500
 _AT_A_TIME = 20
@@ -67,11 +65,11 @@ class RunReader:
         state = await self.state(request.id)
         if request.brief:
             parts = (await self._archived([state])).get(state.id, NO_PARTS)
-            return brief_view(state, await self._output(state, parts), ANSWER_BYTES)
+            return brief_view(state, await self._output(state, parts), Room(self._broker).left)
         status = state.status
         if status == "queued" and state.id in await self._census.running():
             status = "running"
-        return await self._view(state, status, ANSWER_BYTES, await self._archived([state]))
+        return await self._view(state, status, Room(self._broker).left, await self._archived([state]))
 
     async def state(self, run: str) -> RunState:
         """Return the state of a run as it is stored; of one that has completed, also where that is not stored yet.
@@ -112,7 +110,7 @@ class RunReader:
         return await self._event_data(state, parts) if request.part == "event" else await self._output(state, parts)
 
     async def page(self, request: ListRuns) -> RunsPage:
-        """Return runs, newest first.
+        """Return runs, newest first, as many as were asked for or one answer carries.
 
         Raises:
             DefinitionError: the limit or the place to go on from makes no sense.
@@ -124,20 +122,21 @@ class RunReader:
         running = await self._census.running() if request.status in (None, "queued", "running") else frozenset[str]()
         states = await self._lists.find(_query(request, running))
         views: list[RunView] = []
-        room = ANSWER_BYTES
+        room = Room(self._broker)
         archived: dict[str, RunParts] = {}
         for place, state in enumerate(states):
             if place % _AT_A_TIME == 0:
                 archived = await self._archived(states[place : place + _AT_A_TIME])
             status: RunStatus = "running" if state.status == "queued" and state.id in running else state.status
-            view = await self._view(state, status, room, archived)
-            room -= len(view.event.data) + len(view.output)
+            view = await self._view(state, status, room.left, archived)
+            if not room.takes(view):
+                return RunsPage(runs=tuple(views), next=_place_text(states[place - 1]))
             views.append(view)
         more = len(states) == request.limit
         return RunsPage(runs=tuple(views), next=_place_text(states[-1]) if more else None)
 
     async def steps(self, request: GetSteps) -> StepsPage:
-        """Return the steps of a run after a place, as many as one answer carries.
+        """Return the steps of a run after a place, as many as one answer carries; each is shown in one answer only.
 
         Raises:
             RunNotFoundError: there is no run with that id.
@@ -155,19 +154,21 @@ class RunReader:
                 history.read(page)
         ended = state.status in TERMINAL
         steps: list[StepView] = []
-        room = ANSWER_BYTES
-        last = request.after
-        for sequence, step in history.recorded(with_open=not ended):
+        room = Room(self._broker)
+        last, last_open = request.after, request.after_open
+        for sequence, step in history.recorded(with_open=not ended, but_of=request.after_open):
             if sequence <= request.after:
                 continue
-            size = len(encode_record(step))
-            if steps and size > room:
-                return StepsPage(steps=tuple(steps), next=last)
-            room -= size
+            if not room.takes(step):
+                return StepsPage(steps=tuple(steps), next=last, next_open=last_open)
             last = sequence
             steps.append(step)
-        open_steps = [] if ended else history.open_steps()
-        return StepsPage(steps=(*steps, *open_steps), next=None)
+        for sequence, step in () if ended else history.open_steps(request.after_open):
+            if not room.takes(step):
+                return StepsPage(steps=tuple(steps), next=last, next_open=last_open)
+            last_open = sequence
+            steps.append(step)
+        return StepsPage(steps=tuple(steps), next=None)
 
     async def _view(self, state: RunState, status: RunStatus, room: int, archived: Mapping[str, RunParts]) -> RunView:
         """Return a run with as many of its large parts as there is room for."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, Request, Subscription
+from ironflow.broker.protocol import Broker, BrokerError, MessageTooLarge, Request, Subscription
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, LimitError, RunNotFoundError, SerializationError
 from ironflow.messages import Failure, Message, Reply
@@ -66,10 +66,19 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
     async def _respond(self, request: Request) -> None:
-        request.respond(encode_record(await self._answer(request)))
+        answer = encode_record(await self._answer(request))
+        try:
+            request.respond(answer)
+        except MessageTooLarge as error:
+            name = self._verb_of(request)
+            _log.error("an answer is too large for the server", verb=name, reason=str(error))
+            request.respond(encode_record(_refuse("Internal", f"the answer to {name!r} is too large: {error}")))
+
+    def _verb_of(self, request: Request) -> str:
+        return request.subject.removeprefix(self._prefix)
 
     async def _answer(self, request: Request) -> Reply:
-        name = request.subject.removeprefix(self._prefix)
+        name = self._verb_of(request)
         known = self._verbs.get(name)
         if known is None:
             return _refuse("BadRequest", f"this engine does not know {name!r}; is it older than the one who asks?")

@@ -60,6 +60,7 @@ class _Open(msgspec.Struct):
     """A step that has no result yet."""
 
     since_ms: int
+    place: int
     wait: WaitRecord | None = None
     attempt: TryRecord | None = None
 
@@ -94,11 +95,12 @@ class StepHistory:
                 continue
             self._read_one(address.kind, address.step, message)
 
-    def recorded(self, *, with_open: bool = True) -> list[tuple[int, StepView]]:
+    def recorded(self, *, with_open: bool = True, but_of: int = 0) -> list[tuple[int, StepView]]:
         """Return the steps with a result in the order in which they were recorded, each with its place.
 
         Args:
             with_open: whether steps that are open again are shown as such, and so not here.
+            but_of: leave out those that were opened up to this place: they have been shown as open.
 
         """
         newest: dict[str, tuple[int, str]] = {}
@@ -107,13 +109,25 @@ class StepHistory:
             newest[token] = max(newest.get(token, (-1, "")), (epoch, key))
         again = {parse_step_key(key)[0] for key in self._still_open()} if with_open else set[str]()
         return sorted(
-            (self._recorded[key] for token, (_, key) in newest.items() if token not in again),
+            (
+                self._recorded[key]
+                for token, (_, key) in newest.items()
+                if token not in again and (key not in self._open or self._open[key].place > but_of)
+            ),
             key=lambda recorded: recorded[0],
         )
 
-    def open_steps(self) -> list[StepView]:
-        """Return the steps without a result: sleeping, waiting, or to be tried again."""
-        return [_open_view(self._open[key]) for key in self._still_open()]
+    def open_steps(self, after: int = 0) -> list[tuple[int, StepView]]:
+        """Return the steps without a result: sleeping, waiting, or to be tried again.
+
+        Each comes with the place where it was opened, in that order.
+
+        Args:
+            after: only those that were opened behind this place.
+
+        """
+        still_open = (self._open[key] for key in self._still_open())
+        return [(step.place, _open_view(step)) for step in still_open if step.place > after]
 
     def _still_open(self) -> list[str]:
         return [
@@ -134,14 +148,14 @@ class StepHistory:
                     view = _recorded_view(record, message.time_ms, unasked=step in self._unasked)
                     self._recorded[step] = message.sequence, view
             case "wait":
-                self._open_step(step, message.time_ms).wait = decode_record(WaitRecord, message.payload)
+                self._open_step(step, message).wait = decode_record(WaitRecord, message.payload)
             case "try":
-                self._open_step(step, message.time_ms).attempt = decode_record(TryRecord, message.payload)
+                self._open_step(step, message).attempt = decode_record(TryRecord, message.payload)
             case _:
                 pass
 
-    def _open_step(self, step: str, since_ms: int) -> _Open:
-        return self._open.setdefault(step, _Open(since_ms))
+    def _open_step(self, step: str, message: StoredMessage) -> _Open:
+        return self._open.setdefault(step, _Open(message.time_ms, message.sequence))
 
 
 def _recorded_view(record: StepRecord, recorded_ms: int, *, unasked: bool) -> StepView:

@@ -17,6 +17,9 @@ from ironflow_worker.around import Around
 _ENDED_SECONDS = 0.1
 """How long the news that tasks are done with may wait for company. Nobody is in a hurry to hear it."""
 
+_MOST_TOLD = 1_000
+"""So many tasks are told of in one hint: each takes 150 bytes, and no server takes a hint of any size."""
+
 _Claimed = tuple[str, Claim]
 """A task of a queue."""
 
@@ -108,11 +111,11 @@ class Presence:
         # What has ended by now need not be told at all.
         begun = [(queue, claim) for queue, claim in self._begun if self._held.get(claim.task) == (queue, claim)]
         for queue in dict.fromkeys(queue for queue, _ in (*begun, *self._ended)):
-            news = Claims(
-                worker=self._worker,
-                begun=tuple(claim for of, claim in begun if of == queue),
-                ended=tuple(task for of, task in self._ended if of == queue),
-            )
-            self._broker.notify(self._names.claims(queue), encode_record(news))
+            taken = [claim for of, claim in begun if of == queue]
+            ended = tuple(task for of, task in self._ended if of == queue)
+            for first in range(0, max(len(taken), 1), _MOST_TOLD):
+                some = tuple(taken[first : first + _MOST_TOLD])
+                news = Claims(worker=self._worker, begun=some, ended=() if first else ended)
+                self._broker.notify(self._names.claims(queue), encode_record(news))
         self._begun.clear()
         self._ended.clear()

@@ -39,7 +39,7 @@ class StorageFull(BrokerError):  # noqa: N818 - reads as the state of the server
 
 
 class MessageTooLarge(BrokerError):  # noqa: N818 - reads as the refusal that it is
-    """The server's max_payload is smaller than the message; nothing was stored."""
+    """The server's max_payload is smaller than the message; nothing was sent or stored."""
 
 
 class Unavailable(BrokerError):  # noqa: N818 - reads as the state of the server that it is
@@ -268,7 +268,12 @@ class Request(Protocol):
     payload: bytes
 
     def respond(self, payload: bytes) -> None:
-        """Answer it; no effect where no answer is wanted."""
+        """Answer it; no effect where no answer is wanted.
+
+        Raises:
+            MessageTooLarge: it is not sent; something smaller still can be.
+
+        """
         ...
 
 
@@ -430,6 +435,9 @@ class Broker(Protocol):
             payload: the message.
             at_once: spare it the wait for what else is sent in this turn of the event loop.
 
+        Raises:
+            MessageTooLarge: it is not sent.
+
         """
         ...
 
@@ -457,10 +465,16 @@ class Broker(Protocol):
         Raises:
             NobodyListens: the server knows of nobody who could answer.
             Unavailable: no answer came in time.
+            MessageTooLarge: it is not sent.
 
         """
         ...
 
     async def survey(self, subject: str, payload: bytes, window_seconds: float) -> list[bytes]:
-        """Ask, and return all answers that come within the window."""
+        """Ask, and return all answers that come within the window.
+
+        Raises:
+            MessageTooLarge: it is not sent.
+
+        """
         ...

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ironflow.broker.protocol import Listener, Request, SubjectTaken, Unavailable
+from ironflow.broker.protocol import Listener, MessageTooLarge, Request, SubjectTaken, Unavailable
 from tests.conformance.bench import Arena, now
 from tests.support import eventually, holds_for
 
@@ -299,3 +299,44 @@ async def test_large_payloads_are_carried(arena: Arena) -> None:
     await arena.broker.listen(arena.subject("echo"), echo)
     payload = bytes(range(256)) * 3_000
     assert await arena.broker.request(arena.subject("echo"), payload, 2.0) == payload
+
+
+async def test_an_answer_over_max_payload_is_refused_and_another_one_reaches_who_asked(arena: Arena) -> None:
+    caller = await arena.server.connect()
+    limit = arena.broker.server.max_payload
+
+    async def says_too_much(request: Request) -> None:
+        try:
+            request.respond(bytes(limit + 1))
+        except MessageTooLarge as error:
+            request.respond(str(error).encode())
+
+    await arena.broker.listen(arena.subject("question"), says_too_much)
+    answer = await caller.request(arena.subject("question"), b"", 2.0)
+    assert f"{limit + 1:,} bytes" in answer.decode()
+    assert arena.broker.connections == caller.connections == 1
+
+
+async def test_an_answer_of_max_payload_is_carried(arena: Arena) -> None:
+    await arena.broker.listen(arena.subject("question"), respond(bytes(arena.broker.server.max_payload)))
+    answer = await arena.broker.request(arena.subject("question"), b"", 2.0)
+    assert len(answer) == arena.broker.server.max_payload
+
+
+async def test_what_is_asked_or_told_over_max_payload_is_refused_and_costs_no_connection(arena: Arena) -> None:
+    too_large = bytes(arena.broker.server.max_payload + 1)
+    heard: list[tuple[str, bytes]] = []
+    await arena.broker.listen(arena.subject("hint"), note(heard))
+    with pytest.raises(MessageTooLarge):
+        arena.broker.notify(arena.subject("hint"), too_large)
+    with pytest.raises(MessageTooLarge):
+        await arena.broker.request(arena.subject("hint"), too_large, 2.0)
+    with pytest.raises(MessageTooLarge):
+        await arena.broker.survey(arena.subject("hint"), too_large, 2.0)
+    arena.broker.notify(arena.subject("hint"), b"x")
+
+    def nothing_else_was_heard() -> None:
+        assert heard == [(arena.subject("hint"), b"x")]
+
+    await eventually(nothing_else_was_heard)
+    assert arena.broker.connections == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,3 +72,24 @@ def test_that_a_task_was_taken_is_told_at_once_also_while_the_end_of_another_wai
     with asyncio.Runner(loop_factory=loop) as runner:
         heard = runner.run(heard_of_a_task_behind_one_that_ended())
     assert [([claim.task for claim in news.begun], news.ended) for news in heard] == [([1], ()), ([2], (1,))]
+
+
+@pytest.mark.virtual_time
+async def test_tasks_that_do_not_fit_into_one_hint_are_told_of_in_several() -> None:
+    broker = LocalServer(max_payload=200_000).connect()
+    heard: list[Claims] = []
+
+    async def hear(request: Request) -> None:
+        heard.append(decode_record(Claims, request.payload))
+
+    await broker.listen(NAMES.every_claim, hear)
+    presence = Presence(broker, NAMES, "w")
+    with contextlib.ExitStack() as held:
+        for sequence in range(1, 3_001):
+            held.enter_context(presence.holds("q", Delivered(sequence, lease="$JS.ACK." + "x" * 100)))
+        await turns()
+    await asyncio.sleep(1)
+    assert [claim.task for news in heard for claim in news.begun] == list(range(1, 3_001))
+    assert sorted(task for news in heard for task in news.ended) == list(range(1, 3_001))
+    assert len(heard) > 2
+    await broker.close()

@@ -85,13 +85,13 @@ def test_a_failed_step_shows_its_error() -> None:
     ids=["sleep", "wait", "retry", "second retry", "over", "pass", "outcome", "unknown"],
 )
 def test_open_steps_are_what_has_no_result(messages: list[StoredMessage], shown: list[tuple[str, int]]) -> None:
-    views = history(*messages).open_steps()
+    views = [view for _, view in history(*messages).open_steps()]
     assert [(view.status, view.attempt) for view in views] == shown
     assert all(view.finished_at is None and view.output == NULL for view in views)
 
 
 def test_a_step_that_is_tried_again_shows_why_and_since_when() -> None:
-    (view,) = history(stored(1, "try.a.1", attempt(1), NOW + 5)).open_steps()
+    ((_, view),) = history(stored(1, "try.a.1", attempt(1), NOW + 5)).open_steps()
     assert view.error is not None
     assert view.error.type == "E"
     assert view.started_at == to_iso(NOW)
@@ -130,7 +130,7 @@ def test_a_step_that_is_being_done_again_is_open_as_long_as_the_run_is() -> None
     made = StepHistory(epoch=1)
     made.read([stored(1, "step.a", step(status="failed")), stored(2, "try.a.1.1", attempt(1))])
     assert made.recorded() == []
-    assert [view.status for view in made.open_steps()] == ["retrying"]
+    assert [view.status for _, view in made.open_steps()] == ["retrying"]
     assert [view.status for _, view in made.recorded(with_open=False)] == ["failed"]
 
 
@@ -143,7 +143,23 @@ def test_what_stayed_open_in_an_earlier_epoch_is_open_no_more_but_for_sleeps() -
             stored(3, "try.c.1", attempt(1)),
         ]
     )
-    assert [(view.name, view.status) for view in made.open_steps()] == [("a", "sleeping")]
+    assert [(view.name, view.status) for _, view in made.open_steps()] == [("a", "sleeping")]
+
+
+def test_what_was_shown_as_open_is_shown_neither_as_open_nor_as_recorded_again() -> None:
+    made = history(
+        stored(1, "wait.a", WaitRecord(name="a", kind="sleep", token="t")),
+        stored(2, "step.b", step("b")),
+        stored(3, "try.c.1", attempt(1)),
+        stored(4, "try.c.2", attempt(2)),
+        stored(5, "wait.d", WaitRecord(name="d", kind="sleep", token="t")),
+        stored(6, "step.a", step("a", "sleep")),
+        stored(7, "step.d", step("d", "sleep")),
+        stored(8, "wait.e", WaitRecord(name="e", kind="sleep", token="t")),
+    )
+    assert [place for place, _ in made.open_steps()] == [3, 8]
+    assert [(place, view.name) for place, view in made.open_steps(after=3)] == [(8, "e")]
+    assert [(place, view.name) for place, view in made.recorded(but_of=3)] == [(2, "b"), (7, "d")]
 
 
 def test_a_step_that_the_code_did_not_ask_for_says_so() -> None:

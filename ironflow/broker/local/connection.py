@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from ironflow.broker.local.consumer import Consumer
-from ironflow.broker.local.core import Answer, LocalSubscription, NoStreamTakesIt
+from ironflow.broker.local.core import Answer, LocalSubscription, NoStreamTakesIt, check_size
 from ironflow.broker.local.follower import LocalFollower
 from ironflow.broker.local.puller import LocalPuller
 from ironflow.broker.local.server import ServerProcess
@@ -271,6 +271,7 @@ class LocalBroker:
 
     def notify(self, subject: str, payload: bytes, *, at_once: bool = False) -> None:  # noqa: ARG002 - nothing is gathered here
         """Send a hint to whoever listens. Sent, not awaited; lost where nobody does."""
+        check_size(subject, payload, self.server.max_payload)
         self._send("notify", subject, lambda: self._server.exchange.send(subject, payload))
 
     async def listen(
@@ -312,6 +313,7 @@ class LocalBroker:
 
     async def _question(self, verb: str, subject: str, payload: bytes, answer: Answer) -> None:
         await self._arrive()
+        check_size(subject, payload, self.server.max_payload)
         if error := self._server.intercept("before", verb, subject):
             raise error
         if not self._server.exchange.send(subject, payload, answer):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from ironflow.broker.local.subjects import is_literal, matcher
-from ironflow.broker.protocol import Listener, Unavailable
+from ironflow.broker.protocol import Listener, MessageTooLarge, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -19,26 +19,40 @@ class NoStreamTakesIt(Unavailable):
     """No stream has the subject of a message."""
 
 
+def check_size(subject: str, payload: bytes, limit: int) -> None:
+    """Refuse what the server does not take.
+
+    Raises:
+        MessageTooLarge: it is more than *limit* bytes.
+
+    """
+    if len(payload) > limit:
+        raise MessageTooLarge(f"{len(payload):,} bytes; the server takes at most {limit:,} ({subject})")
+
+
 class LocalRequest:
     """A core message that may want an answer.
 
     Args:
         subject: what it was sent to.
         payload: its content.
+        limit: the most bytes that an answer may have.
         answer: takes the answers; None where none is wanted.
 
     """
 
-    __slots__ = ("_answer", "payload", "subject")
+    __slots__ = ("_answer", "_limit", "payload", "subject")
 
-    def __init__(self, subject: str, payload: bytes, answer: Answer | None = None) -> None:
+    def __init__(self, subject: str, payload: bytes, limit: int, answer: Answer | None = None) -> None:
         self.subject = subject
         self.payload = payload
+        self._limit = limit
         self._answer = answer
 
     def respond(self, payload: bytes) -> None:
         """Answer it; no effect where no answer is wanted."""
         if self._answer is not None:
+            check_size(self.subject, payload, self._limit)
             asyncio.get_running_loop().call_soon(self._answer, payload)
 
 
@@ -103,9 +117,15 @@ class LocalSubscription:
 
 
 class Exchange:
-    """All subscriptions of a server."""
+    """All subscriptions of a server.
 
-    def __init__(self) -> None:
+    Args:
+        max_payload: the most bytes that a message may have.
+
+    """
+
+    def __init__(self, max_payload: int) -> None:
+        self._max_payload = max_payload
         self._literal: dict[str, dict[LocalSubscription, None]] = {}
         self._filters: dict[LocalSubscription, Callable[[str], bool]] = {}
         self._turns: dict[str, int] = {}
@@ -130,7 +150,7 @@ class Exchange:
         """Give a message to all that listen, and to one of each group; say whether anybody does."""
         receivers = self._receivers(subject)
         for receiver in receivers:
-            receiver.push(LocalRequest(subject, payload, answer))
+            receiver.push(LocalRequest(subject, payload, self._max_payload, answer))
         return bool(receivers)
 
     def _receivers(self, subject: str) -> list[LocalSubscription]:

@@ -8,14 +8,13 @@ from itertools import count
 from typing import Literal, Protocol, TypeAlias
 
 from ironflow.broker.local.clock import EPOCH_MS, Clock
-from ironflow.broker.local.core import Exchange, NoStreamTakesIt
+from ironflow.broker.local.core import Exchange, NoStreamTakesIt, check_size
 from ironflow.broker.local.schedules import Lateness
 from ironflow.broker.local.stream import Stream
 from ironflow.broker.local.subjects import is_valid, overlap
 from ironflow.broker.protocol import (
     BrokerError,
     ConsumerSpec,
-    MessageTooLarge,
     NoSuchStream,
     Publication,
     ServerInfo,
@@ -73,7 +72,7 @@ class ServerProcess:
         interceptor: Interceptor | None = None,
     ) -> None:
         self.clock = Clock(epoch_ms)
-        self.exchange = Exchange()
+        self.exchange = Exchange(max_payload)
         self.interceptor = interceptor
         self._lateness = Lateness(schedule_lateness_ms)
         self._up = asyncio.Event()
@@ -184,8 +183,7 @@ class ServerProcess:
         """Store a message in the stream that takes its subject (see :meth:`Broker.publish`)."""
         if not is_valid(publication.subject):
             raise ValueError(f"{publication.subject!r} is not a subject")
-        if len(publication.payload) > self._max_payload:
-            raise MessageTooLarge(f"{publication.subject}: {len(publication.payload):,} bytes")
+        check_size(publication.subject, publication.payload, self._max_payload)
         stream = next((each for each in self._streams.values() if each.takes(publication.subject)), None)
         if stream is None:
             raise NoStreamTakesIt(f"no stream takes {publication.subject!r}")

@@ -16,6 +16,7 @@ from ironflow.broker.nats.batch_costs import BatchCosts
 from ironflow.broker.nats.batches import batch_headers, new_batch_id, split, stream_of
 from ironflow.broker.nats.pacer import Pacer
 from ironflow.broker.nats.requester import Answer, Failure, Reply, Requester
+from ironflow.broker.nats.wire import too_large
 from ironflow.broker.protocol import (
     Ambiguous,
     BrokerError,
@@ -365,7 +366,7 @@ class Publisher:
         headers = encode_headers(publication)
         size = len(headers) + len(publication.payload)
         if size > (limit := self._max_payload()):
-            return MessageTooLarge(f"{size:,} bytes; the server takes at most {limit:,} ({subject})")
+            return too_large(size, limit, subject)
         return self._requester.send(subject, publication.payload, self._answer_seconds, headers)
 
 

@@ -162,6 +162,7 @@ class Requester:
             Unavailable: it could not be sent, or nobody listens.
             Ambiguous: it was sent and no answer came.
             Denied: the account's permissions do not allow it.
+            MessageTooLarge: it was not sent.
 
         """
         return (await self.collect(subject, payload, timeout_seconds))[0]
@@ -178,7 +179,7 @@ class Requester:
         """Send a request and return its answers, up to and with the one that *is_last*; the first if that is None.
 
         Raises:
-            Unavailable, Ambiguous, Denied: as :meth:`ask`.
+            Unavailable, Ambiguous, Denied, MessageTooLarge: as :meth:`ask`.
 
         """
         deadline = self._loop.time() + timeout_seconds
@@ -224,8 +225,8 @@ class Requester:
         token = f"{next(self._tokens):x}"
         # While nobody else waits for an answer, little else is on its way that could be sent together with this.
         is_lone = not self._waiting
-        self._waiting[token.encode()] = waiting
         self._wire.send(subject, payload, self._inbox + token, headers, at_once=is_lone)
+        self._waiting[token.encode()] = waiting
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -21,6 +21,7 @@ import structlog
 from nats.aio.client import Client, Server
 
 from ironflow.broker.nats.incoming import Handler, Incoming
+from ironflow.broker.protocol import MessageTooLarge
 
 FIRST_RECONNECT_SECONDS = 0.03
 RECONNECT_SECONDS = 0.25
@@ -86,17 +87,25 @@ class Wire(Client):
             headers: encoded, from ``NATS/1.0`` to the empty line; or nothing.
             at_once: spare it the wait for the end of the turn, for what is likely to be sent alone.
 
+        Raises:
+            MessageTooLarge: the server would close the connection over it.
+
         """
+        size = len(headers) + len(payload)
+        if size > self._max_payload:
+            raise too_large(size, self._max_payload, subject)
         if headers:
-            size = len(headers)
-            line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
+            line = f"HPUB {subject} {reply} {len(headers)} {size}\r\n".encode()
             self._write(b"%b%b%b\r\n" % (line, headers, payload), at_once=at_once)
         else:
-            line = f"PUB {subject} {reply} {len(payload)}\r\n".encode()
+            line = f"PUB {subject} {reply} {size}\r\n".encode()
             self._write(b"%b%b\r\n" % (line, payload), at_once=at_once)
 
     def send_all(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
-        """Send messages as :meth:`send` does; each is a subject, headers and a payload, and asks for no answer."""
+        """Send messages as :meth:`send` does; each is a subject, headers and a payload, and asks for no answer.
+
+        None of them may be over max_payload.
+        """
         self._write(
             b"".join(
                 [
@@ -363,6 +372,11 @@ def settle_all(futures: Iterable[asyncio.Future[bool]], *, value: bool) -> None:
     """Set the result of those that have none."""
     for future in futures:
         settle(future, value=value)
+
+
+def too_large(size: int, limit: int, subject: str) -> MessageTooLarge:
+    """Return why a message is not sent."""
+    return MessageTooLarge(f"{size:,} bytes; the server takes at most {limit:,} ({subject})")
 
 
 def choose_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
