@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
+import ssl
 import time
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -17,9 +19,11 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
+from structlog.testing import capture_logs
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect, connection
+from ironflow.broker.nats.settings import split_urls
 from ironflow.broker.nats.wire import _AT_END, _READER, _WRITER, Wire
 from ironflow.broker.protocol import (
     Ambiguous,
@@ -33,6 +37,7 @@ from ironflow.broker.protocol import (
 )
 from ironflow.errors import DefinitionError, EngineUnavailableError
 from tests.support import eventually
+from tests.support.identities import make_certificates
 from tests.support.servers import configured_server, info_line, stub_server
 
 
@@ -101,6 +106,70 @@ class TestFirstConnection:
         missing = tmp_path / "my.creds"
         with pytest.raises(DefinitionError, match=f"cannot read the credentials file {missing}: No such file"):
             await connect(settings_for("nats://127.0.0.1:1", creds=str(missing)))
+
+
+NO_TLS = "the server offers no TLS, and the URL asks for it with tls://; "
+
+
+class TestTls:
+    @pytest.fixture
+    def certificates(self, tmp_path: Path) -> dict[str, str]:
+        make_certificates(tmp_path)
+        return {"cert_file": str(tmp_path / "server.pem"), "key_file": str(tmp_path / "server.key")}
+
+    @pytest.mark.parametrize("scheme", ["tls", "TLS"])
+    async def test_a_server_without_tls_is_refused_before_it_hears_anything(self, scheme: str) -> None:
+        heard: list[bytes] = []
+        async with stub_server(info_line("2.15.1", auth_required=True), answers_ping=True, heard=heard) as url:
+            (asked,) = split_urls(url.replace("nats://", f"{scheme}://me:sesame@"))
+            message = await refusal(settings_for(asked), within=1.0)
+        assert message.startswith(f"cannot use NATS at {url.replace('nats', 'tls')}: {NO_TLS}")
+        assert heard == []
+
+    async def test_one_url_of_several_asks_for_tls_with_all_of_them(self) -> None:
+        heard: list[bytes] = []
+        secret = {"user": "me", "password": "sesame"}
+        async with stub_server(info_line("2.15.1", auth_required=True), answers_ping=True, heard=heard) as url:
+            for _ in range(3):  # they are tried in random order
+                assert NO_TLS in await refusal(settings_for(url, "tls://127.0.0.1:1", **secret), within=1.0)
+        assert heard == []
+
+    async def test_a_server_that_only_offers_tls_is_taken_at_its_word(
+        self, tmp_path: Path, certificates: dict[str, str]
+    ) -> None:
+        users: dict[str, Any] = {"authorization": {"users": [ADMIN]}, "allow_non_tls": True}
+        store = {"store_dir": str(tmp_path)}
+        with configured_server(tmp_path, jetstream=store, tls=certificates, **users) as url:
+            address = url.replace("nats://", "tls://")
+            broker = await connect(settings_for(address, **ADMIN, tls_ca=str(tmp_path / "ca.pem")))
+            assert isinstance(broker._wire._find_socket().get_extra_info("ssl_object"), ssl.SSLObject)
+            await broker.close()
+
+    async def test_a_server_that_offers_none_any_more_is_not_signed_in_to_again(
+        self, tmp_path: Path, certificates: dict[str, str]
+    ) -> None:
+        heard: list[bytes] = []
+        store = {"store_dir": str(tmp_path)}
+        with contextlib.ExitStack() as server:
+            url = server.enter_context(
+                configured_server(tmp_path, jetstream=store, tls=certificates, authorization={"users": [ADMIN]})
+            )
+            broker = await connect(settings_for(url, **ADMIN, tls_ca=str(tmp_path / "ca.pem")))
+            with capture_logs() as logs:
+                server.close()
+                port = int(url.rpartition(":")[2])
+                plain = info_line("2.15.1", auth_required=True)
+                async with stub_server(plain, answers_ping=True, port=port, heard=heard):
+                    await eventually(lambda: was_warned(logs))
+                    is_down(broker)
+                    await broker.close()
+        assert heard == []
+
+
+def was_warned(logs: list[Any]) -> None:
+    reasons = [entry["reason"] for entry in logs if entry["event"] == "cannot use NATS any more; keeps trying"]
+    assert len(reasons) == 1
+    assert reasons[0].startswith(NO_TLS)
 
 
 ADMIN = {"user": "admin", "password": "a"}

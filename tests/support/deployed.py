@@ -181,7 +181,7 @@ class Deployed:
         for server in self.servers:
             await eventually(server.probes_succeed, within=_READY_SECONDS)
         monitor = f"http://127.0.0.1:{self.servers[0].monitor_port}"
-        elsewhere = {"nats://nats:4222": ",".join(self.urls), "http://nats:8222": monitor}
+        elsewhere = {"tls://nats:4222": ",".join(self.urls), "http://nats:8222": monitor}
         elsewhere |= {"/etc/nats-ca/": f"{self.folder}/"}
         for manifest in of_kind(self.overlay, "Deployment").values():
             for _ in range(manifest["spec"].get("replicas", 1)):

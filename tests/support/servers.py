@@ -62,21 +62,25 @@ def _url_of(process: subprocess.Popen[bytes], folder: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def stub_server(*greeting: bytes, answers_ping: bool = False) -> AsyncGenerator[str]:
-    """Run something that listens like a server and sends a greeting; its URL."""
+async def stub_server(
+    *greeting: bytes, answers_ping: bool = False, port: int = 0, heard: list[bytes] | None = None
+) -> AsyncGenerator[str]:
+    """Run something that listens like a server and sends a greeting; its URL. What it is told goes to *heard*."""
     writers: list[asyncio.StreamWriter] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         writer.writelines(greeting)
         while line := await reader.readline():
+            if heard is not None:
+                heard.append(line)
             if answers_ping and line.startswith(b"PING"):
                 writer.write(b"PONG\r\n")
             # The only answer to what asks for the state of JetStream.
             if answers_ping and line.startswith(b"PUB $JS.API.INFO "):
                 writer.write(b"-ERR 'Permissions Violation for Publish to \"$JS.API.INFO\"'\r\n")
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    server = await asyncio.start_server(talk, "127.0.0.1", port)
     try:
         yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import socket
 import ssl
@@ -74,10 +75,11 @@ async def connect(
     settings = settings or ConnectionSettings()
     options = connect_options(settings)
     attempt = _Attempt(settings)
-    wire = Wire(check_server)
+    # A connection that begins with a handshake is encrypted before the server says anything.
+    wire = Wire(functools.partial(check_server, encrypted=settings.encrypted and not settings.tls_first))
     try:
         await attempt.run(wire, options)
-        wire.on_down.append(lambda: log.warning("lost the connection to NATS; reconnecting"))
+        wire.on_down.append(attempt.lost)
         wire.on_up.append(lambda: log.info("connected to NATS again", server=wire.server_info.get("server_name")))
         broker = NatsBroker(
             wire,
@@ -94,13 +96,14 @@ async def connect(
 
 
 class _Attempt:
-    """The first connection, given up when each server was tried once."""
+    """The first connection, given up when each server was tried once; then what goes wrong with later ones."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
         self._errors: list[Exception] = []
         self._tried_all = asyncio.Event()
         self._connected = False
+        self._unfit = ""
 
     async def run(self, wire: Wire, options: dict[str, Any]) -> None:
         """Connect.
@@ -132,9 +135,18 @@ class _Attempt:
             connecting.cancel()
         raise EngineUnavailableError(self._explain(said_hello=bool(wire.server_info)))
 
+    def lost(self) -> None:
+        """Tell that the connection which stood is gone."""
+        log.warning("lost the connection to NATS; reconnecting")
+        self._unfit = ""
+
     async def _take_error(self, error: Exception) -> None:
         if self._connected:
             log.debug("NATS connection", error=str(error) or type(error).__name__)
+            # Once, since this goes on for ever, four times a second.
+            if isinstance(error, UnfitServerError) and str(error) != self._unfit:
+                self._unfit = str(error)
+                log.warning("cannot use NATS any more; keeps trying", reason=self._unfit)
             return
         self._errors.append(error)
         if len(self._errors) >= len(self._settings.urls):
@@ -248,13 +260,25 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     return context
 
 
-def check_server(info: dict[str, Any]) -> None:
-    """Refuse a server that is too old, by the INFO that it sends first.
+def check_server(info: dict[str, Any], *, encrypted: bool) -> None:
+    """Refuse a server that is too old, or in plaintext, by the INFO that it sends before it is told anything.
+
+    Args:
+        info: what it sends. It is changed where the server leaves TLS to its clients: nats-py would do without.
+        encrypted: whether nothing may be told in plaintext.
 
     Raises:
-        UnfitServerError: it is.
+        UnfitServerError: it cannot be used.
 
     """
+    if encrypted and not (info.get("tls_required") or info.get("tls_available")):
+        message = (
+            "the server offers no TLS, and the URL asks for it with tls://; set up TLS on the server, "
+            "or write nats:// for all servers where passwords and data may go in plaintext"
+        )
+        raise UnfitServerError(message)
+    if encrypted:
+        info["tls_required"] = True
     version = str(info.get("version", ""))
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
     parsed = tuple(int(number) for number in numbers.groups()) if numbers else ()

@@ -61,7 +61,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to connect to NATS. Its text form shows no secrets.
 
     Attributes:
-        urls: servers of one cluster; any of them will do.
+        urls: servers of one cluster; any of them will do. One with tls:// has none of them used without TLS.
         creds: path of a credentials file (JWT and seed).
         nkey: path of an nkey seed file.
         user: user name.
@@ -107,6 +107,11 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"ConnectionSettings({', '.join(shown)})"
 
     @property
+    def encrypted(self) -> bool:
+        """Whether servers without TLS are refused. They get the same credentials, so one URL speaks for all."""
+        return any(url.startswith("tls://") for url in self.urls)
+
+    @property
     def shown_urls(self) -> str:
         """The servers as one text for messages, without user names and passwords."""
         return ", ".join(redact(url) for url in self.urls)
@@ -130,8 +135,9 @@ def split_urls(text: str) -> tuple[str, ...]:
 
 
 def _check_url(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
     try:
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        parts = urlsplit(url if separator else f"nats://{url}")
         # Reading the port is what refuses one that is no number or too large.
         fits = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0 and parts.path in {"", "/"}
     except ValueError:
@@ -139,7 +145,8 @@ def _check_url(url: str) -> str:
     if not fits or not url.isprintable() or " " in url:
         message = f"{redact(url)!r} is not a NATS URL; write it like {DEFAULT_URL}, several with commas between them"
         raise DefinitionError(message)
-    return url
+    # nats-py knows schemes in small letters only.
+    return f"{scheme.lower()}{separator}{rest}"
 
 
 def from_environment(environment: Mapping[str, str]) -> ConnectionSettings:
