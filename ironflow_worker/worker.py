@@ -76,7 +76,7 @@ class Worker:
         limits: what is refused before it is stored.
 
     Raises:
-        DefinitionError: none of the functions is on one of its queues, or there are fewer slots than queues and shards.
+        DefinitionError: on one of its queues is none of the functions, or there are fewer slots than queues and shards.
 
     """
 
@@ -241,13 +241,14 @@ class Worker:
 def _functions_of(
     functions: Mapping[str, Function[Any, Any]], settings: WorkerSettings
 ) -> dict[str, Function[Any, Any]]:
-    mine = {key: function for key, function in functions.items() if function.queue in settings.queues}
-    if not mine:
-        known = ", ".join(sorted({repr(function.queue) for function in functions.values()})) or "none"
-        wanted = ", ".join(repr(queue) for queue in settings.queues)
-        msg = f"none of the functions is on queue {wanted}; the functions that were loaded are on: {known}"
+    known = {function.queue for function in functions.values()}
+    # One that nobody uses keeps its share of the concurrency for itself, and mostly is another one misspelt.
+    if unused := [queue for queue in settings.queues if queue not in known]:
+        wanted = ", ".join(map(repr, unused))
+        loaded = ", ".join(sorted(map(repr, known))) or "none"
+        msg = f"none of the functions is on queue {wanted}; the functions that were loaded are on: {loaded}"
         raise DefinitionError(msg)
-    return mine
+    return {key: function for key, function in functions.items() if function.queue in settings.queues}
 
 
 def _share_slots(settings: WorkerSettings, names: Names) -> list[tuple[str, str, int]]:

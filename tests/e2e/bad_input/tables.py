@@ -150,7 +150,9 @@ def define(options: str, handler: str = "async def f(ctx): ...") -> str:
 
 
 def make_shop(place: Place) -> None:
-    """Write a package with one function, and a file that holds another one with its id."""
+    """Write a package with two functions, and a file that holds another one with the id of the first."""
     cash = "import ironflow\n\n" + define("id='cash', queue='orders'", "async def cash(ctx): ...")
-    for name, text in {"shop/__init__.py": "", "shop/orders.py": cash, "other.py": cash, "data.json": "{}"}.items():
+    mail = "import ironflow\n\n" + define("id='mail', queue='mail'", "async def mail(ctx): ...")
+    shop = {"shop/__init__.py": "", "shop/orders.py": cash, "shop/mail.py": mail}
+    for name, text in (shop | {"other.py": cash, "data.json": "{}"}).items():
         place.file(name, text)

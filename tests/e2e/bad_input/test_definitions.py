@@ -150,7 +150,14 @@ class TestDefinitions:
         Bad(
             "--queue mail", "none of the functions is on queue 'mail'; the functions that were loaded are on: 'orders'"
         ),
-        Bad("--queue orders --queue mail --concurrency 1", "2 queues need a concurrency of at least as much, got 1"),
+        Bad(
+            "--queue orders --queue mail --queue orsder",
+            "none of the functions is on queue 'mail', 'orsder'; the functions that were loaded are on: 'orders'",
+        ),
+        Bad(
+            "--queue orders --queue mail --concurrency 1 shop/mail.py",
+            "2 queues need a concurrency of at least as much, got 1",
+        ),
         Bad("", "no queue: say which with --queue"),
         Bad("--queue a.b", f"function queue 'a.b' {QUEUE_RULE}"),
         Bad("--queue ''", f"function queue '' {QUEUE_RULE}"),
