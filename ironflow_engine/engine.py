@@ -16,6 +16,7 @@ import structlog
 
 from ironflow.broker.protocol import Broker, Request, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS, engine_consumers, streams
+from ironflow.durations import format_milliseconds
 from ironflow.engine_api import Empty
 from ironflow.messages import (
     CancelRun,
@@ -190,7 +191,14 @@ class Engine:
         self._tasks.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
         self._tasks.append(asyncio.create_task(self._takeover.run(), name="takeover"))
         self._tasks += [asyncio.create_task(chore(), name=name) for name, chore in self._chores.items()]
-        _log.info("engine started", engine=self.id, namespace=self._names.namespace, version=__version__)
+        kept = self._settings.retention_ms
+        _log.info(
+            "engine started",
+            engine=self.id,
+            namespace=self._names.namespace,
+            version=__version__,
+            retention=format_milliseconds(kept) if kept else "for ever",
+        )
 
     async def wait(self) -> None:
         """Return when a part of the engine has ended, which none does by itself; raise what ended it."""

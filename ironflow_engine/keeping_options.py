@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import click
 
-from ironflow.cli.params import DURATION
+from ironflow.cli.params import KEPT
 from ironflow.errors import DefinitionError
 from ironflow.names import Names
 from ironflow_engine.history import Archive
@@ -20,12 +20,12 @@ def keeping_options(command: F) -> F:
     """Add the options ``archive_url`` and ``retention`` (in milliseconds; 0 for ever) to a command."""
     command = click.option(
         "--retention",
-        type=DURATION,
+        type=KEPT,
         default=0,
         envvar="IRONFLOW_RETENTION",
         show_default="for ever",
         show_envvar=True,
-        help="How long NATS keeps runs after their end (7d). With an archive, none goes that is not there.",
+        help="How long NATS keeps runs after their end: 7d, say. With an archive, none goes that is not there.",
     )(command)
     return click.option(
         "--archive-url",

@@ -20,6 +20,7 @@ from ironflow.limits import DEFAULT_LIMITS, check_payload
 
 T = TypeVar("T")
 
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _BYTE = re.compile(r" \(byte (\d+)\)$")
 _TOO_FAR = ("invalid character", "trailing characters")
 """For these msgspec names a place behind the one that is meant: of "nope" it has read all that "null" has."""
@@ -52,7 +53,15 @@ class Parsed(click.ParamType[T], Generic[T]):
 
 def parse_milliseconds(text: str) -> int:
     """Return a duration ("30s", "1h30m", or a number of seconds) in milliseconds."""
-    return parse_duration(f"{text.strip()}s" if re.fullmatch(r"\d+(\.\d+)?", text.strip()) else text, "it")
+    return parse_duration(f"{text.strip()}s" if _NUMBER.fullmatch(text.strip()) else text, "it")
+
+
+def parse_kept_milliseconds(text: str) -> int:
+    """Return in milliseconds for how long something is kept; seconds for what was meant as days would delete it."""
+    if _NUMBER.fullmatch(text.strip()) and float(text):
+        msg = f"say of what unit it is, like {text.strip()}d for days or {text.strip()}s for seconds; got {text!r}"
+        raise ValueError(msg)
+    return parse_duration(text, "it")
 
 
 def parse_since(text: str, now: int | None = None) -> int:
@@ -158,6 +167,7 @@ def _excerpt(line: str, column: int) -> str:
 
 
 DURATION = Parsed("DURATION", parse_milliseconds)
+KEPT = Parsed("DURATION", parse_kept_milliseconds)
 SINCE = Parsed("TIME", parse_since)
 PAIR = Parsed("KEY=VALUE", parse_pair)
 EVENT_ID = Parsed("ID", parse_event_id)

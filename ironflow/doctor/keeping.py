@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ironflow.doctor.finding import Finding
+from ironflow.durations import format_milliseconds
 from ironflow.messages import ArchiveView, EngineView
 from ironflow.names import Names
 
 MOST_BEHIND = 10_000
 """Messages that an archive may be behind under load; it copies a thousand a second and more."""
-
-_DAY_MS = 24 * 60 * 60 * 1000
 
 
 def check_keeping(engine: EngineView) -> list[Finding]:
@@ -81,7 +80,7 @@ def _check_archive(archive: ArchiveView | None) -> Finding:
 
 def _check_retention(engine: EngineView) -> Finding:
     if engine.retention_ms:
-        text = f"NATS keeps runs for {engine.retention_ms / _DAY_MS:g} days after their end"
+        text = f"NATS keeps runs for {format_milliseconds(engine.retention_ms)} after their end"
         return Finding(check="retention", level="ok", text=text)
     return Finding(
         check="retention",

@@ -48,7 +48,7 @@ async def test_an_engine_archives_what_it_is_told_to_by_its_environment(
         assert await finding(processes, "archive") == ("ok", "it answers, and is 0 messages behind")
 
     await eventually(caught_up, within=20.0)
-    assert await finding(processes, "retention") == ("ok", "NATS keeps runs for 7 days after their end")
+    assert await finding(processes, "retention") == ("ok", "NATS keeps runs for 7d after their end")
     assert CANARY not in processes.logs()
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context
@@ -50,6 +51,14 @@ async def left_of(system: System, run: str) -> list[str]:
         async for page in system.broker.read(stream, ">"):
             found += [message.subject for message in page if f".{run}" in message.subject]
     return found
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "for ever"), (60, "1m")])
+async def test_an_engine_says_at_its_start_for_how_long_runs_are_kept(nap: Any, seconds: int, told: str) -> None:
+    with capture_logs() as logs:
+        async with running_system(nap, retention=seconds):
+            pass
+    assert [entry["retention"] for entry in logs if entry["event"] == "engine started"] == [told]
 
 
 async def test_nothing_is_left_of_a_run_after_its_retention(nap: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironflow.cli.params import parse_data, parse_milliseconds, parse_pair, parse_since
+from ironflow.cli.params import parse_data, parse_kept_milliseconds, parse_milliseconds, parse_pair, parse_since
 
 NOW = 1_795_291_380_000
 JSON = st.recursive(
@@ -25,10 +26,20 @@ def test_a_bare_number_is_a_duration_in_seconds(text: str, milliseconds: int) ->
     assert parse_milliseconds(text) == milliseconds
 
 
+@pytest.mark.parametrize("parse", [parse_milliseconds, parse_kept_milliseconds])
 @pytest.mark.parametrize("text", ["", "nan", "inf", "-5", "1e3", "0", "5 minutes"])
-def test_other_texts_are_no_durations(text: str) -> None:
+def test_other_texts_are_no_durations(parse: Callable[[str], int], text: str) -> None:
     with pytest.raises(ValueError, match="it must be"):
-        parse_milliseconds(text)
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["30", " 1.5 ", "0.5"])
+def test_how_long_something_is_kept_needs_a_unit(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"like {text.strip()}d for days or {text.strip()}s for seconds; got '{text}'"
+    ):
+        parse_kept_milliseconds(text)
+    assert parse_kept_milliseconds("30d") == 30 * 86_400_000
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,10 @@ def test_an_archive_must_answer_and_keep_up(archive: ArchiveView, level: str) ->
     assert levels(archive=archive)["archive"] == level
 
 
-def test_the_retention_is_told_in_days() -> None:
-    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", retention_ms=129_600_000)
-    assert check_keeping(view)[-1].text == "NATS keeps runs for 1.5 days after their end"
+@pytest.mark.parametrize(("milliseconds", "told"), [(30 * 86_400_000, "30d"), (129_600_000, "1d12h"), (10_000, "10s")])
+def test_the_retention_is_told_as_a_duration(milliseconds: int, told: str) -> None:
+    view = EngineView(id="e", host="h", pid=1, version="1", namespace="n", started_at="", retention_ms=milliseconds)
+    assert check_keeping(view)[-1].text == f"NATS keeps runs for {told} after their end"
 
 
 @pytest.mark.parametrize(

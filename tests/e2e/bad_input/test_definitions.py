@@ -187,6 +187,7 @@ class TestEngineOptions:
     @pytest.mark.usefixtures("nothing_stored")
     @table(
         Bad("--lease 0", "'--lease' (env var: 'IRONFLOW_LEASE'): 0.0 is not in the range x>=0.5"),
+        Bad("--retention 30", "'IRONFLOW_RETENTION'): say of what unit it is, like 30d for days or 30s for seconds"),
         Bad("--replicas 9", "'--replicas' (env var: 'IRONFLOW_REPLICAS'): 9 is not in the range 1<=x<=5"),
         Bad("--read-model .", "'--read-model' (env var: 'IRONFLOW_READ_MODEL'): File '.' is a directory"),
         Bad("--read-model data.json/lists", "cannot keep lists in data.json/lists: "),
