@@ -18,9 +18,11 @@ from ironflow.cli.common import (
 )
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
+from ironflow.cli.params import Parsed, parse_milliseconds
 from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, names_of, opened
 from ironflow.doctor.monitor import look
 from ironflow.doctor.server import check_sync
+from ironflow.durations import format_milliseconds
 from ironflow.settings import connection_settings
 from ironflow.version import __version__
 from ironflow_engine.engine import Engine, EngineSettings
@@ -30,6 +32,20 @@ _log = structlog.get_logger("ironflow.engine")
 
 _COLLECT_AFTER_OBJECTS = 10_000
 """It has fewer objects at a time than a worker, and so less to gain; until then, what is in cycles stays."""
+
+_SHORTEST_LEASE_MS = 500
+"""With less, a busy moment costs a worker its tasks."""
+
+
+def _parse_lease(text: str) -> int:
+    lease = parse_milliseconds(text)
+    if lease < _SHORTEST_LEASE_MS:
+        msg = f"it must be at least {format_milliseconds(_SHORTEST_LEASE_MS)}, got {text!r}"
+        raise ValueError(msg)
+    return lease
+
+
+LEASE = Parsed("DURATION", _parse_lease)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,12 +70,13 @@ _COLLECT_AFTER_OBJECTS = 10_000
 )
 @click.option(
     "--lease",
-    type=click.FloatRange(min=0.5),
-    default=TASK_LEASE_SECONDS,
+    "lease_ms",
+    type=LEASE,
+    default=f"{TASK_LEASE_SECONDS:g}s",
     envvar="IRONFLOW_LEASE",
     show_default=True,
     show_envvar=True,
-    help="Seconds that a worker keeps a task without renewing it.",
+    help="How long a worker keeps a task without renewing it.",
 )
 @click.option(
     "--monitor-url",
@@ -78,7 +95,7 @@ async def engine(
     *,
     read_model: str,
     replicas: int,
-    lease: float,
+    lease_ms: int,
     monitor_url: str | None,
     archive_url: str | None,
     retention: int,
@@ -91,7 +108,9 @@ async def engine(
     Example: ironflow-engine --nats-url nats://127.0.0.1:4222
     """
     names = names_of(connection)
-    settings = EngineSettings(read_model=read_model, replicas=replicas, lease_seconds=lease, retention_ms=retention)
+    settings = EngineSettings(
+        read_model=read_model, replicas=replicas, lease_seconds=lease_ms / 1000, retention_ms=retention
+    )
     collect_rarely(_COLLECT_AFTER_OBJECTS)
     async with opened_archive(archive_url, names) as archive, opened(connector(connection)) as broker:
         signals = StopSignals()

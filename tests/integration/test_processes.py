@@ -51,7 +51,7 @@ async def test_two_workers_share_the_load_of_a_queue(processes: Cluster) -> None
 
 
 async def test_recorded_steps_do_not_run_again_when_their_worker_is_killed(processes: Cluster) -> None:
-    processes.engine("--lease", "1")
+    processes.engine("--lease", "1s")
     first = processes.worker("flows.py")
     async with processes.client() as client:
         await functions_are_known(client, "gated")

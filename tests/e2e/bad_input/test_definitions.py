@@ -186,7 +186,9 @@ class TestDefinitions:
 class TestEngineOptions:
     @pytest.mark.usefixtures("nothing_stored")
     @table(
-        Bad("--lease 0", "'--lease' (env var: 'IRONFLOW_LEASE'): 0.0 is not in the range x>=0.5"),
+        Bad("--lease 0", "'--lease' (env var: 'IRONFLOW_LEASE'): it must be longer than zero, got '0s'"),
+        Bad("--lease 0.4", "'IRONFLOW_LEASE'): it must be at least 500ms, got '0.4'"),
+        Bad("--lease soon", f"'IRONFLOW_LEASE'): it {DURATION_RULE}; got 'soon'"),
         Bad("--retention 30", "'IRONFLOW_RETENTION'): say of what unit it is, like 30d for days or 30s for seconds"),
         Bad("--replicas 9", "'--replicas' (env var: 'IRONFLOW_REPLICAS'): 9 is not in the range 1<=x<=5"),
         Bad("--read-model .", "'--read-model' (env var: 'IRONFLOW_READ_MODEL'): File '.' is a directory"),
