@@ -266,15 +266,18 @@ class Client:
         publication = Publication(
             subject=self.names.event(record.name), payload=encode_record(record), message_id=record.id
         )
-        stored = await self._store_surely(publication, record)
-        if stored.duplicate:
+        stored, tries = await self._store_surely(publication, record)
+        existed = stored.duplicate
+        if existed:
             try:
                 existing = await self._event_at(stored.sequence)
             except Denied:
                 existing = None  # who may publish events need not be allowed to read those of others
             if existing is not None:
+                # A first try whose answer got lost has stored this very event.
+                existed = tries == 1 or existing.payload != publication.payload
                 record = decode_record(EventRecord, existing.payload)
-        return Published(record, stored.sequence, existed=stored.duplicate)
+        return Published(record, stored.sequence, existed=existed)
 
     async def _event_at(self, sequence: int) -> StoredMessage | None:
         try:
@@ -285,13 +288,13 @@ class Client:
             msg = f"the event is stored, and cannot be read now: {error}"
             raise EngineUnavailableError(msg) from error
 
-    async def _store_surely(self, publication: Publication, record: EventRecord) -> Stored:
-        """Publish; where no answer came publish again, which the event's id makes harmless."""
-        for remaining in reversed(range(_PUBLISH_TRIES)):
+    async def _store_surely(self, publication: Publication, record: EventRecord) -> tuple[Stored, int]:
+        """Publish; where no answer came publish again, which the event's id makes harmless. Return the tries, too."""
+        for tries in range(1, _PUBLISH_TRIES + 1):
             try:
-                return await self._commits.publish(publication)
+                return await self._commits.publish(publication), tries
             except Ambiguous as error:
-                if not remaining:
+                if tries == _PUBLISH_TRIES:
                     msg = (
                         f"event {record.name!r} was not acknowledged by JetStream and may or may not be stored; "
                         f"publish it again with id={record.id!r}, which has no second effect"

@@ -58,7 +58,9 @@ class RunResult(msgspec.Struct, kw_only=True):
 @click.command()
 @click.argument("event", type=Parsed("EVENT", check_event_name))
 @click.option("--data", type=DATA, help='Payload: JSON, @file, or "-" for stdin.  [default: null]')
-@click.option("--id", type=EVENT_ID, help="Publishing again with the same id has no effect.  [default: a random one]")
+@click.option(
+    "--id", type=EVENT_ID, help="Publishing again with the same id has no effect, and says so.  [default: a random one]"
+)
 @click.option("--source", default="", envvar="IRONFLOW_SOURCE", show_envvar=True, help="Who publishes.")
 @click.option("--metadata", type=PAIR, multiple=True, help="A text beside the payload; repeatable.")
 @click.option("--wait", is_flag=True, help="Wait for the runs that it starts and print their output.")
@@ -84,11 +86,16 @@ async def publish(connection: ConnectionOptions, *, as_json: bool, wait: bool, t
         published = await _publish(client, event)
         if not as_json:
             click.echo(published.record.id)
+        if published.existed:
+            complain(
+                f"an event with the id {published.record.id!r} was stored before: it stays as it is, and nothing was "
+                "published; give another event another id"
+            )
         if wait:
             return await _report_runs(client, published, timeout, as_json=as_json)
         if as_json:
             _print_document(published, [])
-        else:
+        elif not published.existed:
             await _mention_where_untriggered(client, published.record.name)
     return ExitCode.DONE
 
@@ -206,4 +213,4 @@ def _row(result: RunResult) -> tuple[str, str, str, str]:
 
 def _print_document(published: Published, results: list[RunResult]) -> None:
     record = published.record
-    print_json({"event": {"id": record.id, "name": record.name}, "runs": results})
+    print_json({"event": {"id": record.id, "name": record.name}, "existed": published.existed, "runs": results})

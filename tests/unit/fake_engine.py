@@ -11,6 +11,7 @@ import msgspec
 from click.testing import CliRunner, Result
 
 from ironflow.broker.protocol import (
+    Ambiguous,
     Broker,
     Listener,
     NoSuchStream,
@@ -117,6 +118,7 @@ class FakeEngine:
         up: whether an engine answers.
         asked: the verbs that were asked for.
         patience: how long each of them would have been waited for, in seconds.
+        lost_answers: how many of the next events are stored without its being said.
         streams: whether an engine has ever made the streams.
 
     """
@@ -140,6 +142,7 @@ class FakeEngine:
         self.confirmed: list[bool] = []
         self.publish_error: Exception | None = None
         self.publish_seconds = 0.0
+        self.lost_answers = 0
         self.streams = True
 
     @contextlib.asynccontextmanager
@@ -161,6 +164,9 @@ class FakeEngine:
         if record.id in ids:
             return Stored(ids.index(record.id) + 1, duplicate=True)
         self.published.append(record)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise Ambiguous(publication.subject)
         return Stored(len(self.published))
 
     async def stream_state(self, stream: str) -> StreamState:

@@ -26,6 +26,7 @@ def test_prints_the_id_of_the_event(shell: Shell) -> None:
 def test_prints_the_event_as_json(shell: Shell) -> None:
     assert shell.json("publish", "order.placed", "--id", "o-1") == {
         "event": {"id": "o-1", "name": "order.placed"},
+        "existed": False,
         "runs": [],
     }
 
@@ -106,8 +107,26 @@ def test_does_not_ask_the_engine_where_json_is_printed(shell: Shell, engine: Fak
 def test_an_id_that_was_used_before_shows_the_event_that_exists(shell: Shell, engine: FakeEngine) -> None:
     shell("publish", "order.placed", "--id", "o-1")
     document = shell.json("publish", "order.changed", "--id", "o-1")
-    assert document["event"] == {"id": "o-1", "name": "order.placed"}
+    assert document == {"event": {"id": "o-1", "name": "order.placed"}, "existed": True, "runs": []}
     assert len(engine.published) == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--wait", "--timeout", "50ms"]])
+def test_an_id_that_was_used_before_is_said_to_have_been(shell: Shell, engine: FakeEngine, more: list[str]) -> None:
+    assert shell("publish", "order.placed", "--id", "o-1", "--data", "1").stderr.startswith("no run is started by it")
+    result = shell("publish", "order.placed", "--id", "o-1", "--data", "2", *more)
+    assert result.stderr.splitlines()[0] == (
+        "an event with the id 'o-1' was stored before: it stays as it is, and nothing was published; "
+        "give another event another id"
+    )
+    assert "no run is started" not in result.stderr
+    assert [bytes(event.data) for event in engine.published] == [b"1"]
+
+
+def test_an_event_of_which_only_the_answer_got_lost_is_no_other_one(shell: Shell, engine: FakeEngine) -> None:
+    engine.lost_answers = 1
+    document = shell.json("publish", "order.placed", "--id", "o-1")
+    assert (document["existed"], len(engine.published)) == (False, 1)
 
 
 def test_waits_for_all_runs_and_prints_their_output(shell: Shell, engine: FakeEngine) -> None:
@@ -116,6 +135,7 @@ def test_waits_for_all_runs_and_prints_their_output(shell: Shell, engine: FakeEn
     document = shell.json("publish", "order.placed", "--id", "o-1", "--wait")
     assert document == {
         "event": {"id": "o-1", "name": "order.placed"},
+        "existed": False,
         "runs": [
             _result(id="r1", function="process-order", output={"total": 1.0}),
             _result(id="r2", function="mail", output="sent"),
@@ -172,14 +192,14 @@ def test_a_time_out_shows_the_runs_as_they_are(shell: Shell, engine: FakeEngine)
 def test_an_event_that_the_engine_does_not_get_to_in_time_is_a_time_out(shell: Shell) -> None:
     result = shell("publish", "order.placed", "--id", "o-1", "--wait", "--timeout", "50ms", "--json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"event": {"id": "o-1", "name": "order.placed"}, "runs": []}
+    assert json.loads(result.stdout) == {"event": {"id": "o-1", "name": "order.placed"}, "existed": False, "runs": []}
 
 
 def test_json_is_printed_also_where_no_engine_answers(shell: Shell, engine: FakeEngine) -> None:
     engine.up = False
     result = shell("publish", "order.placed", "--id", "o-1", "--wait", "--json")
     assert result.exit_code == 3
-    assert json.loads(result.stdout) == {"event": {"id": "o-1", "name": "order.placed"}, "runs": []}
+    assert json.loads(result.stdout) == {"event": {"id": "o-1", "name": "order.placed"}, "existed": False, "runs": []}
     assert result.stderr.startswith("no engine answers")
     assert len(result.stderr.splitlines()) == 1
 

@@ -113,7 +113,11 @@ class TestWhatIsStored:
         outcome = place.ironflow("publish", "lonely", "--wait", "--json", "--id", "lonely-1")
         assert complaint_of(outcome).startswith("no run is started by it: ")
         assert outcome.code == DONE
-        assert json.loads(outcome.stdout) == {"event": {"id": "lonely-1", "name": "lonely"}, "runs": []}
+        assert json.loads(outcome.stdout) == {
+            "event": {"id": "lonely-1", "name": "lonely"},
+            "existed": False,
+            "runs": [],
+        }
         assert outcome.seconds < WITHIN_SECONDS
 
     @pytest.mark.parametrize("source", ["@full.json", "-"])
