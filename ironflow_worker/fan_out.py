@@ -359,9 +359,10 @@ def checked_branches(name: str, branches: object) -> Sequence[Callable[[Step], A
         for coroutine in filter(inspect.iscoroutine, given):
             coroutine.close()
         number, branch = wrong[0]
-        msg = f"branch {number} of parallel {name!r} must be an async function that takes a step client, got {branch!r}"
-        if inspect.iscoroutine(branch):
-            msg += "; pass the function itself, without calling it: 'async def branch(step): …'"
+        msg = (
+            f"branch {number} of parallel {name!r} must be an async function that takes a step client, got {branch!r}; "
+            "pass the function itself, without calling it: 'async def branch(step): …'"
+        )
         raise DefinitionError(msg)
     return cast("Sequence[Callable[[Step], Any]]", tuple(given))
 
@@ -380,7 +381,12 @@ def checked_items(name: str, items: object, fn: object) -> Sequence[Any]:
         )
         raise DefinitionError(msg)
     if not callable(fn):
-        msg = f"map {name!r} takes an async function (item, step, index), got {fn!r}"
+        if inspect.iscoroutine(fn):
+            fn.close()
+        msg = (
+            f"map {name!r} takes an async function (item, step, index), got {fn!r}; pass the function itself, without "
+            "calling it"
+        )
         raise DefinitionError(msg)
     return tuple(cast("Sequence[Any]", items))  # type: ignore[redundant-cast]  # pyright does not know the items
 

@@ -585,11 +585,10 @@ def _policy_of(retry: object) -> RetryPolicy:
 
 
 def _refuse_body(name: str, fn: object) -> NoReturn:
-    msg = f"step {name!r} takes a function to call, got {fn!r}"
     if asyncio.iscoroutine(fn):
-        msg += "; pass the function itself and its arguments after it, without calling it"
         fn.close()
-    raise DefinitionError(msg)
+    hint = "pass the function itself and its arguments after it, without calling it"
+    raise DefinitionError(f"step {name!r} takes a function to call, got {fn!r}; {hint}")
 
 
 def _check_ahead(until_ms: int, now_ms: int) -> None:

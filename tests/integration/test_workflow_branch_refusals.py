@@ -46,7 +46,7 @@ def plain_item(item: int, step: Step, index: int) -> int:
     [
         ((3,), {}, "takes a list or a tuple"),
         (({branch},), {}, "takes a list or a tuple"),
-        (([3],), {}, "branch 0 .* must be an async function"),
+        (([3],), {}, "branch 0 .* must be an async function.*without calling it"),
         (([branch, plain],), {}, "must be async functions"),
         (([branch],), {"concurrency": 0}, "whole number from 1"),
         (([branch],), {"concurrency": True}, "whole number from 1"),
@@ -77,7 +77,7 @@ async def test_parallel_refuses_a_coroutine_and_says_to_pass_the_function() -> N
         ("text", branch, "takes a list of items, got str"),
         ({1, 2}, branch, "takes a list of items, got set"),
         (iter([1]), branch, "make a list of them"),
-        ([1], None, "takes an async function"),
+        ([1], None, "takes an async function.*without calling it"),
         ([1], plain_item, "must be async functions"),
     ],
 )

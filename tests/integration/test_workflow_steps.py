@@ -55,6 +55,29 @@ async def steps_of(system: System, run: str) -> dict[str, tuple[str, int]]:
 # Bodies
 
 
+@pytest.mark.parametrize("undo", [False, True], ids=["run", "compensate"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "async"])
+async def test_a_body_that_was_called_instead_of_passed_is_refused_with_what_to_do(
+    *, undo: bool, asynchronous: bool
+) -> None:
+    async def fetched() -> int:
+        return 1
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        body: Any = fetched() if asynchronous else 1
+        if undo:
+            ctx.step.compensate("a", body)
+        await ctx.step.run("a", body)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert run.error.message.startswith("step 'a' takes a function to call, got ")
+        hint = "; pass the function itself and its arguments after it, without calling it"
+        assert run.error.message.endswith(hint)
+
+
 async def test_every_kind_of_body_runs_and_gives_its_result() -> None:
     async def asynchronous(number: int) -> int:
         return number + 1
