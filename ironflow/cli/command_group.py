@@ -1,4 +1,4 @@
-"""A command that has others under it, and says which where one is asked for that it has not."""
+"""A command that has others under it, and says what belongs where when it is called in another way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ import click
 
 class CommandGroup(click.Group):
     """A group of commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words in front of the command's name.
+
+        Raises:
+            NoSuchOption: there is an option that the group has not.
+
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            # Instead of what click suggests: it knows the few options of the group only.
+            path, option = ctx.command_path, error.option_name
+            message = (
+                f"No such option {option!r} of {path} itself. The options of a command go behind its name: "
+                f"'{path} COMMAND {option}'"
+            )
+            raise click.NoSuchOption(option, message, ctx=ctx) from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

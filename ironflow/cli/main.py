@@ -41,6 +41,10 @@ COMMANDS = {
 }
 
 
+PROCESSES = {"engine": "ironflow-engine", "worker": "ironflow-worker"}
+"""What is installed beside this command."""
+
+
 class LazyGroup(CommandGroup):
     """A group that imports a command when it is called, and none to list them."""
 
@@ -57,6 +61,20 @@ class LazyGroup(CommandGroup):
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)  # noqa: S101 - COMMANDS is ours
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is asked for, its name, and the words behind it.
+
+        Raises:
+            UsageError: there is no such command.
+
+        """
+        if process := PROCESSES.get(args[0]):
+            message = f"No such command {args[0]!r}; it is a program of its own, {process}: see '{process} --help'"
+            raise click.UsageError(message, ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click hands it in
         """Write the list of commands."""

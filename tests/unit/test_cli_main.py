@@ -83,7 +83,35 @@ def test_a_group_names_its_commands_where_one_is_asked_for_that_it_has_not(
     known = ", ".join(group.list_commands(click.Context(group)))
     path = " ".join(["ironflow", *words])
     assert shell(*words, "nope").stderr.endswith(f"No such command 'nope'. {path} has: {known}\n")
-    assert shell(*words, "--", "--nope").stderr.endswith("No such option '--nope'.\n")
+    assert shell(*words, "--", "--nope").stderr.endswith(f"{path} COMMAND --nope'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "path"),
+    [
+        (["--json", "runs", "list"], "--json", "ironflow"),
+        (["--nats-url", "nats://a", "runs", "list"], "--nats-url", "ironflow"),
+        (["runs", "--json", "list"], "--json", "ironflow runs"),
+    ],
+)
+def test_an_option_in_front_of_its_command_is_refused_with_where_it_goes(
+    shell: Shell, words: list[str], option: str, path: str
+) -> None:
+    result = shell(*words)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        f"No such option '{option}' of {path} itself. The options of a command go behind its name: "
+        f"'{path} COMMAND {option}'\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["engine", "worker"])
+def test_a_process_that_is_taken_for_a_command_is_named(shell: Shell, name: str) -> None:
+    result = shell(name, "--queue", "orders")
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        f"No such command '{name}'; it is a program of its own, ironflow-{name}: see 'ironflow-{name} --help'\n"
+    )
 
 
 def test_a_command_that_cannot_be_imported_is_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
