@@ -10,7 +10,17 @@ from typing import Any, TypeVar, get_args, overload
 
 import msgspec
 
-from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Denied, Publication, Stored, StoredMessage
+from ironflow.broker.protocol import (
+    Ambiguous,
+    Broker,
+    BrokerError,
+    Denied,
+    NoSuchStream,
+    Publication,
+    Stored,
+    StoredMessage,
+    Unavailable,
+)
 from ironflow.clock import now_ms, parse_when, to_iso
 from ironflow.codec import decode_record, encode_record
 from ironflow.end_hint import Start
@@ -31,6 +41,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _PUBLISH_TRIES = 3
+_LOOK_SECONDS = 0.5
+"""What only makes a message better must not keep anybody waiting for longer."""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -240,6 +252,20 @@ class Client:
                 return
             left = left - len(page.events) if left is not None else None
 
+    async def lacking_streams(self) -> str | None:
+        """Return what to say where no engine has ever made this namespace's streams, and None elsewhere."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self.broker.stream_state(self.names.events)
+        except NoSuchStream:
+            return (
+                f"namespace {self.names.namespace!r} has no streams yet; an engine makes them: start one with "
+                "'ironflow-engine' or 'ironflow dev', or name another namespace"
+            )
+        except (BrokerError, TimeoutError):
+            pass
+        return None
+
     def _handle(self, id: str, output_type: Any, start: Start | None = None) -> RunHandle[Any]:
         return RunHandle(
             id,
@@ -301,7 +327,8 @@ class Client:
                     )
                     raise PublishError(msg) from error
             except BrokerError as error:
-                msg = f"event {record.name!r} is not stored: {error}"
+                lacking = await self.lacking_streams() if isinstance(error, Unavailable) else None
+                msg = f"event {record.name!r} is not stored: {lacking or error}"
                 raise PublishError(msg) from error
         msg = "unreachable"
         raise AssertionError(msg)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ironflow.broker.protocol import BrokerError, NoSuchStream
+from ironflow.broker.protocol import BrokerError
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
@@ -107,11 +107,8 @@ async def _publish(client: Client, event: dict[str, Any]) -> Published:
         async with asyncio.timeout(PUBLISH_SECONDS):
             return await client.publish_record(**event)
     except TimeoutError as error:
-        if await _has_no_streams(client):
-            msg = (
-                f"event {event['event']!r} is not stored: namespace {client.names.namespace!r} has no streams yet; an "
-                "engine makes them: start one with 'ironflow-engine' or 'ironflow dev', or name another namespace"
-            )
+        if lacking := await client.lacking_streams():
+            msg = f"event {event['event']!r} is not stored: {lacking}"
         else:
             msg = (
                 f"event {event['event']!r} was not acknowledged within {PUBLISH_SECONDS} s and may or may not be "
@@ -119,17 +116,6 @@ async def _publish(client: Client, event: dict[str, Any]) -> Published:
                 f"engine has ever run in namespace {client.names.namespace!r}, there are no streams yet"
             )
         raise EngineUnavailableError(msg) from error
-
-
-async def _has_no_streams(client: Client) -> bool:
-    try:
-        async with asyncio.timeout(_QUICK_SECONDS):
-            await client.broker.stream_state(client.names.events)
-    except NoSuchStream:
-        return True
-    except (BrokerError, TimeoutError):
-        pass
-    return False
 
 
 async def _report_runs(client: Client, published: Published, timeout_ms: int, *, as_json: bool) -> ExitCode:

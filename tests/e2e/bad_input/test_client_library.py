@@ -223,7 +223,8 @@ class TestClient:
         assert [type(error) for error in unavailable] == [EngineUnavailableError] * len(READING)
         assert all(f"no engine answers in namespace '{namespace}'" in str(error) for error in unavailable)
         assert [type(error) for error in unstored] == [PublishError] * 2
-        assert all("is not stored: no stream takes the subject" in str(error) for error in unstored)
+        complaint = f"is not stored: namespace {namespace!r} has no streams yet; an engine makes them: start one with "
+        assert all(complaint in str(error) for error in unstored)
 
     @pytest.mark.usefixtures("impatient")
     async def test_a_client_that_was_closed_says_so(self, place: Place) -> None:
