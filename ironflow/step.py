@@ -200,7 +200,7 @@ class Step(Protocol):
             value: what the awaited event must have at *match*, instead of what the starting event has there.
             type: what to decode the event's data into. Default plain JSON.
             timeout: how long to wait, from when the wait was recorded.
-            on_timeout: "fail" fails the run on the server, with "waitForEvent timed out"; "none" returns None;
+            on_timeout: "fail" fails the run on the server, with "waitForEvent timed out: …"; "none" returns None;
                 "raise" raises WaitTimeoutError.
 
         Raises:

@@ -289,12 +289,10 @@ class TimerIntake(Intake):
 def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:
     error = None
     if wait.on_timeout != "none":
-        message = (
-            "waitForEvent timed out"
-            if wait.on_timeout == "fail"
-            else f"step {wait.name!r}: no event {wait.event!r} that it waits for came within "
-            f"{format_milliseconds(wait.delay_ms or 0)}"
-        )
+        waited = format_milliseconds(wait.delay_ms or 0)
+        message = f"step {wait.name!r}: no event {wait.event!r} that it waits for came within {waited}"
+        if wait.on_timeout == "fail":
+            message = f"waitForEvent timed out: {message}"
         error = ErrorRecord(type=WaitTimeoutError.__name__, message=message, step=wait.name)
     record = StepRecord(
         name=wait.name,

@@ -293,7 +293,7 @@ async def test_a_wait_that_times_out_unwinds() -> None:
         state = await system.run_state(view.id)
     assert (view.status, view.compensation, told) == ("failed", "completed", ["a"])
     assert view.error is not None
-    assert view.error.message == "waitForEvent timed out"
+    assert view.error.message.startswith("waitForEvent timed out: step 'b': ")
     assert state.ending == "failed"
 
 
