@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from ironflow.broker.protocol import Broker, BrokerError
 from ironflow.codec import decode_value
-from ironflow.durations import Duration, parse_duration
+from ironflow.durations import Duration, format_milliseconds, parse_duration
 from ironflow.end_hint import EndHint, Start
 from ironflow.engine_api import EngineApi
 from ironflow.errors import (
@@ -178,7 +178,7 @@ class RunHandle(Generic[Out]):
 
     async def _end(self, timeout: Duration | None, fill: _Fill) -> RunView:
         """Wait until the run ends and return its state, with what *fill* adds that was left out."""
-        seconds = None if timeout is None else parse_duration(timeout, "timeout") / 1000
+        most_ms = None if timeout is None else parse_duration(timeout, "timeout")
         quiet = self._start.quiet_seconds(asyncio.get_running_loop().time()) if self._start is not None else 0.0
         hint = EndHint(self.id, self._attempt)
         # Listen first, then ask: a run that ends in between is seen by one of the two. What is not asked at once comes
@@ -189,10 +189,10 @@ class RunHandle(Generic[Out]):
             msg = f"cannot wait for run {self.id}: {error}"
             raise EngineUnavailableError(msg) from error
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if most_ms is None else most_ms / 1000):
                 return await self._filled(await self._ask_until_ended(hint, quiet), fill)
         except TimeoutError:
-            msg = f"run {self.id} has not ended within {timeout}; it goes on"
+            msg = f"run {self.id} has not ended within {format_milliseconds(most_ms or 0)}; it goes on"
             raise TimeoutError(msg) from None
         finally:
             await subscription.stop()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from ironflow.broker.protocol import BrokerError
 from ironflow.cli.common import (
@@ -71,7 +72,7 @@ class RunResult(msgspec.Struct, kw_only=True):
     envvar="IRONFLOW_TIMEOUT",
     show_default=True,
     show_envvar=True,
-    help="How long to wait at the most.",
+    help="How long --wait waits at the most.",
 )
 @connection_options
 @json_option
@@ -81,6 +82,9 @@ async def publish(connection: ConnectionOptions, *, as_json: bool, wait: bool, t
 
     Example: ironflow publish order.placed --data '{"orderId": "o-1"}' --wait
     """
+    # The variable may be set for other calls.
+    if not wait and click.get_current_context().get_parameter_source("timeout") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--timeout says how long --wait waits; add --wait, or leave --timeout out")
     event["metadata"] = dict(event["metadata"])
     async with open_client(connection) as client:
         published = await _publish(client, event)

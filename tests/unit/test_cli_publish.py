@@ -66,6 +66,7 @@ def test_reads_data_from_a_file_and_from_stdin(shell: Shell, engine: FakeEngine,
         (["a", "--timeout", "soon"], "got 'soon'"),
         (["a", "--timeout", "0"], "must be longer than zero"),
         (["a", "--timeout", "367d"], "at most 366 days"),
+        (["a", "--timeout", "5s"], "--timeout says how long --wait waits; add --wait, or leave --timeout out"),
         (["order.*"], "has a wildcard"),
         (["a..b"], "has an empty part"),
         ([""], "must be a non-empty text"),
@@ -90,6 +91,11 @@ def test_needs_no_engine_where_it_does_not_wait(shell: Shell, engine: FakeEngine
     engine.up = False
     result = shell("publish", "order.placed")
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_variable_of_the_timeout_asks_for_no_waiting(shell: Shell, engine: FakeEngine) -> None:
+    assert shell("publish", "order.placed", env={"IRONFLOW_TIMEOUT": "5s"}).exit_code == 0
+    assert len(engine.published) == 1
 
 
 def test_says_that_nothing_is_triggered_where_an_engine_knows(shell: Shell, engine: FakeEngine) -> None:

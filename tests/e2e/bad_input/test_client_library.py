@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -207,8 +207,9 @@ class TestClient:
         left_alone.terminate()
         async with ironflow.connect(nats_server.url, namespace=namespace) as client:
             run = await client.start("f")
-            with pytest.raises(TimeoutError, match=f"run {run.id} has not ended within 50ms; it goes on"):
-                await run.result("50ms")
+            for timeout in ("50ms", 0.05, timedelta(milliseconds=50)):
+                with pytest.raises(TimeoutError, match=f"run {run.id} has not ended within 50ms; it goes on"):
+                    await run.result(timeout)
 
     @pytest.mark.usefixtures("impatient")
     async def test_without_an_engine_reading_fails_and_publishing_where_there_are_no_streams(
