@@ -39,6 +39,7 @@ class Function(Invocable[In, Out]):
         timeout_ms: how long a run may take, in milliseconds; None for no bound.
         input_type: what ``ctx.event.data`` is decoded into; ``Any`` for plain JSON.
         output_type: what a caller gets the output decoded into; ``Any`` for plain JSON.
+        unreadable: why the annotations could not be read, where both types are ``Any`` for that; else None.
 
     """
 
@@ -58,7 +59,7 @@ class Function(Invocable[In, Out]):
         self.triggers = triggers
         self.retry = retry
         self.timeout_ms = timeout_ms
-        self.input_type, self.output_type = _types_of(handler)
+        self.input_type, self.output_type, self.unreadable = _types_of(handler)
         self.__doc__ = handler.__doc__
         self.__name__ = handler.__name__
         self.__module__ = handler.__module__
@@ -280,16 +281,20 @@ def _check_handler(function_id: str, handler: object) -> None:
         raise DefinitionError(msg) from error
 
 
-def _types_of(handler: Callable[..., Any]) -> tuple[Any, Any]:
-    """Return the types of the event's data and of the output; ``Any`` where the annotations do not say."""
+def _types_of(handler: Callable[..., Any]) -> tuple[Any, Any, str | None]:
+    """Return the types of the event's data and of the output, and why the annotations cannot be read.
+
+    The types are ``Any`` where the annotations do not say, or cannot be read.
+    """
     try:
         hints = typing.get_type_hints(handler, include_extras=True)
-    except Exception:  # noqa: BLE001 - a name that only the type checker knows must not stop the import
-        return Any, Any
+    except Exception as error:  # noqa: BLE001 - a name that only the type checker knows must not stop the import
+        return Any, Any, str(error) or type(error).__name__
     output = hints.pop("return", Any)
     context = next(iter(hints.values()), Any)
     data = typing.get_args(context)[0] if typing.get_origin(context) is Context else Any
     return (
         data if not isinstance(data, TypeVar) and is_decodable(data) else Any,
         output if is_decodable(output) else Any,
+        None,
     )

@@ -136,7 +136,12 @@ def _queues(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _description(function: Function[Any, Any]) -> dict[str, Any]:
-    return {"id": function.id, "queue": function.queue, "triggers": list(function.triggers)}
+    return {
+        "id": function.id,
+        "queue": function.queue,
+        "triggers": list(function.triggers),
+        "unreadable": function.unreadable,
+    }
 
 
 def main() -> None:

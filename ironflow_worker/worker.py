@@ -99,7 +99,7 @@ class Worker:
         self.metrics.slots.set(settings.concurrency)
         self.registered = asyncio.Event()
         """Set once an engine knows the functions."""
-        mine = _functions_of(functions, settings)
+        mine = self._functions = _functions_of(functions, settings)
         self._settings = settings
         self._broker = broker
         self._names = names
@@ -151,6 +151,15 @@ class Worker:
         await self._registrar.answer_census()
         self._tasks = [asyncio.create_task(self._register(), name="registrar")]
         self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
+        for function in self._functions.values():
+            if function.unreadable is not None:
+                _log.warning(
+                    "the annotations of a function cannot be read: its data and its output stay plain JSON",
+                    function=function.id,
+                    reason=function.unreadable,
+                    advice="correct the name, or have it defined above the function when the program runs, too: "
+                    "what is imported under TYPE_CHECKING is not",
+                )
         _log.info("worker started", worker=self.id, queues=list(self._settings.queues), version=__version__)
 
     async def wait(self) -> None:

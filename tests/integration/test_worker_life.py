@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context, NonRetryableError, Retry, Step
@@ -114,6 +115,21 @@ async def test_two_queues_on_one_worker_share_its_slots_and_do_not_hold_each_oth
         runs = await start(system, quick.function, 10)
         assert [await run.result("20s") for run in runs] == ["done"] * 10
         assert slow.most_at_once + quick.most_at_once <= 5
+
+
+async def test_a_worker_warns_of_annotations_that_cannot_be_read() -> None:
+    @ironflow.function(id="misspelt")
+    async def misspelt(ctx: Context[Ordr]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    @ironflow.function(id="plain")
+    async def plain(ctx: Context) -> None: ...
+
+    with capture_logs() as logs:
+        async with running_system(misspelt, plain):
+            pass
+    (warning,) = [entry for entry in logs if "annotations" in entry["event"]]
+    assert (warning["log_level"], warning["function"]) == ("warning", "misspelt")
+    assert warning["reason"] == "name 'Ordr' is not defined"
 
 
 async def test_a_worker_takes_tasks_of_its_own_queues_only() -> None:

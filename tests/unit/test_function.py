@@ -84,7 +84,9 @@ def test_what_the_annotations_do_not_say_is_plain_json() -> None:
 
     assert function(id="bare")(bare).input_type is Any
     assert (function(id="none")(none).input_type, function(id="none2")(none).output_type) == (Any, Any)
-    assert function(id="unknown")(unknown).input_type is Any
+    made = function(id="unknown")(unknown)
+    assert (made.input_type, made.unreadable) == (Any, "name 'OnlyTheTypeCheckerKnows' is not defined")
+    assert function(id="bare2")(bare).unreadable is None
 
 
 @pytest.mark.parametrize("id", ["f", "F-1", "a.b_c-d", "1", "x" * 128])

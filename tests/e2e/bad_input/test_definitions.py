@@ -146,6 +146,18 @@ class TestDefinitions:
         assert (outcome.code, outcome.stderr) == (DONE, "")
         assert [function["id"] for function in json.loads(outcome.stdout)] == ["cash"]
 
+    @pytest.mark.parametrize(
+        ("annotation", "unreadable"), [("Context", None), ("Context[Ordr]", "name 'Ordr' is not defined")]
+    )
+    def test_annotations_that_cannot_be_read_are_described(
+        self, place: Place, annotation: str, unreadable: str | None
+    ) -> None:
+        head = "from __future__ import annotations\nimport ironflow\nfrom ironflow import Context\n\n"
+        place.file("typed.py", head + define("id='a'", f"async def a(ctx: {annotation}): ..."))
+        outcome = place.worker("--describe", "typed.py")
+        assert outcome.code == DONE
+        assert json.loads(outcome.stdout)[0]["unreadable"] == unreadable
+
     @table(
         Bad(
             "--queue mail", "none of the functions is on queue 'mail'; the functions that were loaded are on: 'orders'"
