@@ -14,6 +14,7 @@ from ironflow.cli.output import (
     format_elapsed,
     format_error,
     format_json,
+    format_status,
     print_json_line,
     printable,
     run_document,
@@ -77,7 +78,8 @@ class TextShow:
         took = f" after {format_elapsed(view.started_at, view.finished_at)}" if view.finished_at else ""
         result = format_error(view.error) or format_json(view.output)
         time = view.finished_at or to_iso(now_ms())
-        self._line(time, f"{view.id}  {view.function}", f"{view.status}{took}", result)
+        status = format_status(view.status, view.compensation)
+        self._line(time, f"{view.id}  {view.function}", f"{status}{took}", result)
 
     def run_with_steps(self, view: RunView, steps: Sequence[StepView]) -> None:
         """Print the steps that are new or have another status, and the run's status where that is new."""

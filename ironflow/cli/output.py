@@ -133,7 +133,7 @@ def print_runs(views: Iterable[RunView]) -> None:
             (
                 view.id,
                 view.function,
-                view.status,
+                format_status(view.status, view.compensation),
                 format_age(view.started_at),
                 format_elapsed(view.started_at, view.finished_at),
                 f"{view.event.name} {view.event.id}",
@@ -142,6 +142,11 @@ def print_runs(views: Iterable[RunView]) -> None:
         ),
         "no runs",
     )
+
+
+def format_status(status: str, compensation: str | None) -> str:
+    """Return a run's status, with what somebody has to see to by hand."""
+    return f"{status} (undo failed)" if compensation == "failed" else status
 
 
 def format_run(view: RunView, steps: Sequence[StepView], now: int | None = None) -> str:

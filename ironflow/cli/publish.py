@@ -24,7 +24,7 @@ from ironflow.cli.common import (
     open_client,
     run_async,
 )
-from ironflow.cli.output import format_error, format_json, print_json, print_table
+from ironflow.cli.output import format_error, format_json, format_status, print_json, print_table
 from ironflow.cli.params import DATA, DURATION, EVENT_ID, PAIR, Parsed
 from ironflow.durations import format_milliseconds
 from ironflow.engine_api import EngineApi
@@ -52,6 +52,7 @@ class RunResult(msgspec.Struct, kw_only=True):
     id: str
     function: str | None = None
     status: str | None = None
+    compensation: str | None = None
     output: msgspec.Raw | None = None
     error: ErrorView | None = None
 
@@ -193,12 +194,20 @@ def _untriggered(name: str) -> str:
 def _result(id: str, view: RunView | None) -> RunResult:
     if view is None:
         return RunResult(id=id)
-    return RunResult(id=id, function=view.function, status=view.status, output=view.output, error=view.error)
+    return RunResult(
+        id=id,
+        function=view.function,
+        status=view.status,
+        compensation=view.compensation,
+        output=view.output,
+        error=view.error,
+    )
 
 
 def _row(result: RunResult) -> tuple[str, str, str, str]:
     shown = format_error(result.error) or format_json(result.output or msgspec.Raw())
-    return result.id, result.function or "?", result.status or "?", shown
+    status = format_status(result.status or "?", result.compensation)
+    return result.id, result.function or "?", status, shown
 
 
 def _print_document(published: Published, results: list[RunResult]) -> None:

@@ -169,7 +169,8 @@ async def test_an_undo_that_cannot_succeed_is_recorded_and_stops_nothing(undo: A
     async with running_system(durable) as system:
         run = await system.client.start(durable)
         view, steps = await run.wait(PATIENCE), await run.steps()
-    assert (view.status, view.compensation) == ("failed", "failed")
+        (listed,) = [view async for view in system.client.engine.runs()]
+    assert (view.status, view.compensation) == (listed.status, listed.compensation) == ("failed", "failed")
     assert [(step.name, step.error and step.error.type) for step in steps][2:] == [
         ("compensate:b", type),
         ("compensate:a", None),

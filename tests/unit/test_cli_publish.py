@@ -160,6 +160,16 @@ def test_shows_runs_as_a_table_behind_the_id(shell: Shell, engine: FakeEngine) -
     ]
 
 
+def test_a_run_whose_undo_failed_is_told_from_other_failed_ones(shell: Shell, engine: FakeEngine) -> None:
+    engine.started["order.placed"] = ("r1",)
+    engine.runs["r1"] = [run_view(status="failed", compensation="failed", output=raw("null"), error=FAILED)]
+    result = shell("publish", "order.placed", "--wait")
+    assert result.exit_code == 1
+    assert "process-order  failed (undo failed)  StepError: no money" in result.stdout
+    document = json.loads(shell("publish", "order.placed", "--wait", "--json").stdout)
+    assert document["runs"][0]["compensation"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -215,7 +225,7 @@ def test_a_run_that_nobody_knows_any_more_counts_as_not_completed(shell: Shell, 
     result = shell("publish", "order.placed", "--wait", "--json", "--timeout", "5s")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["runs"] == [
-        {"id": "gone", "function": None, "status": None, "output": None, "error": None}
+        {"id": "gone", "function": None, "status": None, "compensation": None, "output": None, "error": None}
     ]
 
 
@@ -257,7 +267,7 @@ def test_a_command_that_can_reach_nobody_ends_within_five_seconds() -> None:
 
 
 def _result(**changes: object) -> dict[str, object]:
-    return {"status": "completed", "error": None, **changes}
+    return {"status": "completed", "compensation": None, "error": None, **changes}
 
 
 def _function(*triggers: str) -> FunctionView:

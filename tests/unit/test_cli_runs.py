@@ -85,6 +85,19 @@ def test_list_shows_a_table(shell: Shell, engine: FakeEngine) -> None:
     assert row.endswith("1.5s    order.placed " + "i" * 200)
 
 
+@pytest.mark.parametrize(
+    ("compensation", "shown"), [(None, "failed"), ("completed", "failed"), ("failed", "failed (undo failed)")]
+)
+@pytest.mark.parametrize("words", [("runs", "list"), ("runs", "watch", "r1")])
+def test_a_run_whose_undo_failed_is_told_from_other_failed_ones(
+    shell: Shell, engine: FakeEngine, words: tuple[str, ...], compensation: str | None, shown: str
+) -> None:
+    engine.runs = {"r1": [run_view("r1", status="failed", compensation=compensation, output=raw("null"))]}
+    line = shell(*words).stdout.splitlines()[-1]
+    assert shown in line
+    assert ("undo" in line) == (compensation == "failed")
+
+
 def test_an_empty_list_is_empty_on_stdout(shell: Shell) -> None:
     assert shell.json("runs", "list") == []
     result = shell("runs", "list")
