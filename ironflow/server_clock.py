@@ -36,15 +36,21 @@ class ServerClock:
         self._asked_at = float("-inf")
         self._is_doubted = False
 
-    def observe(self, stored_ms: int) -> None:
-        """Learn from a message that the server has stored at that time."""
+    def observe(self, stored_ms: int, *, is_old: bool = False) -> None:
+        """Learn from a message that the server has stored at that time.
+
+        Args:
+            stored_ms: that time.
+            is_old: whether it was on its way before, so that its age says nothing.
+
+        """
         now = self._monotonic()
         ahead_ms, known_ms = stored_ms - now * 1000, self._ahead(now)
         if ahead_ms > self._at_most_ms + _drift_ms(now - self._asked_at):
             # It was stored before the clock was set back; or the clock was set forward, which the next answer tells.
             self._is_doubted = True
             return
-        if known_ms - ahead_ms > _DOUBT_MS:
+        if known_ms - ahead_ms > _DOUBT_MS and not is_old:
             self._is_doubted = True
         self._ahead_ms = max(ahead_ms, known_ms)
         self._bounded_at = now

@@ -205,7 +205,7 @@ class TimerIntake(Intake):
     async def _by_time(self, timers: list[_Timer]) -> tuple[list[_Timer], list[_Timer]]:
         """Return the timers that are due, and the early ones."""
         for delivery, _ in timers:
-            self._clock.observe(delivery.time_ms)
+            self._clock.observe(delivery.time_ms, is_old=delivery.delivered > 1)
         due, early = self._split(timers)
         # One that was handed back comes when its time has come; if it seems far off, our bound is too loose.
         soonest_ms = self._clock.at_least_ms() + _LOOSE_MS

@@ -145,7 +145,7 @@ class Executor:
         if running is not None:
             await self._join(queue, running, delivery)
             return
-        self._clock_of(task).observe(delivery.time_ms)
+        self._clock_of(task).observe(delivery.time_ms, is_old=delivery.delivered > 1)
         running = RunningPass(task.run, task.number, self._names.journal_outcome(queue, task.run, task.number))
         running.leases.add(delivery.lease)
         try:

@@ -7,18 +7,17 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Literal, NoReturn, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import msgspec
 
 from ironflow.broker.protocol import BrokerError, MessageTooLarge, Publication
 from ironflow.clock import parse_when, to_iso
 from ironflow.codec import decode_record, decode_value, encode_record, encode_value
-from ironflow.durations import LONGEST_DAYS, Duration, format_milliseconds, parse_duration
+from ironflow.durations import Duration, parse_duration
 from ironflow.errors import (
     DefinitionError,
     DuplicateStepError,
-    LimitError,
     NondeterminismError,
     PublishError,
     SerializationError,
@@ -33,6 +32,7 @@ from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
 from ironflow.telemetry.tracing import passed_on
 from ironflow.triggers import DETACHED, check_event_name
+from ironflow_worker.arguments import check_ahead, policy_of, refuse_body
 from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
@@ -48,8 +48,6 @@ from ironflow_worker.signals import PassEnded
 from ironflow_worker.undos import Undo
 
 P = ParamSpec("P")
-
-_DAY_MS = 24 * 60 * 60 * 1000
 
 
 class StepClient(Step):
@@ -96,9 +94,9 @@ class StepClient(Step):
     ) -> Any:
         """Run a body and record its result."""
         timeout_ms = None if timeout is None else parse_duration(timeout, "timeout")
-        call = await self._claim(name, "run", self._policy if retry is None else _policy_of(retry))
+        call = await self._claim(name, "run", self._policy if retry is None else policy_of(retry))
         if not callable(fn):
-            _refuse_body(name, fn)
+            refuse_body(name, fn)
         body = functools.partial(
             self._tools.bodies.run,
             name,
@@ -123,7 +121,7 @@ class StepClient(Step):
         until_ms = parse_when(when)
         call = await self._claim(name, "sleep", self._policy)
         if call.is_new and not self._current.unwinds:
-            _check_ahead(until_ms, self._tools.now_ms())
+            check_ahead(until_ms, self._tools.now_ms())
         await self._end_of_wait(call, until_ms=until_ms)
 
     @noted
@@ -255,7 +253,7 @@ class StepClient(Step):
             raise self._current.signal()
         self._current.check_name(step_name)
         if not callable(fn):
-            _refuse_body(step_name, fn)
+            refuse_body(step_name, fn)
         token = step_token(self._scope, step_name)
         if self._current.undos.undoes(token):
             msg = f"step {step_name!r} has an undo already, and can have one only; put all that undoes it into that one"
@@ -575,27 +573,3 @@ class StepClient(Step):
             msg = f"event {record.name!r} is not published: {type(error).__name__}: {error}"
             raise PublishError(msg, retryable=False) from error
         return msgspec.Raw(payload) if result is None else result
-
-
-def _policy_of(retry: object) -> RetryPolicy:
-    if not isinstance(retry, Retry):
-        msg = f"retry must be ironflow.Retry(…), got {retry!r}"
-        raise DefinitionError(msg)
-    return retry.policy
-
-
-def _refuse_body(name: str, fn: object) -> NoReturn:
-    if asyncio.iscoroutine(fn):
-        fn.close()
-    hint = "pass the function itself and its arguments after it, without calling it"
-    raise DefinitionError(f"step {name!r} takes a function to call, got {fn!r}; {hint}")
-
-
-def _check_ahead(until_ms: int, now_ms: int) -> None:
-    ahead = until_ms - now_ms
-    if ahead <= 0:
-        msg = f"when must be in the future, got {to_iso(until_ms)}, which is {format_milliseconds(-ahead)} ago"
-        raise DefinitionError(msg)
-    if ahead > LONGEST_DAYS * _DAY_MS:
-        msg = f"when must be at most {LONGEST_DAYS} days ahead, got {to_iso(until_ms)}"
-        raise LimitError(msg)

@@ -150,7 +150,9 @@ async def test_whatever_a_body_raises_is_the_same_step_error_in_every_pass(
 ) -> None:
     if kind == "async" and cause == "StopIteration":
         cause, message = "RuntimeError", "coroutine raised StopIteration"  # Python makes that of it
-    for seen in await two_passes(body if kind == "plain" else in_a_coroutine(body)):
+    with logging_as_workers_do():
+        both = await two_passes(body if kind == "plain" else in_a_coroutine(body))
+    for seen in both:
         assert type(seen) is ironflow.StepError
         assert (seen.step, seen.attempts, seen.cause_type) == ("work", 1, cause)
         assert seen.message.endswith(message)

@@ -222,7 +222,8 @@ async def test_a_run_whose_wait_timed_out_fails_although_its_engine_died_before_
         assert await seconds_of(run) <= WITHIN_SECONDS
         error = (await run.state()).error
         assert error is not None
-        assert (error.type, error.message) == ("WaitTimeoutError", "waitForEvent timed out")
+        assert error.type == "WaitTimeoutError"
+        assert error.message.startswith("waitForEvent timed out")
         assert await system.subjects("outcome", run) == ["outcome.0", "outcome.1"]
 
 

@@ -1,0 +1,56 @@
+"""Checks what steps are called with."""
+
+from __future__ import annotations
+
+import inspect
+from typing import NoReturn
+
+from ironflow.clock import to_iso
+from ironflow.durations import LONGEST_DAYS, format_milliseconds
+from ironflow.errors import DefinitionError, LimitError
+from ironflow.retry import Retry, RetryPolicy
+
+_DAY_MS = 24 * 60 * 60 * 1000
+
+
+def policy_of(retry: object) -> RetryPolicy:
+    """Return the policy of a ``retry``.
+
+    Raises:
+        DefinitionError: it is something else.
+
+    """
+    if not isinstance(retry, Retry):
+        msg = f"retry must be ironflow.Retry(…), got {retry!r}"
+        raise DefinitionError(msg)
+    return retry.policy
+
+
+def refuse_body(name: str, fn: object) -> NoReturn:
+    """Refuse what cannot be called where a step's body belongs.
+
+    Raises:
+        DefinitionError: always.
+
+    """
+    if inspect.iscoroutine(fn):
+        fn.close()
+    hint = "pass the function itself and its arguments after it, without calling it"
+    raise DefinitionError(f"step {name!r} takes a function to call, got {fn!r}; {hint}")
+
+
+def check_ahead(until_ms: int, now_ms: int) -> None:
+    """Refuse a time that nobody can sleep until.
+
+    Raises:
+        DefinitionError: it is over.
+        LimitError: it is too far ahead.
+
+    """
+    ahead = until_ms - now_ms
+    if ahead <= 0:
+        msg = f"when must be in the future, got {to_iso(until_ms)}, which is {format_milliseconds(-ahead)} ago"
+        raise DefinitionError(msg)
+    if ahead > LONGEST_DAYS * _DAY_MS:
+        msg = f"when must be at most {LONGEST_DAYS} days ahead, got {to_iso(until_ms)}"
+        raise LimitError(msg)
