@@ -19,7 +19,7 @@ from ironflow.records import ErrorRecord, StepKind, StepRecord, TryRecord
 from ironflow.retry import RetryPolicy
 from ironflow.telemetry.tracing import span
 from ironflow_worker.bodies import inside_of
-from ironflow_worker.failures import delay_after, error_record, raised
+from ironflow_worker.failures import as_raised, delay_after, error_record
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 
@@ -134,7 +134,7 @@ class Attempt:
             attempt=self._number,
             error=failed.type,
             error_text=failed.message,
-            exc_info=raised(error),
+            exc_info=as_raised(error),
         )
         return await self._record(status="failed", error=failed)
 
@@ -170,7 +170,7 @@ class Attempt:
             delay_ms=delay_ms,
             error=record.error.type,
             error_text=record.error.message,
-            exc_info=raised(error),
+            exc_info=as_raised(error),
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
         self.next_due_ms = tools.now_ms() + delay_ms

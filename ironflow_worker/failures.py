@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NoReturn, cast
 
 from ironflow.durations import parse_duration
@@ -23,6 +24,7 @@ from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
 from ironflow_worker.signals import BodyFailure, leaves
 
+_OURS = str(Path(__file__).parent)
 _LONGEST_MESSAGE = 8_192
 _LONGEST_TYPE = 256
 _DEEPEST_SHOWN = 20
@@ -65,6 +67,15 @@ def error_record(error: BaseException, *, step: str | None = None, attempts: int
 def raised(error: BaseException) -> BaseException:
     """Return what was raised in a body, where that is wrapped."""
     return error.raised if isinstance(error, BodyFailure) else error
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """Return what was raised in a body, from the body's own first line on: how it was called helps nobody."""
+    error = raised(error)
+    line = error.__traceback__
+    while line is not None and line.tb_frame.f_code.co_filename.startswith(_OURS):
+        line = line.tb_next
+    return error if line is None else error.with_traceback(line)
 
 
 def _storable(text: str, longest: int) -> str:

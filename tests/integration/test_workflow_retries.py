@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
+import traceback
+from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context, Retry, StepError
@@ -55,6 +59,33 @@ async def test_a_failing_step_is_tried_again_after_the_functions_backoff() -> No
     async with running_system(f) as system:
         assert await system.output(f) == 3
     assert body.pauses == [10, 20]
+
+
+async def in_a_coroutine() -> int:
+    return reads_a_number()
+
+
+def reads_a_number() -> int:
+    return int("no number")
+
+
+@pytest.mark.parametrize("body", [reads_a_number, in_a_coroutine])
+async def test_each_failed_attempt_is_logged_with_the_lines_of_its_body_also_where_the_handler_catches_it(
+    body: Callable[[], int],
+) -> None:
+    @ironflow.function(id="f", retry=Retry(max_attempts=2, initial_delay="1s"))
+    async def f(ctx: Context) -> None:
+        with contextlib.suppress(StepError):
+            await ctx.step.run("work", body)
+
+    with capture_logs() as logs:
+        async with running_system(f) as system:
+            await system.run(f)
+    failed = [each for each in logs if each["event"].startswith("step failed")]
+    assert [each["event"] for each in failed] == ["step failed, will be tried again", "step failed"]
+    for each in failed:
+        lines = traceback.extract_tb(each["exc_info"].__traceback__)
+        assert [line.name for line in lines] == list(dict.fromkeys([body.__name__, "reads_a_number"]))
 
 
 async def test_a_steps_own_policy_takes_the_place_of_the_functions() -> None:
