@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -24,7 +25,7 @@ from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
 from ironflow_worker.signals import BodyFailure, leaves
 
-_OURS = str(Path(__file__).parent)
+_OURS = f"{Path(__file__).parent}{os.sep}"
 _LONGEST_MESSAGE = 8_192
 _LONGEST_TYPE = 256
 _DEEPEST_SHOWN = 20

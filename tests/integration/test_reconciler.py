@@ -223,7 +223,8 @@ async def test_a_run_whose_wait_timed_out_fails_although_its_engine_died_before_
         error = (await run.state()).error
         assert error is not None
         assert error.type == "WaitTimeoutError"
-        assert error.message.startswith("waitForEvent timed out")
+        missed = "step 'approval': no event 'approved' that it waits for came within 1m"
+        assert error.message == f"waitForEvent timed out: {missed}"
         assert await system.subjects("outcome", run) == ["outcome.0", "outcome.1"]
 
 
