@@ -54,6 +54,23 @@ class _Plan(msgspec.Struct):
     failure: BrokerError | None = None
 
 
+class _Course(msgspec.Struct):
+    """What has come of facts so far.
+
+    Attributes:
+        later: the waits for which many events have still to be looked at; None where that is done at once.
+        failures: the runs whose facts could not be applied, and why.
+        waits_ended: the waits that are over.
+        causes: of each fact that followed from one of another run, its run and the other one.
+
+    """
+
+    later: list[RegisterWait] | None
+    failures: dict[str, BrokerError] = {}
+    waits_ended: list[AppendStep | ForgetWait] = []
+    causes: list[tuple[str, str]] = []
+
+
 class Conductor:
     """Applies facts, many runs at a time.
 
@@ -87,29 +104,33 @@ class Conductor:
         self._children = children
 
     async def apply(
-        self, facts: Sequence[Fact], rest: Callable[[], Awaitable[None]] | None = None
+        self,
+        facts: Sequence[Fact],
+        rest: Callable[[], Awaitable[None]] | None = None,
+        later: list[RegisterWait] | None = None,
     ) -> dict[str, BrokerError]:
         """Apply facts in order, and those that follow from them; when this returns, their effects are stored.
 
         Args:
             facts: what happened.
             rest: awaited before waits are taken away that are over, which is not urgent; default for no rest.
+            later: is given the new waits for which many events have to be looked at, see :meth:`look_back`; by
+                default that is done as well.
 
         Returns:
             The runs whose facts could not be applied, and why; they must be applied again.
 
         """
-        failures: dict[str, BrokerError] = {}
-        waits_ended: list[AppendStep | ForgetWait] = []
-        causes: list[tuple[str, str]] = []
+        course = _Course(later)
+        failures = course.failures
         left = facts
         while left:
-            left = await self._apply(left, failures, waits_ended, causes)
+            left = await self._apply(left, course)
         # A wake-up of a parent that is not stored must come again, and it comes with its child's end.
-        for run, cause in reversed(causes):
+        for run, cause in reversed(course.causes):
             if run in failures:
                 failures.setdefault(cause, failures[run])
-        over = [command for command in waits_ended if command.run not in failures]
+        over = [command for command in course.waits_ended if command.run not in failures]
         if over:
             if rest is not None:
                 await rest()
@@ -118,28 +139,27 @@ class Conductor:
             _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
         return failures
 
-    async def _apply(
-        self,
-        facts: Sequence[Fact],
-        failures: dict[str, BrokerError],
-        waits_ended: list[AppendStep | ForgetWait],
-        causes: list[tuple[str, str]],
-    ) -> list[Fact]:
-        """Apply facts, note the waits that they end, and return the facts that follow from them.
+    async def look_back(self, waits: Sequence[RegisterWait]) -> dict[str, BrokerError]:
+        """Apply what follows from events that came before new waits; afterwards as after :meth:`apply`."""
+        try:
+            found = await self._keeper.look_back(waits)
+        except BrokerError as error:
+            return {wait.entry.run: error for wait in waits}
+        return await self.apply(found)
 
-        Of a fact of another run than it follows from, both runs are noted.
-        """
+    async def _apply(self, facts: Sequence[Fact], course: _Course) -> list[Fact]:
+        """Apply facts, note what comes of it, and return the facts that follow from them."""
         began = self._seconds()
         by_run: dict[str, list[Fact]] = {}
         for fact in facts:
             by_run.setdefault(fact.run, []).append(fact)
-        plans = await self._load(by_run, failures)
-        decided = await self._decide_and_store(plans, failures)
+        plans = await self._load(by_run, course.failures)
+        decided = await self._decide_and_store(plans, course.failures)
         commands = [command for plan in decided for command in plan.commands]
-        waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
+        course.waits_ended += [command for command in commands if isinstance(command, (AppendStep, ForgetWait))]
         to_send = [each for each in commands if isinstance(each, SendCommand)]
         held_up = self._seconds() - began > HELD_UP_SECONDS
-        sending = self._send([once_more(each) for each in to_send] if held_up else to_send, failures)
+        sending = self._send([once_more(each) for each in to_send] if held_up else to_send, course.failures)
         about_waits = [each for each in commands if isinstance(each, WaitCommand)]
         following: list[Fact] = []
         if not about_waits:
@@ -147,11 +167,11 @@ class Conductor:
         elif _is_lone_and_told(to_send):
             # The server stores two messages at a time more slowly than one, and the task is what is waited for.
             await sending
-            following = await self._keep(about_waits, failures)
+            following = await self._keep(about_waits, course)
         else:
-            _, following = await asyncio.gather(sending, self._keep(about_waits, failures))
+            _, following = await asyncio.gather(sending, self._keep(about_waits, course))
         about_children = [each for each in commands if isinstance(each, ChildCommand)]
-        return following + await self._keep_children(about_children, failures, causes)
+        return following + await self._keep_children(about_children, course)
 
     async def _load(self, by_run: dict[str, list[Fact]], failures: dict[str, BrokerError]) -> list[_Plan]:
         plans: list[_Plan] = []
@@ -227,28 +247,27 @@ class Conductor:
             if failure is not None:
                 failures[_run_of(command)] = failure
 
-    async def _keep(self, commands: list[WaitCommand], failures: dict[str, BrokerError]) -> list[Fact]:
+    async def _keep(self, commands: list[WaitCommand], course: _Course) -> list[Fact]:
         """Do what is to be done about waits, and return the facts that follow from it."""
         following: list[Fact] = []
-        for command, result in zip(commands, await self._keeper.carry_out(commands) if commands else [], strict=True):
+        results = await self._keeper.carry_out(commands, course.later) if commands else []
+        for command, result in zip(commands, results, strict=True):
             if isinstance(result, BrokerError):
-                failures[_run_of(command)] = result
+                course.failures[_run_of(command)] = result
             else:
                 following += result
         return following
 
-    async def _keep_children(
-        self, commands: list[ChildCommand], failures: dict[str, BrokerError], causes: list[tuple[str, str]]
-    ) -> list[Fact]:
+    async def _keep_children(self, commands: list[ChildCommand], course: _Course) -> list[Fact]:
         """Do what is to be done about child runs, and return the facts that follow from it."""
         following: list[Fact] = []
         results = await self._children.carry_out(commands) if commands else []
         for command, result in zip(commands, results, strict=True):
             if isinstance(result, BrokerError):
-                failures[command.run] = result
+                course.failures[command.run] = result
             else:
                 following += result
-                causes += [(fact.run, command.run) for fact in result if fact.run != command.run]
+                course.causes += [(fact.run, command.run) for fact in result if fact.run != command.run]
         return following
 
 

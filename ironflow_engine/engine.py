@@ -135,7 +135,7 @@ class Engine:
             return terminator.end(run, "cancelled", reason, compensate=compensate)
 
         children = ChildKeeper(broker, names, store, end_run, make_token)
-        keeper = WaitKeeper(broker, names, waits, make_token)
+        self._wait_keeper = keeper = WaitKeeper(broker, names, waits, make_token)
         conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
         self._foresight = Foresight(broker, names, self._functions, waits, monotonic)
         events = EventIntake(broker, conductor, names, self._functions, waits, children, self._foresight)
@@ -231,6 +231,7 @@ class Engine:
             await self._hears_of_ends.stop()
         await self._service.stop()
         self._read_model.close()
+        self._wait_keeper.close()
         _log.info("engine stopped", engine=self.id)
 
     def _find_chores(

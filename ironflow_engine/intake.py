@@ -12,7 +12,7 @@ from ironflow.broker.protocol import Broker, BrokerError, Delivery, Puller
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.errors import SerializationError
 from ironflow_engine.conductor import Conductor
-from ironflow_engine.facts import Fact
+from ironflow_engine.facts import Fact, RegisterWait
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -51,6 +51,7 @@ class Intake(ABC):
         self._in_hand: dict[str, Delivery] = {}
         self._applying: dict[asyncio.Task[None], set[str] | None] = {}
         """The batches that are being applied, each with the runs that it is about; None where that may be any run."""
+        self._looking_back: set[asyncio.Task[None]] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self.progress = asyncio.Event()
         """Set after each batch; whoever waits for progress clears it first."""
@@ -109,7 +110,7 @@ class Intake(ABC):
 
     async def _leave(self) -> None:
         """Stop what is being applied, and hand back what is in hand: other engines need not wait until leases end."""
-        applying = list(self._applying)
+        applying = [*self._applying, *self._looking_back]
         for task in applying:
             task.cancel()
         await asyncio.gather(*applying, return_exceptions=True)
@@ -123,49 +124,83 @@ class Intake(ABC):
             await asyncio.wait(self._applying, return_when=asyncio.FIRST_COMPLETED)
 
     async def _finish(self, batch: Sequence[Delivery], facts: list[tuple[Delivery, list[Fact]]]) -> None:
-        """Apply what a batch means, and let go of it."""
-        await self._try_to_apply(facts)
+        """Apply what a batch means, and let go of it but for what needs longer."""
+        kept = await self._try_to_apply(facts)
         for delivery in batch:
-            self._in_hand.pop(delivery.lease, None)
+            if delivery.lease not in kept:
+                self._in_hand.pop(delivery.lease, None)
         if self._puller is not None:
             self._puller.request(len(batch))
         self.progress.set()
 
-    async def _try_to_apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> None:
-        """Apply facts; where that fails, see to it that their deliveries come again."""
+    async def _try_to_apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> set[str]:
+        """Apply facts, and return the leases that are kept, as much is still to be done about them.
+
+        Where it fails, see to it that their deliveries come again.
+        """
         batch = [delivery for delivery, _ in facts]
         try:
-            await self._apply(facts)
+            return await self._apply(facts)
         except BrokerError as error:
             _log.warning("batch not processed, it will come again", stream=self.stream, reason=str(error))
             self.hand_back(TRY_AGAIN_SECONDS, *batch)
         except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
             self._tell_mistake(batch)
             if len(facts) > 1:
-                for each in facts:
-                    await self._try_to_apply([each])
-            else:
-                self.hand_back(_MISTAKE_SECONDS, *batch)
+                return {lease for each in facts for lease in await self._try_to_apply([each])}
+            self.hand_back(_MISTAKE_SECONDS, *batch)
+        return set()
 
     def _tell_mistake(self, batch: Sequence[Delivery]) -> None:
         """Log a mistake of ours. The message that we make it about must not hold up the others, so each goes alone."""
         _log.exception("batch not processed, its messages come again", stream=self.stream, messages=len(batch))
 
-    async def _apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> None:
-        failures = await self._apply_all(facts)
+    async def _apply(self, facts: list[tuple[Delivery, list[Fact]]]) -> set[str]:
+        later: list[RegisterWait] = []
+        failures = await self._apply_all(facts, later)
         more = await self.more_facts(facts)
-        failures |= await self._apply_all(more)
-        for (delivery, found), (_, others) in zip(facts, more, strict=True):
-            if any(fact.run in failures for fact in (*found, *others)):
-                self.hand_back(TRY_AGAIN_SECONDS, delivery)
-            else:
-                self.let_go(delivery)
+        failures |= await self._apply_all(more, later)
+        deliveries = [
+            (delivery, {fact.run for fact in (*found, *others)})
+            for (delivery, found), (_, others) in zip(facts, more, strict=True)
+        ]
+        waiting = {wait.entry.run for wait in later} - failures.keys()
+        kept = [each for each in deliveries if waiting & each[1]] if waiting else []
+        self._finish_with([each for each in deliveries if each not in kept], failures)
+        if not kept:
+            return set()
+        # Many events may have to be looked at for it, and others do not wait so long.
+        task = asyncio.create_task(self._look_back(kept, later))
+        self._looking_back.add(task)
+        task.add_done_callback(self._looking_back.discard)
+        return {delivery.lease for delivery, _ in kept}
 
-    async def _apply_all(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> dict[str, BrokerError]:
+    def _finish_with(self, deliveries: Sequence[tuple[Delivery, set[str]]], failures: dict[str, BrokerError]) -> None:
+        for delivery, runs in deliveries:
+            if runs.isdisjoint(failures):
+                self.let_go(delivery)
+            else:
+                self.hand_back(TRY_AGAIN_SECONDS, delivery)
+
+    async def _look_back(self, kept: list[tuple[Delivery, set[str]]], waits: list[RegisterWait]) -> None:
+        """See whether events came before new waits, and only then let go of what registered these."""
+        try:
+            self._finish_with(kept, await self._conductor.look_back(waits))
+        except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine
+            batch = [delivery for delivery, _ in kept]
+            self._tell_mistake(batch)
+            self.hand_back(_MISTAKE_SECONDS, *batch)
+        for delivery, _ in kept:
+            self._in_hand.pop(delivery.lease, None)
+        self.progress.set()
+
+    async def _apply_all(
+        self, facts: Sequence[tuple[Delivery, list[Fact]]], later: list[RegisterWait]
+    ) -> dict[str, BrokerError]:
         applied = [fact for _, found in facts for fact in found]
         if not applied:
             return {}
-        failures = await self._conductor.apply(applied, self.rest_after(facts))
+        failures = await self._conductor.apply(applied, self.rest_after(facts), later)
         return failures | await self.conclude([fact for fact in applied if fact.run not in failures])
 
     @abstractmethod

@@ -36,11 +36,23 @@ class WaitKeeper:
         self._journal = Journal(broker, names)
         self._make_token = make_token
 
-    async def carry_out(self, commands: Sequence[WaitCommand]) -> list[CarriedOut]:
-        """Carry out commands; return for each what it failed with, or the facts that follow from it."""
+    def close(self) -> None:
+        """Forget what is known of events."""
+        self._look_back.close()
+
+    async def carry_out(
+        self, commands: Sequence[WaitCommand], later: list[RegisterWait] | None = None
+    ) -> list[CarriedOut]:
+        """Carry out commands; return for each what it failed with, or the facts that follow from it.
+
+        Args:
+            commands: what is to be done.
+            later: is given the waits for which many events have to be looked at; without it that is done as well.
+
+        """
         registrations = [command for command in commands if isinstance(command, RegisterWait)]
         appends = [command for command in commands if isinstance(command, AppendStep)]
-        registered = iter(await self._register(registrations) if registrations else [])
+        registered = iter(await self._register(registrations, later) if registrations else [])
         appended = iter(await self._append(appends) if appends else [])
         results: list[CarriedOut] = []
         for command in commands:
@@ -62,12 +74,27 @@ class WaitKeeper:
         """
         return await self._waits.forget({(each.run, each.step): each.wait for each in ended})
 
-    async def _register(self, registrations: Sequence[RegisterWait]) -> list[CarriedOut]:
+    async def look_back(self, waits: Sequence[RegisterWait]) -> list[Fact]:
+        """Return what follows from the events that came before waits that have been registered.
+
+        Raises:
+            BrokerError: they cannot be read.
+
+        """
+        return [*await self._look_back.find(waits)]
+
+    async def _register(
+        self, registrations: Sequence[RegisterWait], later: list[RegisterWait] | None
+    ) -> list[CarriedOut]:
         """Have events find the waits, and only then look which events have come already."""
         try:
             failures = await self._waits.put_all([each.entry for each in registrations])
             stored = [each for each, failure in zip(registrations, failures, strict=True) if failure is None]
-            found = await self._look_back.find(stored) if stored else []
+            found, left = await self._look_back.glance(stored) if stored else ([], [])
+            if later is not None:
+                later += left
+            elif left:
+                found += await self._look_back.find(left)
         except BrokerError as error:
             return [error] * len(registrations)
         arrivals = {(fact.run, fact.entry.step): fact for fact in found}

@@ -12,10 +12,11 @@ from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.protocol import BrokerError, Delivery, Publication, StorageFull, Unavailable
 from ironflow.broker.topology import engine_consumers, streams
 from ironflow.names import ENGINE_CONSUMER, Names
+from ironflow.records import WaitEntry, WaitRecord
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
-from ironflow_engine.facts import Fact, Woken
+from ironflow_engine.facts import Fact, RegisterWait, Woken
 from ironflow_engine.intake import Intake
 from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore
@@ -43,6 +44,9 @@ class Recorder(Conductor):
         self.refused: dict[str, BrokerError] = {}
         self.fails: dict[str, Exception] = {}
         self.seconds = 0.0
+        self.looks_back: set[str] = set()
+        self.look_back_seconds = 0.0
+        self.looked_back: Counter[str] = Counter()
         self.at_work: Counter[str] = Counter()
         self.most_batches = 0
         self.overlaps: list[str] = []
@@ -52,16 +56,28 @@ class Recorder(Conductor):
         self,
         facts: Sequence[Fact],
         rest: Callable[[], Awaitable[None]] | None = None,  # noqa: ARG002 - no waits here
+        later: list[RegisterWait] | None = None,
     ) -> dict[str, BrokerError]:
         self._batches += 1
         self.most_batches = max(self.most_batches, self._batches)
         self.at_work.update({fact.run for fact in facts})
         self.overlaps += [run for run, count in self.at_work.items() if count > 1]
+        if later is not None:
+            later += [registration(fact.run) for fact in facts if fact.run in self.looks_back]
         try:
             return await self._take(facts)
         finally:
             self._batches -= 1
             self.at_work.subtract({fact.run for fact in facts})
+
+    async def look_back(self, waits: Sequence[RegisterWait]) -> dict[str, BrokerError]:
+        await asyncio.sleep(self.look_back_seconds)
+        runs = [wait.entry.run for wait in waits]
+        for run in runs:
+            if run in self.fails:
+                raise self.fails[run]
+        self.looked_back.update(runs)
+        return {run: self.refused[run] for run in runs if run in self.refused}
 
     async def _take(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         await asyncio.sleep(self.seconds)
@@ -70,6 +86,12 @@ class Recorder(Conductor):
                 raise self.fails[fact.run]
         self.applied.update(fact.run for fact in facts if fact.run not in self.refused)
         return {fact.run: self.refused[fact.run] for fact in facts if fact.run in self.refused}
+
+
+def registration(run: str) -> RegisterWait:
+    record = WaitRecord(name="paid", kind="wait_for_event", token="", event="order.paid")
+    entry = WaitEntry(run=run, queue="q", step="paid", wait=record, sequence=1, time_ms=1)
+    return RegisterWait(entry=entry, after=0, trigger="t", consumed=frozenset())
 
 
 class Wakes(Intake):
@@ -235,3 +257,55 @@ async def test_a_mistake_in_reading_applies_nothing_beside_what_is_at_work() -> 
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await made.broker.close()
+
+
+async def test_looking_back_for_a_run_holds_up_no_other_and_is_done_before_its_message_is_let_go(bench: Bench) -> None:
+    bench.conductor.looks_back = {"old"}
+    bench.conductor.look_back_seconds = 60.0
+    bench.put("a", "old", "b")
+    await asyncio.sleep(1)
+    bench.put("c", "old", "d")
+    await asyncio.sleep(1)
+    assert bench.conductor.applied == {"a": 1, "old": 2, "b": 1, "c": 1, "d": 1}
+    assert await bench.unsettled() == (2, 0)
+    await asyncio.sleep(60)
+    assert bench.conductor.looked_back == {"old": 2}
+    assert await bench.unsettled() == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["refused", "fails"])
+async def test_what_could_not_be_looked_back_for_comes_again(bench: Bench, how: str) -> None:
+    bench.conductor.looks_back = {"old"}
+    bench.put("a", "old")
+    bench.conductor.look_back_seconds = 5.0
+    await asyncio.sleep(1)
+    if how == "refused":
+        bench.conductor.refused["old"] = Unavailable("gone")
+    else:
+        bench.conductor.fails["old"] = ZeroDivisionError()
+    await asyncio.sleep(4.5)
+    assert (await bench.unsettled())[0] == 1
+    bench.conductor.refused.clear()
+    bench.conductor.fails.clear()
+    await asyncio.sleep(20)
+    assert bench.conductor.applied == {"a": 1, "old": 2}
+    assert bench.conductor.looked_back["old"] >= 1
+    assert await bench.unsettled() == (0, 0)
+
+
+async def test_an_engine_that_leaves_while_it_looks_back_leaves_that_to_the_next(bench: Bench) -> None:
+    bench.conductor.looks_back = {"old"}
+    bench.conductor.look_back_seconds = 100.0
+    bench.put("old")
+    await asyncio.sleep(3)
+    (running,) = (task for task in asyncio.all_tasks() if "Intake.run" in repr(task.get_coro()))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert bench.conductor.looked_back == {}
+    second = Bench(bench.server)
+    taking = asyncio.create_task(second.intake.run())
+    await asyncio.sleep(0.1)
+    assert second.conductor.applied == {"old": 1}
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    await second.broker.close()
