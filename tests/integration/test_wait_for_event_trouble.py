@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from ironflow import Context, Function
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import Ambiguous, BrokerError, StorageFull, Unavailable
 from ironflow.names import bucket_stream
+from ironflow_engine.facts import EventArrived, RegisterWait
+from ironflow_engine.look_back import LookBack
 from tests.support.inprocess import System, is_of_duties, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -28,6 +30,20 @@ def approval() -> Function[Any, Any]:
         return event and event.data["n"]
 
     return f
+
+
+@pytest.fixture
+def beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an engine look back beside its batches, as it does where that takes long."""
+
+    async def glance(_: LookBack, waits: Sequence[RegisterWait]) -> tuple[list[EventArrived], list[RegisterWait]]:
+        return [], list(waits)
+
+    if request.param:
+        monkeypatch.setattr(LookBack, "glance", glance)
+
+
+looks_back_in_both_ways = pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside"], indirect=True)
 
 
 class Killer:
@@ -89,6 +105,8 @@ async def outcome_of(system: System) -> Any:
     return output
 
 
+@looks_back_in_both_ways
+@pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize("stage", ["before", "after"])
 @pytest.mark.parametrize(("scenario", "expected"), [(early, 1), (late, 1), (never, None)], ids=lambda x: str(x)[:15])
 async def test_an_engine_may_die_at_any_write(
@@ -133,6 +151,21 @@ PLACES = [
 async def test_a_broker_in_trouble_delays_a_wait_and_changes_nothing_else(
     verb: str, part: str, trouble: str, stage: Stage
 ) -> None:
+    await bear_trouble(verb, part, trouble, stage, late)
+
+
+@looks_back_in_both_ways
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("stage", ["before", "after"])
+@pytest.mark.parametrize(("verb", "part"), [("read", "TEST_EVENTS"), ("stream_state", "TEST_EVENTS")])
+async def test_a_broker_in_trouble_delays_looking_back_and_changes_nothing_else(
+    verb: str, part: str, stage: Stage
+) -> None:
+    await bear_trouble(verb, part, "gone", stage, early)
+
+
+async def bear_trouble(verb: str, part: str, trouble: str, stage: Stage, scenario: Callable[[System], Any]) -> None:
+    """Have the broker in trouble for a while, and see the run come to what it should."""
     async with running_system(approval()) as system:
         began = system.now_ms()
 
@@ -141,7 +174,7 @@ async def test_a_broker_in_trouble_delays_a_wait_and_changes_nothing_else(
             return TROUBLE[trouble]() if in_trouble and (at, what) == (stage, verb) and part in subject else None
 
         system.server.interceptor = intercept
-        await late(system)
+        await scenario(system)
         assert await outcome_of(system) == 1
 
 
@@ -166,6 +199,8 @@ async def test_a_wait_that_cannot_be_taken_away_at_first_is_taken_away_all_the_s
     assert [subject for subject in subjects if "=paths" not in subject] == []
 
 
+@looks_back_in_both_ways
+@pytest.mark.usefixtures("beside")
 async def test_two_engines_that_die_in_turn_lose_no_event() -> None:
     async with running_system(approval(), engines=2) as system:
         for number in range(60):
@@ -180,6 +215,8 @@ async def test_two_engines_that_die_in_turn_lose_no_event() -> None:
         assert sorted([await run.result("5m") for run in runs]) == [*range(60)]
 
 
+@looks_back_in_both_ways
+@pytest.mark.usefixtures("beside")
 async def test_a_server_that_restarts_all_the_time_loses_no_event() -> None:
     async with running_system(approval()) as system:
         for number in range(40):
