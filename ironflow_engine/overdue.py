@@ -62,7 +62,7 @@ class RunJournal:
             now_ms: what the server's clock says.
 
         """
-        facts: list[Fact] = [fact for fact in self._open.values() if due_at(fact) <= now_ms]
+        facts: list[Fact] = [fact for fact in self._open.values() if _has_time(fact) and due_at(fact) <= now_ms]
         if self._state.live:
             return facts
         if self._fails_by is not None:
@@ -87,3 +87,8 @@ class RunJournal:
             self._slept_out[mark(end.token)] = sequence
         else:
             self._ended_at = sequence
+
+
+def _has_time(fact: WaitRecorded | TryRecorded) -> bool:
+    """Tell whether a wait is ever over by itself: that for a child may have no time-out."""
+    return isinstance(fact, TryRecorded) or fact.record.delay_ms is not None or fact.record.until_ms is not None

@@ -173,7 +173,7 @@ class Attempt:
             exc_info=as_raised(error),
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
-        self.next_due_ms = tools.now_ms() + delay_ms
+        self.next_due_ms = tools.due_ms(delay_ms)
 
     def _count(self, outcome: str) -> None:
         self._tools.metrics.step_ended(self._tools.function, outcome, self._took_ms / 1000)

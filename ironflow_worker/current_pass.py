@@ -208,18 +208,17 @@ class CurrentPass:
             return
         self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
 
-    def note_wait(self, wait: WaitRecord, now_ms: int, begun_ms: float) -> None:
+    def note_wait(self, wait: WaitRecord, begun_ms: float) -> None:
         """Note a wait that this pass has recorded. Where it is a sleep, its end is for another pass.
 
         Args:
             wait: what is recorded.
-            now_ms: what this machine's clock says.
             begun_ms: a time that the server's clock had surely reached before it was recorded.
 
         """
         delay_ms = wait.delay_ms or 0
         if wait.until_ms or delay_ms:
-            self.note_due(wait.until_ms or now_ms + delay_ms)
+            self.note_due(wait.until_ms or round(begun_ms) + delay_ms)
         if wait.kind == "sleep":
             self._new_sleep_ends_ms = min(wait.until_ms or begun_ms + delay_ms, self._new_sleep_ends_ms)
 

@@ -246,7 +246,7 @@ class Executor:
             replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot), lost)
             running.replays(replay)
             outcome = await self._run(task, replay, tools)
-            self._beginners.ended(task, outcome, self._now_ms())
+            self._beginners.ended(task, outcome, tools.due_ms(0))
             outcome = await self._record(queue, running, replay, outcome, tools)
         running.succeeded = True
         delivery.ack()

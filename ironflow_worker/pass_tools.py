@@ -82,6 +82,10 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         )
         return lazy
 
+    def due_ms(self, delay_ms: int) -> int:
+        """Return about when something is over that begins now, in server time: never later than it is."""
+        return round(self.clock.at_least_ms()) + delay_ms
+
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.
 

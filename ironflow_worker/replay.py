@@ -315,7 +315,7 @@ class Replay:
             name="", kind="run", token=tools.token, attempt=attempt, delay_ms=delay_ms, error=error_record(error)
         )
         await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
-        self._current.note_due(tools.now_ms() + delay_ms, backs_off=True)
+        self._current.note_due(tools.due_ms(delay_ms), backs_off=True)
         return self._suspended()
 
     def _fail(self, error: ErrorRecord) -> OutcomeRecord:

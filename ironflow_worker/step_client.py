@@ -514,7 +514,7 @@ class StepClient(Step):
                     self._current.waits[call.key] = wait
                     begun_ms = tools.clock.at_least_ms()
                     await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
-                    self._current.note_wait(wait, tools.now_ms(), begun_ms)
+                    self._current.note_wait(wait, begun_ms)
             return await self._current.wait()
 
     async def _sleep_out(self, call: Call) -> Standing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -52,6 +53,64 @@ async def test_a_sleep_whose_timer_is_lost_ends_all_the_same() -> None:
         took = await seconds_of(run)
         assert 50 <= took <= 50 + WITHIN_SECONDS
         assert await run.result() == "awake"
+
+
+async def sleeps(ctx: Context) -> None:
+    await ctx.step.sleep("nap", 60)
+
+
+async def fails_in_a_step(ctx: Context) -> None:
+    await ctx.step.run("flaky", fails_before_a_minute)
+
+
+async def fails_as_a_whole(_: Context) -> None:
+    await fails_before_a_minute()
+
+
+async def fails_before_a_minute() -> None:
+    if asyncio.get_running_loop().time() < 60:
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("ahead_hours", [-24, 24])
+@pytest.mark.parametrize("handler", [sleeps, fails_in_a_step, fails_as_a_whole])
+async def test_a_worker_whose_clock_is_wrong_delays_nothing(
+    handler: Callable[[Context], Coroutine[Any, Any, None]], ahead_hours: int
+) -> None:
+    f = ironflow.function(id="f", retry=Retry(initial_delay="1m", jitter=0))(handler)
+    async with running_system(f, workers=0) as system:
+        await add_worker_with_a_wrong_clock(system, ahead_hours)
+        run = await system.client.start(f)
+        await asyncio.sleep(10)
+        await purge(system, system.names.all_shards[0].timers)
+        assert 40 <= await seconds_of(run) <= 50 + WITHIN_SECONDS
+        assert (await run.state()).status == "completed"
+
+
+async def test_what_is_not_overdue_is_left_alone_however_wrong_the_clock_of_a_worker_is() -> None:
+    @ironflow.function(id="child")
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("nap", "2h")
+
+    @ironflow.function(id="parent")
+    async def parent(ctx: Context) -> None:
+        await asyncio.gather(ctx.step.sleep("nap", "1h"), ctx.step.invoke(child))
+
+    async with running_system(parent, child, workers=0) as system:
+        await add_worker_with_a_wrong_clock(system, -24)
+        await system.client.start(parent)
+        await asyncio.sleep(50 * 60)
+        assert (await system.broker.stream_state(system.names.events)).messages == 2
+        (engine,) = system.engines
+        assert engine.metrics.registry.get_sample_value("ironflow_engine_runs_reconciled_total") == 0
+
+
+async def add_worker_with_a_wrong_clock(system: System, ahead_hours: int) -> None:
+    """Add a worker to a system that has none yet."""
+    by_the_server = system.now_ms
+    system.now_ms = lambda: by_the_server() + ahead_hours * 3_600_000  # type: ignore[method-assign]
+    await system.add_worker()
+    system.now_ms = by_the_server  # type: ignore[method-assign]
 
 
 async def test_a_back_off_whose_timer_is_lost_ends_all_the_same() -> None:
