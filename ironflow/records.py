@@ -300,6 +300,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
         run_timeout_ms: only for the end of the time that the run as a whole may take: how long that was.
         epoch: in which epoch of the run it was set.
         sequence: of a wait: where its record stands in the journal.
+        is_behind: of a sleep: it was begun in a pass that had begun itself for the end of another one.
 
     """
 
@@ -313,6 +314,7 @@ class TimerRecord(Record, frozen=True, kw_only=True):
     run_timeout_ms: int = 0
     epoch: int = 0
     sequence: int = 0
+    is_behind: bool = False
 
 
 class RunState(Record, frozen=True, kw_only=True):

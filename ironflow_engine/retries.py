@@ -34,6 +34,7 @@ def _next_epoch(state: RunState, fact: RunRetried) -> RunState:
         epoch_sequence=fact.sequence,
         epoch_started_at=fact.time_ms,
         due_ms=0,
+        only_sleeps=False,
         finished_at=0,
         ended_by=0,
         error=None,

@@ -122,7 +122,9 @@ class TimerIntake(Intake):
         facts: _Facts = []
         for (delivery, timer), version in zip(sleeping, versions, strict=True):
             state = version.state if isinstance(version, Version) else None
-            if state is None or not (sleeps.may_begin_early(state) or sleeps.is_waited_for(state)):
+            # The pass that has begun a sleep does not wait for its end, whatever it was begun for itself.
+            is_waited_for = state is not None and sleeps.is_waited_for(state) and not timer.is_behind
+            if state is None or not (sleeps.may_begin_early(state) or is_waited_for):
                 continue
             self._look_again_ms[delivery.lease] = timer.due_ms + _SLEPT_OUT_MS
             is_news = not state.live or sleeps.is_for(state, timer.sequence)

@@ -6,6 +6,7 @@ from ironflow.names import run_timer, try_timer, wait_timer
 from ironflow.records import RunState, TimerRecord
 from ironflow_engine import epochs
 from ironflow_engine.facts import SetTimer, TryRecorded, WaitRecorded
+from ironflow_engine.sleeps import is_waited_for
 
 
 def of_run(state: RunState) -> tuple[SetTimer, ...]:
@@ -39,6 +40,7 @@ def of_wait(state: RunState, fact: WaitRecorded) -> SetTimer:
         waiting_since_ms=fact.time_ms,
         epoch=epochs.current(state),
         sequence=fact.sequence,
+        is_behind=fact.record.kind == "sleep" and is_waited_for(state),
     )
     return SetTimer(timer=wait_timer(fact.step), record=timer)
 

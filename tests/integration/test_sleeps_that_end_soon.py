@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ironflow
-from ironflow import Context
+from ironflow import Context, Retry, RunFailedError
 from ironflow.broker.local import LocalBroker, Stage
 from ironflow.broker.protocol import BrokerError
 from ironflow.handles import RunHandle
@@ -369,3 +369,30 @@ async def test_a_sleep_lasts_as_long_as_it_says_when_the_server_s_clock_has_been
         times.clear()
         await system.run(f, seconds)
         assert 0 <= times[1] - times[0] - seconds < 0.5
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_sleep_begun_behind_another_one_is_not_late_where_its_pass_rests_just_before(retries: int) -> None:
+    fails = [ConnectionError() for _ in range(retries)]
+
+    def work() -> None:
+        if fails:
+            raise fails.pop()
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=1))
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("first", 10)
+        await ctx.step.run("work", work)
+        await asyncio.gather(ctx.step.sleep("nap", 10), ctx.step.run("long", asyncio.sleep, 9.8))
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        for _ in range(retries):
+            with pytest.raises(RunFailedError):
+                await run.result("1m")
+            await run.retry()
+        assert (await run.wait("1m")).status == "completed"
+        (nap,) = [step for step in await run.steps() if step.name == "nap"]
+        assert nap.finished_at is not None
+        lasted = datetime.fromisoformat(nap.finished_at) - datetime.fromisoformat(nap.started_at)
+        assert 10.0 <= lasted.total_seconds() <= 10.05

@@ -248,6 +248,8 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
     memo = Memo(sum(parse_journal(message.subject).kind == "retry" for message in messages))
     async for page in broker.read(names.all_shards[0].journal, names.journal_of_run("default", run)):
         memo.read(page)
+    clock = ServerClock(asyncio.get_running_loop().time)
+    clock.observe(now_ms())  # whoever has a task has seen when it was stored
     tools = PassTools(
         run=run,
         function="f",
@@ -262,7 +264,7 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
         still_holds=lambda: True,
         chance=lambda: 0.5,
         now_ms=now_ms,
-        clock=ServerClock(asyncio.get_running_loop().time),
+        clock=clock,
     )
     return tools, memo
 
