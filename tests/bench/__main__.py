@@ -15,6 +15,7 @@ from tests.bench import (
     fan_out,
     growth,
     idle,
+    looking_back,
     ours,
     rolling,
     saga,
@@ -35,6 +36,10 @@ BENCHES: dict[str, tuple[Callable[[], Awaitable[int]], str]] = {
     "fan-out": (fan_out.main, "a map of 10,000 items: time, memory, order, and what runs again after a kill"),
     "growth": (growth.main, "workload A and more beside 100,000 and 1,000,000 runs that rest; options: --resting, …"),
     "idle": (idle.main, "an engine and a worker that have nothing to do, for a minute: CPU and memory"),
+    "looking-back": (
+        looking_back.main,
+        "40 old runs that begin to wait behind 100,000 events of the name: how long they and others take; --count",
+    ),
     "races": (waits.races, "400 events within 150 ms of a time-out: which of the two counts"),
     "replicas": (scale.replicas, "workloads A and B on one server and on three that keep everything three times"),
     "rolling": (rolling.main, "all engines and workers are replaced three times under load: what suffers from it"),

@@ -32,15 +32,15 @@ LOOK_AGAIN_SECONDS = 0.05
 
 
 @contextlib.asynccontextmanager
-async def running(*functions: str) -> AsyncGenerator[tuple[Client, Names]]:
-    """Run a server, two engines and a worker."""
+async def running(*functions: str, engines: int = 2) -> AsyncGenerator[tuple[Client, Names]]:
+    """Run a server, engines and a worker."""
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedServer(Path(folder) / "nats") as server,
         cluster(server.url, "bench", Path(folder)) as processes,
     ):
-        processes.engine()
-        processes.engine()
+        for _ in range(engines):
+            processes.engine()
         processes.worker("flows.py", "--concurrency", "200")
         async with processes.client() as client:
             await functions_are_known(client, *functions)

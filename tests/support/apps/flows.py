@@ -165,6 +165,14 @@ async def late_waiter(ctx: Context) -> bool:
     return event is not None
 
 
+@ironflow.function(id="old-waiter", queue="orders", triggers=["begin"])
+async def old_waiter(ctx: Context) -> bool:
+    """Wait for an event that has come long ago when the run begins to wait for it, and say whether it is found."""
+    await ctx.step.wait_for_event("go", event="go", match="wave", timeout="1h")
+    event = await ctx.step.wait_for_event("flag", event="paid", match="n", timeout="10m", on_timeout="none")
+    return event is not None
+
+
 @ironflow.function(id="patient", queue="orders")
 async def patient(ctx: Context[str]) -> str:
     """Wait for an event that names this run's data."""
