@@ -35,11 +35,30 @@ class EventView(Message, frozen=True, kw_only=True):
     data: msgspec.Raw = NULL
 
 
+class AwaitedView(Message, frozen=True, kw_only=True):
+    """What an open step waits for, as it is shown.
+
+    Attributes:
+        event: the name of an event; empty where it waits for none.
+        path: where in the event's data to look, as in "data.orderId"; None where any event of the name will do.
+        value: the JSON that must stand there.
+        function: the id of the function that runs as a child; empty where none does.
+
+    """
+
+    event: str = ""
+    path: str | None = None
+    value: msgspec.Raw = NULL
+    function: str = ""
+
+
 class StepView(Message, frozen=True, kw_only=True):
     """A step, as it is shown. Times are ISO 8601, UTC.
 
     Attributes:
         unasked: the code that the run completed with did not ask for it.
+        until: of an open step: when its sleep, its time-out or its back-off is over; None where it may last for ever.
+        awaits: of an open step: what it waits for; None for a sleep and a back-off.
 
     """
 
@@ -53,6 +72,8 @@ class StepView(Message, frozen=True, kw_only=True):
     started_at: str
     finished_at: str | None
     unasked: bool = False
+    until: str | None = None
+    awaits: AwaitedView | None = None
 
 
 class ErrorView(Message, frozen=True, kw_only=True):

@@ -10,7 +10,8 @@ from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
 from ironflow.fences import is_fence
-from ironflow.messages import ErrorView, EventView, FunctionView, RunView, StepView, error_view
+from ironflow.matching import show_path
+from ironflow.messages import AwaitedView, ErrorView, EventView, FunctionView, RunView, StepView, error_view
 from ironflow.names import PASS_TOKEN, parse_journal, parse_step_key
 from ironflow.records import NULL, FunctionRecord, RunState, RunStatus, StepRecord, StepStatus, TryRecord, WaitRecord
 
@@ -57,12 +58,22 @@ def brief_view(state: RunState, output: msgspec.Raw, room: int) -> RunView:
 
 
 class _Open(msgspec.Struct):
-    """A step that has no result yet."""
+    """A step that has no result yet.
+
+    Attributes:
+        since_ms: when its first record was stored.
+        newest_ms: when its newest one was.
+        place: where the first one stands in the journal.
+        is_due: whether the back-off behind its newest attempt is over.
+
+    """
 
     since_ms: int
+    newest_ms: int
     place: int
     wait: WaitRecord | None = None
     attempt: TryRecord | None = None
+    is_due: bool = False
 
     @property
     def is_sleep(self) -> bool:
@@ -151,11 +162,15 @@ class StepHistory:
                 self._open_step(step, message).wait = decode_record(WaitRecord, message.payload)
             case "try":
                 self._open_step(step, message).attempt = decode_record(TryRecord, message.payload)
+            case "due" if step in self._open:
+                self._open[step].is_due = True
             case _:
                 pass
 
     def _open_step(self, step: str, message: StoredMessage) -> _Open:
-        return self._open.setdefault(step, _Open(message.time_ms, message.sequence))
+        opened = self._open.setdefault(step, _Open(message.time_ms, message.time_ms, message.sequence))
+        opened.newest_ms, opened.is_due = message.time_ms, False
+        return opened
 
 
 def _recorded_view(record: StepRecord, recorded_ms: int, *, unasked: bool) -> StepView:
@@ -195,6 +210,25 @@ def _open_view(open_step: _Open) -> StepView:
         error=error,
         started_at=to_iso(since),
         finished_at=None,
+        until=None if open_step.is_due else _until(open_step.newest_ms, record),
+        awaits=_awaited(record),
+    )
+
+
+def _until(stored_ms: int, record: WaitRecord | TryRecord) -> str | None:
+    if isinstance(record, WaitRecord) and record.until_ms is not None:
+        return to_iso(record.until_ms)
+    return None if record.delay_ms is None else to_iso(stored_ms + record.delay_ms)
+
+
+def _awaited(record: WaitRecord | TryRecord) -> AwaitedView | None:
+    if not isinstance(record, WaitRecord) or record.kind == "sleep":
+        return None
+    return AwaitedView(
+        event=record.event,
+        path=None if record.path is None else show_path(record.path),
+        value=NULL if record.value is None else msgspec.Raw(record.value.encode()),
+        function=record.function,
     )
 
 

@@ -12,7 +12,7 @@ from ironflow.clock import now_ms, parse_when
 from ironflow.durations import format_milliseconds
 
 if TYPE_CHECKING:
-    from ironflow.messages import ErrorView, RunView, StepView
+    from ironflow.messages import AwaitedView, ErrorView, RunView, StepView
 
 _SECOND = 1_000
 _MINUTE = 60 * _SECOND
@@ -23,6 +23,8 @@ _INTERNAL = frozenset({"left_out"})
 """Fields of answers that tell this program what to fetch besides; nobody else needs them."""
 
 _NOTHING = ("", "null")
+_VALUE_SHOWN = 80
+"""So much is shown to people of a value that is waited for, which may have kilobytes."""
 
 
 # JSON
@@ -52,8 +54,9 @@ def run_document(view: RunView, steps: Iterable[StepView] | None = None) -> dict
 def _step_document(step: StepView) -> dict[str, object]:
     shown = document(step)
     # It is said of the few steps of which it is true.
-    if not step.unasked:
-        del shown["unasked"]
+    for field in ("unasked", "until", "awaits"):
+        if not shown[field]:
+            del shown[field]
     return shown
 
 
@@ -190,11 +193,29 @@ def _steps_table(steps: Iterable[StepView], now: int | None) -> str:
                 step.status,
                 step.attempt,
                 format_elapsed(step.started_at, step.finished_at, now),
-                format_error(step.error) or format_json(step.output),
+                _outcome_of(step),
             )
             for step in steps
         ],
     )
+
+
+def _outcome_of(step: StepView) -> str:
+    """Return what has come of a step, or what it waits for."""
+    parts = [format_error(step.error) or format_json(step.output)]
+    if step.awaits is not None:
+        parts.append(_format_awaited(step.awaits))
+    if step.until is not None:
+        parts.append(f"{'again at' if step.status == 'retrying' else 'until'} {step.until}")
+    return ", ".join(part for part in parts if part)
+
+
+def _format_awaited(awaited: AwaitedView) -> str:
+    if awaited.function:
+        return f"awaits a run of {awaited.function}"
+    value = format_json(awaited.value) or "null"
+    shown = value if len(value) <= _VALUE_SHOWN else f"{value[:_VALUE_SHOWN]}…"
+    return f"awaits {awaited.event}" + ("" if awaited.path is None else f" with {awaited.path} {shown}")
 
 
 def step_path(step: StepView) -> str:

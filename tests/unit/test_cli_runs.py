@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ironflow.clock import now_ms, parse_when
-from ironflow.messages import CancelRun, ErrorView, EventView, ListRuns, RetryRun
+from ironflow.messages import AwaitedView, CancelRun, ErrorView, EventView, ListRuns, RetryRun
 from ironflow.records import NULL, RunStatus
 from tests.unit.fake_engine import FakeEngine, Shell, raw, run_view, running_view, step_view
 
@@ -312,6 +312,20 @@ def test_a_step_that_the_code_did_not_ask_for_is_said_of_that_step_alone(shell: 
     engine.steps["r1"] = [step_view("old", unasked=True), step_view("new")]
     assert [step.get("unasked") for step in shell.json("runs", "get", "r1")["steps"]] == [True, None]
     assert "recorded, but the code did not ask for it any more: old\n" in shell("runs", "get", "r1").stdout
+
+
+def test_what_a_step_waits_for_is_said_of_open_steps_alone(shell: Shell, engine: FakeEngine) -> None:
+    awaited = AwaitedView(event="paid", path="data.id", value=raw('"o-1"'))
+    until = "2026-12-01T00:00:00.000Z"
+    engine.runs["r1"] = [run_view()]
+    engine.steps["r1"] = [
+        step_view("done"),
+        step_view("open", status="waiting", finished_at=None, until=until, awaits=awaited),
+    ]
+    done, still_open = shell.json("runs", "get", "r1")["steps"]
+    assert not {"until", "awaits"} & done.keys()
+    assert still_open["until"] == until
+    assert still_open["awaits"] == {"event": "paid", "path": "data.id", "value": "o-1", "function": ""}
 
 
 def test_a_reason_that_is_too_long_is_refused(shell: Shell, engine: FakeEngine) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ from ironflow.cli.output import (
     step_path,
 )
 from ironflow.clock import parse_when
-from ironflow.messages import ErrorView, EventView, RunView
+from ironflow.messages import AwaitedView, ErrorView, EventView, RunView
 from ironflow.records import NULL
 from tests.unit.fake_engine import raw, run_view, running_view, step_view
 
@@ -162,6 +164,40 @@ def test_a_completed_run_is_shown_with_its_steps() -> None:
         "fetch         run     completed  1          12ms    1",
         "all[0] / pay  run     completed  2          12ms    1",
     ]
+
+
+UNTIL = "2026-12-01T00:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"kind": "sleep", "status": "sleeping", "until": UNTIL}, f"until {UNTIL}"),
+        (
+            {"kind": "wait_for_event", "status": "waiting", "until": UNTIL, "awaits": AwaitedView(event="paid")},
+            f"awaits paid, until {UNTIL}",
+        ),
+        (
+            {"status": "waiting", "awaits": AwaitedView(event="paid", path="data.id", value=raw('"o-1"'))},
+            'awaits paid with data.id "o-1"',
+        ),
+        (
+            {"status": "waiting", "awaits": AwaitedView(event="paid", path="data.id", value=NULL)},
+            "awaits paid with data.id null",
+        ),
+        (
+            {"status": "waiting", "awaits": AwaitedView(event="paid", path="data.id", value=raw(f'"{"x" * 99}"'))},
+            f'awaits paid with data.id "{"x" * 79}…',
+        ),
+        ({"kind": "invoke", "status": "waiting", "awaits": AwaitedView(function="pay")}, "awaits a run of pay"),
+        ({"status": "retrying", "until": UNTIL, "error": _error()}, f"ValueError: no, again at {UNTIL}"),
+        ({"status": "retrying", "error": _error()}, "ValueError: no"),
+    ],
+)
+def test_an_open_step_is_shown_with_what_it_waits_for(changes: dict[str, Any], shown: str) -> None:
+    step = step_view("a", output=NULL, finished_at=None, started_at="2026-11-21T20:03:00.000Z", **changes)
+    line = format_run(running_view(), [step], NOW).splitlines()[-1]
+    assert line.endswith(f"    {shown}")
 
 
 def test_an_open_run_shows_only_what_there_is() -> None:

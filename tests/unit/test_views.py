@@ -8,6 +8,7 @@ import pytest
 from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import encode_record
+from ironflow.messages import AwaitedView
 from ironflow.names import PASS_TOKEN
 from ironflow.records import (
     NULL,
@@ -95,6 +96,44 @@ def test_a_step_that_is_tried_again_shows_why_and_since_when() -> None:
     assert view.error is not None
     assert view.error.type == "E"
     assert view.started_at == to_iso(NOW)
+
+
+@pytest.mark.parametrize(
+    ("record", "until", "awaits"),
+    [
+        (WaitRecord(name="a", kind="sleep", token="t", delay_ms=60_000), NOW + 60_000, None),
+        (WaitRecord(name="a", kind="sleep", token="t", until_ms=NOW + 5), NOW + 5, None),
+        (
+            WaitRecord(name="a", kind="wait_for_event", token="t", event="paid", path="id", value='"o-1"', delay_ms=9),
+            NOW + 9,
+            AwaitedView(event="paid", path="data.id", value=msgspec.Raw(b'"o-1"')),
+        ),
+        (
+            WaitRecord(name="a", kind="wait_for_event", token="t", event="paid", delay_ms=9),
+            NOW + 9,
+            AwaitedView(event="paid"),
+        ),
+        (WaitRecord(name="a", kind="invoke", token="t", function="pay"), None, AwaitedView(function="pay")),
+    ],
+    ids=["sleep", "sleep until", "event with a value", "any event", "child"],
+)
+def test_an_open_step_shows_what_it_waits_for_and_until_when(
+    record: WaitRecord, until: int | None, awaits: AwaitedView | None
+) -> None:
+    ((_, view),) = history(stored(1, "wait.a", record)).open_steps()
+    assert view.until == (None if until is None else to_iso(until))
+    assert view.awaits == awaits
+
+
+def test_a_step_that_failed_shows_when_it_is_tried_again_unless_that_is_now() -> None:
+    tried = [stored(1, "try.a.1", attempt(1), NOW)]
+    ((_, view),) = history(*tried).open_steps()
+    assert view.until == to_iso(NOW + 9)
+    ((_, view),) = history(*tried, stored(2, "due.a.1", DueRecord(token="t"), NOW + 9)).open_steps()
+    assert view.until is None
+    again = [*tried, stored(2, "due.a.1", DueRecord(token="t")), stored(3, "try.a.2", attempt(2), NOW + 20)]
+    ((_, view),) = history(*again).open_steps()
+    assert view.until == to_iso(NOW + 29)
 
 
 def test_a_run_without_an_end_shows_none() -> None:
