@@ -29,7 +29,7 @@ from ironflow.errors import DefinitionError, EngineUnavailableError, PublishErro
 from ironflow.events import Event, check_event_id, check_text, make_event, read_event
 from ironflow.function import Function, check_function_id
 from ironflow.group_commit import GroupCommit
-from ironflow.handles import RunHandle
+from ironflow.handles import ASK_AGAIN_SECONDS, RunHandle
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.messages import ListEvents, RunsOfEvent, StoredEvent
 from ironflow.names import DEFAULT_NAMESPACE, Names, run_id, start_event_id
@@ -60,14 +60,24 @@ class Client:
         broker: the connection.
         names: the namespace.
         limits: what is refused before it is sent.
+        ask_again_seconds: how often, at the most seldom, whoever waits for a run's end asks for it: the engine says it
+            unasked, which can be lost.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+    ) -> None:
         self.broker = broker
         self.names = names
         self.engine = EngineApi(broker, names)
         self._limits = limits
+        self._ask_again_seconds = ask_again_seconds
         self._commits = GroupCommit(broker)
 
     async def publish(
@@ -274,6 +284,7 @@ class Client:
             engine=self.engine,
             output_type=output_type,
             start=start,
+            ask_again_seconds=self._ask_again_seconds,
         )
 
     async def _whole(self, event: StoredEvent) -> StoredEvent:

@@ -27,7 +27,7 @@ _Answer = TypeVar("_Answer")
 _Fill: TypeAlias = Callable[[RunView], Awaitable[RunView]]
 
 _FIRST_ASK_AGAIN_SECONDS = 1.0
-_LAST_ASK_AGAIN_SECONDS = 60.0
+ASK_AGAIN_SECONDS = 60.0
 """The engine's hint that a run has ended can be lost, in a reconnect for example; then the answer is this late."""
 
 _FIRST_ASK_AFRESH_SECONDS = 0.05
@@ -51,6 +51,7 @@ class RunHandle(Generic[Out]):
         engine: EngineApi,
         output_type: Any,
         start: Start | None,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
     ) -> None:
         self.id = id
         self._broker = broker
@@ -58,6 +59,7 @@ class RunHandle(Generic[Out]):
         self._engine = engine
         self._output_type = output_type
         self._start = start
+        self._ask_again_seconds = ask_again_seconds
         self._just_started = start is not None
         self._attempt = 1
 
@@ -206,7 +208,7 @@ class RunHandle(Generic[Out]):
             if view is not None and view.status in TERMINAL:
                 return view
             await hint.rest(pause)
-            pause = min(pause * 2, _LAST_ASK_AGAIN_SECONDS)
+            pause = min(pause * 2, self._ask_again_seconds)
 
     async def _filled(self, view: RunView, fill: _Fill) -> RunView:
         while True:

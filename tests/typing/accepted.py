@@ -10,6 +10,7 @@ import msgspec
 
 import ironflow
 from ironflow import Context, Event, Function, Retry, RunHandle, Step
+from ironflow_testing import Environment, workflow_test
 
 
 class OrderPlaced(msgspec.Struct):
@@ -124,3 +125,14 @@ async def client() -> None:
         await connected.publish("order.placed", {"orderId": "o-1"}, id="o-1", metadata={"tenant": "a"})
         async for each in connected.runs(status="failed", function="process"):
             assert_type(each.id, str)
+
+
+@workflow_test(process, bare)
+async def in_process(env: Environment, number: int) -> None:
+    assert_type(await env.run(process, OrderPlaced("o-1")), Receipt)
+    assert_type(await env.run(bare), None)
+    assert_type(await env.publish("order.placed"), list[RunHandle[Any]])
+    await env.sleep(timedelta(hours=number))
+
+
+in_process(1)

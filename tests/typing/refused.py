@@ -6,6 +6,7 @@ import msgspec
 
 import ironflow
 from ironflow import Context, Retry, Step
+from ironflow_testing import Environment, workflow_test
 
 
 class OrderPlaced(msgspec.Struct):
@@ -98,3 +99,13 @@ async def client() -> None:
         wrong: str = await run.result()  # refused
         connected.runs(status="done")  # refused
         print(wrong)
+
+
+@workflow_test(process)
+async def in_process(env: Environment) -> None:
+    await env.run(process, {"order_id": "o-1"})  # refused
+    await env.sleep(None)  # refused
+
+
+workflow_test("process")  # refused
+in_process(1)  # refused

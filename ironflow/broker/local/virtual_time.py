@@ -20,7 +20,9 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from pathlib import Path
 from selectors import SelectorKey
+from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ Ts = TypeVarTuple("Ts")
 LONGEST_SECONDS = 2 * 366 * 24 * 60 * 60.0
 """Twice the longest wait that a workflow may ask for."""
 RESOLUTION_SECONDS = 1e-8
+_ASYNCIO = Path(asyncio.__file__).parent
+"""Where in there something waits tells nobody anything."""
 TASKS_SHOWN = 10
 
 
@@ -169,8 +173,16 @@ class _Selector(selectors.BaseSelector):
 
 
 def _where(task: asyncio.Task[Any]) -> str:
-    frames = task.get_stack()
+    frames = [frame for frame in _frames_of(task.get_coro()) if Path(frame.f_code.co_filename).parent != _ASYNCIO]
     if not frames:
         return "ended"
     frame = frames[-1]
     return f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+
+def _frames_of(coroutine: object) -> Generator[FrameType]:
+    """Yield where a coroutine waits, and where what it waits for does, down to what is no coroutine."""
+    while isinstance(coroutine, CoroutineType):
+        if coroutine.cr_frame is not None:
+            yield coroutine.cr_frame
+        coroutine = coroutine.cr_await

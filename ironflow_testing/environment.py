@@ -1,0 +1,240 @@
+"""Runs workflows in one process, without a server: what takes days takes milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import random
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+
+from ironflow.broker.local import LocalBroker, LocalServer
+from ironflow.broker.local.virtual_time import run_virtual
+from ironflow.client import Client
+from ironflow.clock import now_ms, parse_when, to_iso
+from ironflow.durations import Duration, parse_duration
+from ironflow.errors import DefinitionError
+from ironflow.function import Function
+from ironflow.handles import RunHandle
+from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.names import Names
+from ironflow_engine.engine import Engine, EngineSettings
+from ironflow_worker.leases import InlineLeaseKeeper
+from ironflow_worker.worker import Worker, WorkerSettings
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+P = ParamSpec("P")
+
+_SWEEP_SECONDS = 3_600.0
+"""Nothing gets lost in here, and what is done every few seconds makes months long."""
+_ASK_AGAIN_SECONDS = 7 * 24 * 3_600.0
+_LONGEST_SECONDS = 2 * 366 * 24 * 3_600.0
+"""Twice the longest wait."""
+_THREADS = 8
+
+
+class Environment:
+    """An engine, a worker and a client on a broker in memory; a context manager, to be used with ``async with``.
+
+    Runs behave as they do on a server: steps are recorded, retried and replayed, sleeps and time-outs count by the
+    broker's clock. That goes by the event loop's: in a loop with virtual time, as :func:`workflow_test` provides one,
+    it jumps to the next thing that is due whenever nothing else is to be done.
+
+    Args:
+        functions: what the worker can execute: the functions under test, and those that they invoke.
+        limits: what is refused; default as in production.
+        seed: makes the spread of back-offs the same each time; default 0.
+        begins_at: when the broker's clock begins, an aware datetime or ISO 8601; default now, as your own code sees it.
+
+    Attributes:
+        client: publishes, starts and reads, as in production.
+
+    Raises:
+        DefinitionError: no function is given, something else is, or two have one id.
+
+    """
+
+    client: Client
+
+    def __init__(
+        self,
+        *functions: Function[Any, Any],
+        limits: Limits = DEFAULT_LIMITS,
+        seed: int = 0,
+        begins_at: str | datetime | None = None,
+    ) -> None:
+        self._functions = _by_id(functions)
+        self._limits = limits
+        self._chance = random.Random(seed)  # noqa: S311 - it spreads back-offs
+        self._names = Names("test")
+        self._begins_ms = now_ms() if begins_at is None else parse_when(begins_at, "begins_at")
+        self._worker: tuple[Worker, LocalBroker] | None = None
+        self._engine: tuple[Engine, LocalBroker] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = LocalServer(epoch_ms=self._begins_ms - round(asyncio.get_running_loop().time() * 1_000))
+        self.client = Client(self._server.connect(), self._names, self._limits, ask_again_seconds=_ASK_AGAIN_SECONDS)
+        broker = self._server.connect()
+        engine = Engine(
+            broker,
+            self._names,
+            EngineSettings(read_model=":memory:", sweep_seconds=_SWEEP_SECONDS),
+            monotonic=asyncio.get_running_loop().time,
+        )
+        await engine.start()
+        self._engine = engine, broker
+        await self._start_worker()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in (self._worker, self._engine):
+            if process is not None:
+                await process[0].stop()
+                await process[1].close()
+        await self.client.broker.close()
+
+    @property
+    def now(self) -> datetime:
+        """What the broker's clock says, in UTC."""
+        return datetime.fromisoformat(to_iso(self._server.clock.now_ms()))
+
+    @overload
+    async def run(self, function: Function[In, Out], data: In) -> Out: ...
+    @overload
+    async def run(self, function: Function[Any, Out]) -> Out: ...
+    async def run(self, function: Function[Any, Any], data: Any = None) -> Any:
+        """Run a function to its end, and return its output.
+
+        Raises:
+            RunFailedError, RunCancelledError: it ended so.
+
+        """
+        return await (await self.client.start(function, data)).result()
+
+    async def publish(self, event: str, data: object = None, *, id: str | None = None) -> list[RunHandle[Any]]:
+        """Publish an event, and return the runs that it has started, once the engine has come to it.
+
+        Args:
+            event: its name.
+            data: its data.
+            id: makes publishing it again harmless; default a random one.
+
+        """
+        published = await self.client.publish_record(event, data, id=id)
+        runs, _ = await self.client.runs_of(published)
+        return [self.client.run(run) for run in runs]
+
+    async def sleep(self, duration: Duration) -> None:
+        """Let time pass, and with it everything that is due meanwhile.
+
+        Args:
+            duration: as steps take it: ``"36h"``, seconds, or a timedelta.
+
+        """
+        await asyncio.sleep(parse_duration(duration, "duration") / 1_000)
+
+    async def crash(self) -> None:
+        """Have the worker die at once, as by SIGKILL, and another one take its place.
+
+        Bodies that it was in are cut off, and run again; recorded steps do not.
+        """
+        if self._worker is None:
+            msg = "there is no worker to crash: use the environment with `async with`"
+            raise DefinitionError(msg)
+        worker, broker = self._worker
+        broker.drop()
+        await worker.stop()
+        await self._start_worker()
+
+    async def _start_worker(self) -> None:
+        broker = self._server.connect()
+        queues = tuple(sorted({function.queue for function in self._functions.values()}))
+        worker = Worker(
+            broker,
+            self._names,
+            self._functions,
+            WorkerSettings(queues=queues, threads=_THREADS),
+            lambda leases, be_seen: InlineLeaseKeeper(leases, broker, be_seen),
+            chance=self._chance.random,
+            now_ms=self._server.clock.now_ms,
+            monotonic=asyncio.get_running_loop().time,
+            limits=self._limits,
+        )
+        await worker.start()
+        await worker.registered.wait()
+        self._worker = worker, broker
+
+
+def workflow_test(
+    *functions: Function[Any, Any],
+    limits: Limits = DEFAULT_LIMITS,
+    seed: int = 0,
+    begins_at: str | datetime | None = None,
+    patience: Duration | None = None,
+) -> Callable[[Callable[Concatenate[Environment, P], Coroutine[Any, Any, None]]], Callable[P, None]]:
+    """Make a test of an ``async`` function that is given an :class:`Environment`, and run it in virtual time.
+
+    What it returns is a plain function, for pytest or any other runner. Further parameters stay, so pytest gives
+    fixtures for them::
+
+        @workflow_test(approve_order)
+        async def test_nobody_decides(env: Environment) -> None:
+            (run,) = await env.publish("order.placed", {"orderId": "o-1"})
+            await env.sleep("3d")
+            assert (await run.state()).status == "completed"
+
+    Args:
+        functions: as for :class:`Environment`.
+        limits: likewise.
+        seed: likewise.
+        begins_at: likewise.
+        patience: how far the clock may go before the test counts as stuck; default two years.
+
+    Raises:
+        StuckError: when it runs: it waits for what never comes. The message says where.
+
+    """
+    longest_seconds = _LONGEST_SECONDS if patience is None else parse_duration(patience, "patience") / 1_000
+
+    def decorate(test: Callable[Concatenate[Environment, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+        async def main(*args: P.args, **kwargs: P.kwargs) -> None:
+            async with Environment(*functions, limits=limits, seed=seed, begins_at=begins_at) as environment:
+                await test(environment, *args, **kwargs)
+
+        @functools.wraps(test)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            run_virtual(main(*args, **kwargs), longest_seconds=longest_seconds)
+
+        # What is shown of it has one parameter less than what it wraps.
+        del run.__wrapped__
+        signature = inspect.signature(test)
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*signature.parameters.values()][1:], return_annotation=None
+        )
+        return run
+
+    return decorate
+
+
+def _by_id(functions: tuple[Function[Any, Any], ...]) -> dict[str, Function[Any, Any]]:
+    strangers = [each for each in functions if not _is_function(each)]
+    if strangers or not functions:
+        got = repr(strangers[0]) if strangers else "none"
+        msg = f"an environment needs the functions that it shall execute, made by @ironflow.function; got {got}"
+        raise DefinitionError(msg)
+    by_id = {function.id: function for function in functions}
+    for function in functions:
+        if by_id[function.id] is not function:
+            msg = f"two functions have the id {function.id!r}; the environment needs one of each"
+            raise DefinitionError(msg)
+    return by_id
+
+
+def _is_function(given: object) -> bool:
+    return isinstance(given, Function)

@@ -1,0 +1,178 @@
+"""What users test their workflows with: in this process, without a server, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import ironflow
+from examples import approval
+from ironflow import Context, DefinitionError, LimitError, Retry, RunFailedError
+from ironflow.broker.local.virtual_time import StuckError
+from ironflow.limits import Limits
+from ironflow_testing import Environment, workflow_test
+
+ORDER = {"orderId": "o-1", "total": 120_000, "buyer": "ada"}
+charged: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_charged() -> None:
+    charged.clear()
+
+
+@ironflow.function(id="charge", queue="payments", retry=Retry(initial_delay="1h", max_delay="1h", jitter=0))
+async def charge(ctx: Context[str]) -> int:
+    return await ctx.step.run("charge", charge_card, ctx.event.data)
+
+
+def charge_card(card: str) -> int:
+    charged.append(card)
+    if card == "slow" and len(charged) < 3:
+        raise ConnectionError
+    if card == "lost":
+        raise ironflow.NonRetryableError("the card was reported lost")
+    return len(charged)
+
+
+@ironflow.function(id="order", queue="orders", triggers=["order.paid"])
+async def order(ctx: Context[str]) -> int:
+    await ctx.step.sleep("cool-off", "24h")
+    return await ctx.step.invoke(charge, ctx.event.data)
+
+
+@workflow_test(order, charge)
+async def test_a_run_returns_what_it_does_in_production(env: Environment) -> None:
+    assert await env.run(order, "good") == 1
+    assert charged == ["good"]
+
+
+@workflow_test(order, charge)
+async def test_time_passes_by_the_clock_of_the_environment_and_not_by_ours(env: Environment) -> None:
+    began, really_began = env.now, time.monotonic()
+    assert await env.run(order, "slow") == 3
+    assert timedelta(hours=26) <= env.now - began <= timedelta(hours=26, seconds=5)
+    assert time.monotonic() - really_began < 60
+
+
+async def test_in_a_loop_of_ones_own_time_passes_as_it_does_there() -> None:
+    async with Environment(two_steps) as env:
+        run = await env.client.start(two_steps)
+        assert (await run.state()).status in ("queued", "running", "waiting")
+        assert abs(env.now - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@workflow_test(order, charge)
+async def test_a_failure_is_raised_with_its_reason(env: Environment) -> None:
+    with pytest.raises(RunFailedError, match="the card was reported lost"):
+        await env.run(order, "lost")
+
+
+@workflow_test(order, charge)
+async def test_an_event_returns_the_runs_that_it_starts(env: Environment) -> None:
+    (run,) = await env.publish("order.paid", "good", id="o-1")
+    await env.sleep("1h")
+    assert (await run.state()).status == "waiting"
+    await env.sleep("25h")
+    assert (await run.state()).status == "completed"
+    assert [again.id for again in await env.publish("order.paid", "good", id="o-1")] == [run.id]
+    assert await env.publish("order.sent") == []
+
+
+@workflow_test(approval.approve_order, begins_at="2026-01-01T00:00:00Z")
+async def test_nobody_decides_for_three_days(env: Environment) -> None:
+    (run,) = await env.publish("order.placed", ORDER)
+    await env.sleep("36h")
+    assert [step.name for step in await run.steps()][:3] == ["ask", "decision", "remind"]
+    assert await run.result() == "ada: refused, since nobody has decided"
+    assert env.now >= datetime.fromisoformat("2026-01-04T00:00:00Z")
+
+
+@ironflow.function(id="two-steps")
+async def two_steps(ctx: Context) -> list[int]:
+    async def body(name: str) -> int:
+        charged.append(name)
+        return len(charged)
+
+    first = await ctx.step.run("first", body, "first")
+    await ctx.step.sleep("pause", "1h")
+    return [first, await ctx.step.run("second", body, "second")]
+
+
+@workflow_test(two_steps)
+async def test_a_worker_that_crashes_runs_no_recorded_step_again(env: Environment) -> None:
+    run = await env.client.start(two_steps)
+    await env.sleep("30m")
+    await env.crash()
+    assert await run.result() == [1, 2]
+    assert charged == ["first", "second"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@workflow_test(two_steps)
+async def test_fixtures_and_parameters_come_as_in_any_test(
+    env: Environment, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDER", str(number))
+    assert number in (1, 2)
+    assert abs(env.now - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_test_is_a_plain_function_without_the_environment() -> None:
+    assert not inspect.iscoroutinefunction(test_nobody_decides_for_three_days)
+    assert list(inspect.signature(test_nobody_decides_for_three_days).parameters) == []
+    assert test_nobody_decides_for_three_days.__name__ == "test_nobody_decides_for_three_days"
+
+
+def test_what_fails_within_fails_the_test() -> None:
+    @workflow_test(two_steps)
+    async def fails(env: Environment) -> None:
+        assert await env.run(two_steps) == []
+
+    with pytest.raises(AssertionError):
+        fails()
+
+
+def test_a_test_that_waits_for_what_never_comes_is_told_where() -> None:
+    @workflow_test(two_steps, patience="1d")
+    async def stuck(env: Environment) -> None:
+        await env.sleep("1h")
+        await asyncio.Event().wait()
+
+    with pytest.raises(StuckError, match=r"stuck \(.*test_workflow_tests\.py"):
+        stuck()
+
+
+with_this_id = ironflow.function(id="two-steps")
+another_two_steps = with_this_id(two_steps.handler)
+
+
+@pytest.mark.parametrize(
+    ("functions", "complaint"),
+    [
+        ((), "needs the functions that it shall execute, made by @ironflow.function; got none"),
+        ((two_steps, charge_card), "got <function charge_card"),
+        ((two_steps, another_two_steps), "two functions have the id 'two-steps'"),
+    ],
+)
+def test_an_environment_says_what_it_needs(functions: tuple[ironflow.Function[None, int], ...], complaint: str) -> None:
+    with pytest.raises(DefinitionError, match=complaint):
+        Environment(*functions)
+
+
+async def test_one_that_is_not_entered_has_no_worker() -> None:
+    with pytest.raises(DefinitionError, match="async with"):
+        await Environment(two_steps).crash()
+
+
+def test_limits_are_those_that_are_given() -> None:
+    @workflow_test(two_steps, limits=Limits(payload_bytes=10))
+    async def too_large(env: Environment) -> None:
+        await env.publish("order.placed", "x" * 11)
+
+    with pytest.raises(LimitError):
+        too_large()
