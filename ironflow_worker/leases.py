@@ -27,12 +27,12 @@ BeSeen = Callable[[Broker], Awaitable[Subscription]]
 
 
 class _Held:
-    """A lease, and when it was ours for sure."""
+    """A lease, and until when it is ours for sure."""
 
-    __slots__ = ("since",)
+    __slots__ = ("until",)
 
-    def __init__(self, since: float) -> None:
-        self.since = since
+    def __init__(self, until: float) -> None:
+        self.until = until
 
 
 class Leases:
@@ -62,7 +62,7 @@ class Leases:
         return Around(self._begin, self._end, lease)
 
     def _begin(self, lease: str) -> None:
-        self._held[lease] = _Held(self._monotonic())
+        self._held[lease] = _Held(self._monotonic() + self.seconds)
         if self._renewer_rests:
             self._renewer_rests = False
             self._wake_renewer()
@@ -79,10 +79,11 @@ class Leases:
         return False
 
     def change(self, seconds: float) -> None:
-        """Have leases last for so long from now on; those that are held are renewed at once."""
+        """Have leases last for so long from now on; those that are still ours are renewed at once."""
         self.seconds = seconds
         for held in list(self._held.values()):
-            held.since = self._monotonic()
+            # Only a renewal makes one last longer: this one may have ended long ago, and be somebody else's.
+            held.until = min(held.until, self._monotonic() + seconds)
         self._wake_renewer()
 
     async def renew_for_ever(self, broker: Broker) -> None:
@@ -104,10 +105,10 @@ class Leases:
             for lease, held in list(self._held.items()):
                 # While there is no connection the server counts on, and may have given it to somebody else since.
                 if self._is_ours(held) and broker.renew(lease):
-                    held.since = self._monotonic()
+                    held.until = self._monotonic() + self.seconds
 
     def _is_ours(self, held: _Held) -> bool:
-        return self._monotonic() - held.since <= self.seconds
+        return self._monotonic() <= held.until
 
     def _wake_renewer(self) -> None:
         with contextlib.suppress(RuntimeError):  # its loop has closed

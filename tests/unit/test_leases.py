@@ -223,5 +223,44 @@ async def test_a_lease_that_ended_while_the_process_was_stopped_is_neither_renew
     await keeper.stop()
 
 
+@pytest.mark.parametrize("seconds", [0.03, 60.0])
+async def test_a_change_gives_no_lease_back_that_ended_before(seconds: float) -> None:
+    clock, renewals = [0.0], Renewals()
+    leases = Leases(0.03, lambda: clock[0])
+    keeper = InlineLeaseKeeper(leases, as_broker(renewals), be_seen)
+    await keeper.start()
+    with leases.hold("ended"):
+        await eventually(lambda: _renewed(renewals, "ended", 1))
+        clock[0] = 1.0  # as if the process had been stopped in between
+        so_far = len(renewals.times("ended"))
+        with leases.hold("ours"):
+            leases.change(seconds)
+            assert not leases.still_holds("ended")
+            await eventually(lambda: _renewed(renewals, "ours", 1))
+            assert not leases.still_holds("ended")
+    await keeper.stop()
+    assert len(renewals.times("ended")) == so_far
+
+
+def test_a_change_makes_no_lease_longer_that_is_not_renewed() -> None:
+    clock = [0.0]
+    leases = Leases(10.0, lambda: clock[0])
+    with leases.hold("a"):
+        clock[0] = 5.0
+        leases.change(60.0)
+        clock[0] = 10.5
+        assert not leases.still_holds("a")
+
+
+def test_a_change_makes_a_lease_shorter_that_is_not_renewed() -> None:
+    clock = [0.0]
+    leases = Leases(60.0, lambda: clock[0])
+    with leases.hold("a"):
+        leases.change(10.0)
+        assert leases.still_holds("a")
+        clock[0] = 10.5
+        assert not leases.still_holds("a")
+
+
 def _renewed(renewals: Renewals, lease: str, times: int) -> None:
     assert len(renewals.times(lease)) >= times
