@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError
-from ironflow.errors import DefinitionError
+from ironflow.broker.protocol import Broker, BrokerError, Unavailable
+from ironflow.errors import DefinitionError, RunNotFoundError
 from ironflow.journal import Journal
 from ironflow.messages import Retried, RetryRun
-from ironflow.names import Names
+from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow.records import InputRecord, RetryRecord, RunState
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.retry_reader import RetryReader
@@ -63,11 +64,7 @@ class Retrier:
         if state.status != "failed":
             return Retried(recorded=False, status=state.status, attempt=state.attempt)
         if state.purged:
-            msg = (
-                f"run {state.id} was deleted after its retention and cannot be retried. "
-                "Publish its event again, or start the run, with another id"
-            )
-            raise DefinitionError(msg)
+            raise _deleted(state)
         if not state.queue:
             msg = (
                 f"run {state.id} never began, so there is nothing to go on with: {_reason(state)}. "
@@ -79,10 +76,43 @@ class Retrier:
         subject = self._names.journal_retry(state.queue, state.id, state.attempt)
         appended = await self._journal.append(subject, RetryRecord(token=self._make_token()))
         await self._fold(state, subject, must=not appended.ours)
+        now = await self._not_deleted(state, appended.sequence)
         if appended.ours:
             return Retried(recorded=True, status="queued", attempt=state.attempt + 1)
-        now = await self._runs.state(request.id)
         return Retried(recorded=False, status=now.status, attempt=now.attempt)
+
+    async def _not_deleted(self, state: RunState, retried_at: int) -> RunState:
+        """Return where a run stands now that a retry of it is recorded.
+
+        Args:
+            state: the run as it was before.
+            retried_at: where the retry stands in the journal.
+
+        Raises:
+            DefinitionError: its retention ended meanwhile, so the retry comes to nothing; it was taken away again.
+            BrokerError: it cannot be learned.
+
+        """
+        with contextlib.suppress(RunNotFoundError):
+            now = await self._runs.state(state.id)
+            if not now.purged:
+                return now
+        try:
+            await self._take_away(state, retried_at)
+        except BrokerError as error:
+            _log.warning("the retry of a deleted run stays in the journal", run=state.id, reason=str(error))
+        raise _deleted(state)
+
+    async def _take_away(self, state: RunState, retried_at: int) -> None:
+        """Purge what was recorded for a retry behind the deletion of a run; nobody else would."""
+        journal = self._names.shard_of(state.id).journal
+        for _ in range(_TRIES):
+            # A purge of what an engine has in hand has nats-server take other records for acknowledged.
+            if (await self._broker.consumer_state(journal, ENGINE_CONSUMER)).ack_floor >= retried_at:
+                await self._broker.purge(journal, self._names.journal_of_run(state.queue, state.id), retried_at)
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise Unavailable("engines are not done with it")
 
     async def _fold(self, state: RunState, subject: str, *, must: bool) -> None:
         """Apply the retry that stands, so that whoever asks next sees it.
@@ -122,6 +152,13 @@ class Retrier:
             raise DefinitionError(msg)
         subject = self._names.journal_input(state.queue, state.id)
         await self._journal.append(subject, InputRecord(event=event, token=self._make_token()))
+
+
+def _deleted(state: RunState) -> DefinitionError:
+    return DefinitionError(
+        f"run {state.id} was deleted after its retention and cannot be retried. "
+        "Publish its event again, or start the run, with another id"
+    )
 
 
 def _reason(state: RunState) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context
 from ironflow.broker.local import Stage
-from ironflow.broker.protocol import BrokerError
+from ironflow.broker.protocol import BrokerError, Unavailable
 from ironflow.errors import DefinitionError, RunNotFoundError
+from ironflow.journal import Appended, Journal
 from ironflow.names import bucket_stream
+from ironflow_engine.retention import LOOK_SECONDS
 from tests.support.archives import Lagging
 from tests.support.inprocess import System, running_system
 
@@ -196,3 +199,44 @@ async def test_a_retry_after_the_end_of_the_retention_is_refused_while_the_run_i
         await asyncio.sleep(200)
         assert len(refused) == 1
         assert await left_of(system, run.id) == []
+
+
+@pytest.mark.parametrize("found", ["marked", "gone"])
+async def test_a_retry_that_retention_overtakes_says_so_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    @ironflow.function(id="fails")
+    async def fails(ctx: Context) -> None:
+        raise ironflow.NonRetryableError("no")
+
+    overtaken = asyncio.Event()
+    append = Journal.append
+
+    async def held_up(self: Journal, subject: str, record: msgspec.Struct) -> Appended:
+        if ".retry." in subject:
+            await overtaken.wait()
+        return await append(self, subject, record)
+
+    monkeypatch.setattr(Journal, "append", held_up)
+    async with running_system(fails, retention=60) as system:
+        run = await system.client.start(fails)
+        await run.wait("1m")
+        states = bucket_stream(system.names.runs_bucket)
+
+        def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+            if verb != "purge" or subject != (system.names.all_shards[0].journal if found == "marked" else states):
+                return None
+            if found == "gone" and stage == "before":
+                return None
+            system.server.interceptor = None
+            overtaken.set()
+            # The run stays marked until the next look.
+            return Unavailable("not now") if found == "marked" else None
+
+        await asyncio.sleep(3 * LOOK_SECONDS - 2)  # nobody waits for an engine's answer for long
+        system.server.interceptor = strike
+        with pytest.raises(ironflow.IronflowError, match=f"run {run.id} was deleted after its retention"):
+            await run.retry()
+        await asyncio.sleep(200)
+        assert await left_of(system, run.id) == []
+        assert await listed(system) == []
