@@ -318,12 +318,25 @@ class Claims(Message, frozen=True, kw_only=True):
     Attributes:
         begun: where the tasks come first that it has not told of before.
         ended: tasks, by where they stand in the queue.
+        anew: it was asked, and has nothing else of the queue but *begun* and what follows; what it told before is over.
 
     """
 
     worker: str
     begun: tuple[Claim, ...] = ()
     ended: tuple[int, ...] = ()
+    anew: bool = False
+
+
+class AskForClaims(Message, frozen=True, kw_only=True):
+    """A hint of an engine to workers: they shall tell of all that they have.
+
+    Attributes:
+        workers: which of them; empty for all.
+
+    """
+
+    workers: tuple[str, ...] = ()
 
 
 class WorkersPage(Message, frozen=True, kw_only=True):

@@ -154,7 +154,7 @@ class Engine:
             broker, names, conductor, self._read_model, terminator, duty, self._settings.sweep_seconds
         )
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
-        self._takeover = Takeover(broker, names, duty, self.metrics)
+        self._takeover = Takeover(broker, names, duty, self.metrics, self._settings.lease_seconds)
         census = Census(broker, names)
         history = archive.history if archive is not None else NoHistory()
         self._chores = self._find_chores(store, history, archive, make_token)

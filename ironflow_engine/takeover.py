@@ -9,13 +9,14 @@ step's body runs twice, and one of the results is refused; no other harm is done
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, NobodyListens, Request, Subscription
-from ironflow.codec import decode_record
+from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
-from ironflow.messages import Claims
+from ironflow.messages import AskForClaims, Claims
 from ironflow.names import Names
 from ironflow_engine.claims import ClaimBook
 from ironflow_engine.duty import Duty
@@ -29,6 +30,8 @@ _LOOK_SECONDS = 0.2
 _LOOK_AGAIN_SECONDS = 0.1
 _ANSWER_SECONDS = 0.2
 _CONNECTIONS = ("work", "leases")
+_MOST_ASKED = 1_000
+"""So many workers are named in one hint, which has to fit into a message; of more, all are asked."""
 
 
 class Takeover:
@@ -39,24 +42,28 @@ class Takeover:
         names: the namespace.
         duty: has one engine at a time do it: a second one would take the tasks from those who got them.
         metrics: counts.
+        lease_seconds: how long a worker keeps a task without renewal. Who says nothing of one for so long is asked.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, duty: Duty, metrics: Metrics) -> None:
+    def __init__(self, broker: Broker, names: Names, duty: Duty, metrics: Metrics, lease_seconds: float) -> None:
         self._metrics = metrics
         self._broker = broker
         self._names = names
         self._duty = duty
+        self._lease_seconds = lease_seconds
         self._claims = ClaimBook()
         self._changed = asyncio.Event()
         self._subscription: Subscription | None = None
         self._mine = False
         self._claimed_at = float("-inf")
+        self._connections = 0
+        self._asks_all_at = float("inf")
 
     async def start(self) -> None:
         """Hear what workers take until :meth:`stop`; those that are at work already are asked."""
         self._subscription = await self._broker.listen(self._names.every_claim, self._hear)
-        self._broker.notify(self._names.ask_for_claims, b"")
+        self._ask_where_needed()
 
     async def stop(self) -> None:
         """Hear no more."""
@@ -64,11 +71,14 @@ class Takeover:
             await self._subscription.stop()
 
     async def run(self) -> None:
-        """Look after the workers, until cancelled; nothing is done while none of them has anything."""
+        """Look after the workers, until cancelled; where none has anything, only our own connection is looked at."""
         while True:
             try:
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._lease_seconds):
+                        await self._changed.wait()
                 await asyncio.sleep(_LOOK_SECONDS)
+                self._ask_where_needed()
                 if not self._claims.workers:
                     self._changed.clear()
                 elif await self._is_mine():
@@ -100,6 +110,25 @@ class Takeover:
                 for shard in self._names.all_shards:
                     self._broker.hand_back(lease, shard.tasks, queue)
 
+    def _ask_where_needed(self) -> None:
+        """Ask workers what they have, where hints of theirs may have been lost."""
+        now = asyncio.get_running_loop().time()
+        if self._broker.connections != self._connections:
+            self._connections = self._broker.connections
+            self._claims = ClaimBook()
+            self._ask()
+            # The server may have been away for all, and some may not be there again yet.
+            self._asks_all_at = now + self._lease_seconds
+        elif now >= self._asks_all_at:
+            self._asks_all_at = float("inf")
+            self._ask()
+        if workers := self._claims.to_be_asked(now, self._lease_seconds):
+            self._ask(*workers)
+
+    def _ask(self, *workers: str) -> None:
+        wanted = AskForClaims(workers=workers if len(workers) <= _MOST_ASKED else ())
+        self._broker.notify(self._names.ask_for_claims, encode_record(wanted))
+
     async def _is_mine(self) -> bool:
         now = asyncio.get_running_loop().time()
         if now - self._claimed_at >= _CLAIM_SECONDS:
@@ -126,8 +155,9 @@ class Takeover:
 
     def _hear(self, request: Request) -> None:
         try:
-            # The subject is what a worker's permissions bind to its queues; what it says in the message is not.
-            self._claims.take_in(request.subject.rpartition(".")[2], decode_record(Claims, request.payload))
+            news = decode_record(Claims, request.payload)
         except SerializationError:
             return  # a worker of another version; its tasks come back when their leases end
+        # The subject is what a worker's permissions bind to its queues; what it says in the message is not.
+        self._claims.take_in(request.subject.rpartition(".")[2], news, asyncio.get_running_loop().time())
         self._changed.set()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from ironflow.broker.protocol import Broker, Delivery, Request, Subscription
-from ironflow.codec import encode_record
-from ironflow.messages import Claim, Claims
+from ironflow.codec import decode_record, encode_record
+from ironflow.errors import SerializationError
+from ironflow.messages import AskForClaims, Claim, Claims
 from ironflow.names import Names
 from ironflow_worker.around import Around
 
@@ -50,6 +51,9 @@ class Presence:
         self._held: dict[int, _Claimed] = {}
         self._begun: list[_Claimed] = []
         self._ended: list[tuple[str, int]] = []
+        self._told_of: set[str] = set()
+        """The queues of which engines may know something."""
+        self._anew = False
         self._sending: asyncio.Handle | None = None
         self._sends_later = False
         self._subscriptions: list[Subscription] = []
@@ -87,9 +91,19 @@ class Presence:
         self._ended.append((queue, task))
         self._send_soon(_ENDED_SECONDS)
 
-    def _tell_all(self, _request: Request) -> None:
+    def _tell_all(self, request: Request) -> None:
+        if not self._is_asked(request.payload):
+            return
         self._begun = list(self._held.values())
+        self._anew = True
         self._send_soon(0.0)
+
+    def _is_asked(self, payload: bytes) -> bool:
+        try:
+            asked = decode_record(AskForClaims, payload).workers if payload else ()
+        except SerializationError:
+            return True  # by an engine of another version
+        return not asked or self._worker in asked
 
     def _send_soon(self, seconds: float) -> None:
         """Send what there is to tell, with all that comes up until then."""
@@ -110,12 +124,16 @@ class Presence:
         self._sending = None
         # What has ended by now need not be told at all.
         begun = [(queue, claim) for queue, claim in self._begun if self._held.get(claim.task) == (queue, claim)]
-        for queue in dict.fromkeys(queue for queue, _ in (*begun, *self._ended)):
+        anew, self._anew = self._anew, False
+        news = dict.fromkeys(queue for queue, _ in (*begun, *self._ended))
+        self._told_of.update(news)
+        # That it has nothing of a queue is an answer, too.
+        for queue in sorted(self._told_of) if anew else news:
             taken = [claim for of, claim in begun if of == queue]
             ended = tuple(task for of, task in self._ended if of == queue)
             for first in range(0, max(len(taken), 1), _MOST_TOLD):
                 some = tuple(taken[first : first + _MOST_TOLD])
-                news = Claims(worker=self._worker, begun=some, ended=() if first else ended)
-                self._broker.notify(self._names.claims(queue), encode_record(news))
+                part = Claims(worker=self._worker, begun=some, ended=() if first else ended, anew=anew and not first)
+                self._broker.notify(self._names.claims(queue), encode_record(part))
         self._begun.clear()
         self._ended.clear()

@@ -9,7 +9,8 @@ import pytest
 
 import ironflow
 from ironflow import Context
-from ironflow.broker.local import LocalServer
+from ironflow.broker.local import LocalServer, Stage
+from ironflow.broker.protocol import BrokerError, Unavailable
 from ironflow_worker.worker import Worker
 from tests.support.inprocess import System, running_system
 
@@ -184,3 +185,79 @@ async def test_nobody_is_looked_at_while_nothing_is_at_work() -> None:
         asked.clear()
         await asyncio.sleep(60)
         assert not asked
+
+
+class Lost:
+    """Has chosen hints of workers about their tasks get lost, by their count from 1, and notes who is pinged."""
+
+    def __init__(self, system: System, *hints: int) -> None:
+        self.pinged: list[str] = []
+        self._lost = hints
+        self._hints = 0
+        system.server.interceptor = self
+
+    def __call__(self, stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        if stage == "before" and verb == "notify" and ".claims." in subject:
+            self._hints += 1
+            return Unavailable("lost") if self._hints in self._lost else None
+        if stage == "before" and verb == "request" and ".worker." in subject:
+            self.pinged.append(subject)
+        return None
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_the_end_of_a_task_that_no_engine_heard_of_is_asked_for(engines: int) -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function, engines=engines) as system:
+        lost = Lost(system, 2)
+        (run,) = await started(system, bodies)
+        await run.result("1m")
+        assert lost.pinged
+        await asyncio.sleep(3 * LEASE_SECONDS)
+        lost.pinged.clear()
+        await asyncio.sleep(600)
+        assert not lost.pinged
+
+
+async def test_an_engine_that_was_cut_off_asks_what_workers_have_taken_meanwhile() -> None:
+    bodies = Bodies(seconds=60)
+    async with running_system(bodies.function) as system:
+        Lost(system, 1)
+        (run,) = await started(system, bodies)
+        (connection,) = system.engines.values()
+        connection.reconnected()
+        await asyncio.sleep(2 * LEASE_SECONDS)
+        victim = only(system)
+        await system.add_worker()
+        died = asyncio.get_running_loop().time()
+        await system.kill(victim)
+        assert await run.result("5m") == "done"
+        assert bodies.begun[1] - died <= 1.5
+
+
+async def test_an_engine_that_was_cut_off_forgets_what_it_knew() -> None:
+    bodies = Bodies()
+    async with running_system(bodies.function) as system:
+        lost = Lost(system, 2)
+        (run,) = await started(system, bodies)
+        await run.result("1m")
+        (connection,) = system.engines.values()
+        connection.reconnected()
+        await asyncio.sleep(1)
+        lost.pinged.clear()
+        await asyncio.sleep(LEASE_SECONDS / 2)
+        assert not lost.pinged
+
+
+async def test_a_worker_that_is_too_busy_to_say_what_it_has_is_looked_after_all_the_same() -> None:
+    bodies = Bodies(seconds=60)
+    async with running_system(bodies.function) as system:
+        (run,) = await started(system, bodies)
+        Lost(system, *range(1, 100))
+        await asyncio.sleep(5 * LEASE_SECONDS)
+        victim = only(system)
+        await system.add_worker()
+        died = asyncio.get_running_loop().time()
+        await system.kill(victim)
+        assert await run.result("5m") == "done"
+        assert bodies.begun[1] - died <= 0.5

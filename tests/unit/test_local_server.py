@@ -292,3 +292,12 @@ async def test_a_subject_that_is_none_is_refused() -> None:
     broker = await a_queue(LocalServer())
     with pytest.raises(ValueError, match="not a subject"):
         await broker.publish(Publication(subject="q.a b", payload=b""))
+
+
+@virtually
+async def test_a_new_consumer_is_no_new_connection() -> None:
+    server = LocalServer()
+    broker = await a_queue(server)
+    assert broker.connections == 1
+    server.restart()
+    assert broker.connections == 2

@@ -11,8 +11,8 @@ import pytest
 
 from ironflow.broker.local import LocalServer
 from ironflow.broker.protocol import Request
-from ironflow.codec import decode_record
-from ironflow.messages import Claims
+from ironflow.codec import decode_record, encode_record
+from ironflow.messages import AskForClaims, Claims
 from ironflow.names import Names
 from ironflow_worker.presence import Presence
 
@@ -93,3 +93,38 @@ async def test_tasks_that_do_not_fit_into_one_hint_are_told_of_in_several() -> N
     assert sorted(task for news in heard for task in news.ended) == list(range(1, 3_001))
     assert len(heard) > 2
     await broker.close()
+
+
+@pytest.mark.virtual_time
+async def test_a_worker_answers_with_all_that_it_has_also_where_that_is_nothing() -> None:
+    server = LocalServer()
+    broker, engine = server.connect(), server.connect()
+    heard: list[tuple[str, list[int], bool]] = []
+
+    async def hear(request: Request) -> None:
+        told = decode_record(Claims, request.payload)
+        heard.append((request.subject.rpartition(".")[2], [claim.task for claim in told.begun], told.anew))
+
+    async def answers(*asked: bytes) -> list[tuple[str, list[int], bool]]:
+        heard.clear()
+        for payload in asked:
+            engine.notify(NAMES.ask_for_claims, payload)
+        await asyncio.sleep(1)
+        return list(heard)
+
+    await engine.listen(NAMES.every_claim, hear)
+    presence = Presence(broker, NAMES, "w")
+    await presence.start()
+    everybody = encode_record(AskForClaims())
+    assert await answers(everybody) == []
+    with presence.holds("q", Delivered(sequence=1)), presence.holds("p", Delivered(sequence=2)):
+        await asyncio.sleep(1)
+        assert await answers(everybody) == [("p", [2], True), ("q", [1], True)]
+    await asyncio.sleep(1)
+    for asked in (b"", b"[", everybody, encode_record(AskForClaims(workers=("v", "w")))):
+        assert await answers(asked) == [("p", [], True), ("q", [], True)]
+    assert await answers(encode_record(AskForClaims(workers=("v",)))) == []
+    assert await answers(everybody, everybody) == [("p", [], True), ("q", [], True)]
+    await presence.stop()
+    await broker.close()
+    await engine.close()

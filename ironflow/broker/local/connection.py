@@ -86,9 +86,13 @@ class LocalBroker:
         self._closed = True
         self._server.disconnected(self)
 
-    def resume(self) -> None:
-        """Pull again: the server is up again, or has a new consumer. Subscriptions stand as they were."""
+    def reconnected(self) -> None:
+        """Be connected to a server that is up again: pull again. Subscriptions stand as they were."""
         self._connected += 1
+        self.resume()
+
+    def resume(self) -> None:
+        """Pull again: there may be a new consumer."""
         for puller in self._pullers:
             self.enlist(puller)
 

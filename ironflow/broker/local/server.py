@@ -40,8 +40,12 @@ _processes = count(1)
 class Client(Protocol):
     """A connection, as the server sees it."""
 
-    def resume(self) -> None:
+    def reconnected(self) -> None:
         """Listen and pull again, on a server that is up again."""
+        ...
+
+    def resume(self) -> None:
+        """Pull again, also from a new consumer."""
         ...
 
 
@@ -133,7 +137,7 @@ class ServerProcess:
         for stream in self._streams.values():
             stream.start(keep_delivery_counts=keep_delivery_counts)
         for connection in self._connections:
-            connection.resume()
+            connection.reconnected()
 
     def restart(self, *, keep_delivery_counts: bool = False) -> None:
         """Crash and come back at once: :meth:`stop`, then :meth:`start`."""
