@@ -7,6 +7,8 @@ import msgspec
 from ironflow.errors import DefinitionError, LimitError, PayloadTooLargeError
 
 KIBIBYTE = 1024
+WAIT_BYTES = 50
+"""A run's state takes up to 38 to keep how a wait has ended; the rest is for all else that is in it."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +34,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The items of all maps of a run together, and so many steps in them."""
     open_waits_per_run: int = 1_000
     """Waits for events that are open at a time."""
+    waits_per_run: int = 20_000
+    """Waits for events in all of a run's life, see :meth:`most_waits`."""
     child_depth: int = 10
     """How many runs may stand above one, each started by the one before."""
     match_bytes: int = 8 * KIBIBYTE
     """A value that waits compare, and the path to it, encoded: they are kept with every wait."""
+
+    def most_waits(self, max_payload: int) -> int:
+        """Return how many waits for events a run may make in all its life on a server that carries so many bytes.
+
+        The run's state keeps how each of them has ended, and has to fit into one message.
+        """
+        return min(self.waits_per_run, max_payload // WAIT_BYTES)
 
 
 DEFAULT_LIMITS = Limits()

@@ -35,6 +35,7 @@ class CurrentPass:
         memo: what is recorded of the run.
         limits: bounds the number of steps and their names.
         trigger: the event that started the run.
+        max_payload: how many bytes the server carries in a message.
         unwinds: whether the pass is there to undo: the handler runs only to say what there is to undo, and
             nothing begins that is not recorded.
         naps: waits for sleeps that end in a moment; without, the pass ends when all that is left of it sleeps.
@@ -53,7 +54,14 @@ class CurrentPass:
     """
 
     def __init__(
-        self, memo: Memo, limits: Limits, trigger: EventRecord, *, unwinds: bool = False, naps: Naps | None = None
+        self,
+        memo: Memo,
+        limits: Limits,
+        trigger: EventRecord,
+        max_payload: int,
+        *,
+        unwinds: bool = False,
+        naps: Naps | None = None,
     ) -> None:
         self.memo = memo
         self.limits = limits
@@ -85,6 +93,8 @@ class CurrentPass:
         self._new_sleep_ends_ms = math.inf
         self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
+        self._waits = memo.waits("wait_for_event")
+        self._max_payload = max_payload
         self.follows: asyncio.Future[None] | None = None
 
     @property
@@ -188,10 +198,10 @@ class CurrentPass:
             raise NondeterminismError(msg)
 
     def open_wait(self, name: str) -> None:
-        """Take a place for one more open wait for an event.
+        """Take a place for one more wait for an event, which is not recorded yet.
 
         Raises:
-            LimitError: the run has too many.
+            LimitError: the run has too many open, or has made too many.
 
         """
         if self._open_waits >= self.limits.open_waits_per_run:
@@ -199,7 +209,17 @@ class CurrentPass:
                 f"a run may wait for at most {self.limits.open_waits_per_run:,} events at a time; {name!r} is one more"
             )
             raise LimitError(msg)
+        most = self.limits.most_waits(self._max_payload)
+        if self._waits >= most:
+            carried = f", and NATS carries {self._max_payload:,} bytes of it"
+            msg = (
+                f"a run may wait for at most {most:,} events in all its life, since its state keeps how each wait has "
+                f"ended{carried if most < self.limits.waits_per_run else ''}; {name!r} is one more. Have child runs "
+                "do a part of the waiting each (step.invoke), or go on in another run (step.invoke_async)"
+            )
+            raise LimitError(msg)
         self._open_waits += 1
+        self._waits += 1
 
     def note_due(self, due_ms: int, *, backs_off: bool = False) -> None:
         """Note when something is over that this pass has recorded to be waited for; 0 where it never will be."""

@@ -301,6 +301,10 @@ class Memo:
         """Return how many waits of a kind have not ended."""
         return sum(wait.kind == kind for wait in self._open().values()) if self._waits else 0
 
+    def waits(self, kind: StepKind) -> int:
+        """Return how many waits of a kind the run has ever begun."""
+        return sum(wait.kind == kind for wait in self._waits.values())
+
     def open_in(self, group: Scope) -> dict[str, WaitRecord]:
         """Return the waits in a parallel that have not ended, by key.
 

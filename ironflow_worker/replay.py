@@ -77,7 +77,10 @@ class Replay:
         self._memo = memo
         self._tools = tools
         self._lost = lost
-        self._current = CurrentPass(memo, tools.limits, event, unwinds=task.mode == "compensate", naps=naps)
+        max_payload = tools.broker.server.max_payload
+        self._current = CurrentPass(
+            memo, tools.limits, event, max_payload, unwinds=task.mode == "compensate", naps=naps
+        )
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._running: asyncio.Task[Any] | None = None
         self._stopped = False

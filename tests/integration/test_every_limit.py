@@ -23,9 +23,10 @@ LIMITS = Limits(
     id_bytes=100,
     source_bytes=100,
     metadata_bytes=300,
-    steps_per_run=20,
+    steps_per_run=30,
     map_items_per_run=30,
     open_waits_per_run=10,
+    waits_per_run=25,
     child_depth=4,
     match_bytes=300,
 )
@@ -133,6 +134,11 @@ async def open_waits(step: Step, count: int) -> None:
         await step.parallel(name, [wait] * count)
 
 
+async def waits(step: Step, count: int) -> None:
+    for number in range(count):
+        await step.wait_for_event(str(number), event="other", timeout=1, on_timeout="none")
+
+
 async def depth(step: Step, levels: int) -> None:
     await step.invoke("nested", levels - 1)
 
@@ -166,6 +172,7 @@ IN_RUNS = [
     Case("map_items_per_run", items),
     Case("map_items_per_run", steps_of_items, stored=None),
     Case("open_waits_per_run", open_waits, stored=None),
+    Case("waits_per_run", waits, stored=LIMITS.waits_per_run),
     Case("child_depth", depth, stored=None),
 ]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import ironflow
-from ironflow import Context, Function
-from ironflow.broker.local import LocalBroker
+from ironflow import Context, Function, Step
+from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.protocol import Publication, StoredMessage
 from ironflow.codec import decode_record, encode_record, encode_value
 from ironflow.handles import RunHandle
@@ -375,6 +375,53 @@ async def test_one_wait_more_than_a_run_may_have_open_is_refused_before_it_is_st
         assert refused.error is not None
         assert refused.error.type == "LimitError"
         assert "at most 3 events at a time" in refused.error.message
+        assert await open_waits(system) == []
+
+
+async def test_one_wait_more_than_a_run_may_ever_make_is_refused_in_each_pass_and_those_before_in_none() -> None:
+    passes: list[int] = []
+
+    @ironflow.function(id="f", triggers=["order.placed"])
+    async def f(ctx: Context[int]) -> str:
+        passes.append(1)
+        for number in range(3):
+            await ctx.step.wait_for_event(f"w{number}", event=APPROVED, timeout=1, on_timeout="none")
+        refused: list[str] = []
+        for number in range(2):
+            try:
+                await ctx.step.wait_for_event(f"more-{number}", event=APPROVED, timeout=1, on_timeout="none")
+            except ironflow.LimitError as error:
+                refused.append(str(error))
+            await ctx.step.sleep(f"nap-{number}", "1h")
+        return "\n".join(refused)
+
+    async with running_system(f, limits=Limits(waits_per_run=3)) as system:
+        run = await place(system, 0)
+        first, second = (await run.result("3h")).splitlines()
+        assert "at most 3 events in all its life" in first
+        assert "'more-0' is one more" in first
+        assert "'more-1' is one more" in second
+        assert len(passes) >= 6
+        assert len([step for step in await run.steps() if step.kind == "wait_for_event"]) == 3
+
+
+async def test_a_run_makes_no_more_waits_than_its_state_can_keep_on_a_server_that_carries_little() -> None:
+    @ironflow.function(id="f", triggers=["order.placed"])
+    async def f(ctx: Context[int]) -> None:
+        async def wait(_: int, step: Step, _index: int) -> None:
+            await step.wait_for_event("w", event=APPROVED, timeout=60, on_timeout="none")
+
+        for wave in range(4):
+            await ctx.step.map(f"wave-{wave}", range(100), wait)
+
+    async with running_system(f, server=LocalServer(max_payload=16_384)) as system:
+        run = await place(system, 0)
+        ended = await run.wait("1h")
+        assert ended.error is not None
+        assert ended.error.type == "LimitError"
+        assert "at most 327 events in all its life" in ended.error.message
+        assert "16,384 bytes" in ended.error.message
+        assert len((await system.run_state(run.id)).event_waits) == 327
         assert await open_waits(system) == []
 
 

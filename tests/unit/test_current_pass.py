@@ -28,7 +28,7 @@ def new_pass(*recorded: tuple[str, StepRecord | WaitRecord], limits: Limits | No
         StoredMessage(f"ironflow.journal.q.r.{rest}", encode_record(record), number, 0)
         for number, (rest, record) in enumerate(recorded, 1)
     )
-    return CurrentPass(memo, limits or Limits(), TRIGGER)
+    return CurrentPass(memo, limits or Limits(), TRIGGER, 1_048_576)
 
 
 async def waits(current: CurrentPass) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ironflow.codec import encode_record
 from ironflow.errors import LimitError, PayloadTooLargeError
-from ironflow.limits import DEFAULT_LIMITS, check_payload
+from ironflow.limits import DEFAULT_LIMITS, Limits, check_payload
+from ironflow.names import mark
+from ironflow.records import ErrorRecord, RunState
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -13,6 +16,27 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert DEFAULT_LIMITS.event_name_bytes == 256
     assert DEFAULT_LIMITS.step_name_bytes == 10_240
     assert DEFAULT_LIMITS.steps_per_run == 10_000
+    assert DEFAULT_LIMITS.waits_per_run == 20_000
+    assert DEFAULT_LIMITS.most_waits(1_048_576) == 20_000
+    assert DEFAULT_LIMITS.most_waits(65_536) == 1_310
+
+
+@pytest.mark.parametrize("max_payload", [65_536, 1_048_576])
+def test_the_state_of_a_run_that_has_made_all_its_waits_fits_into_a_message(max_payload: int) -> None:
+    waits = range(Limits(waits_per_run=10_000_000).most_waits(max_payload))
+    state = RunState(
+        id="r" * 26,
+        function="f" * 128,
+        queue="q" * 128,
+        status="failed",
+        started_at=1_800_000_000_000,
+        event_id="i" * DEFAULT_LIMITS.id_bytes,
+        event_name="n" * DEFAULT_LIMITS.event_name_bytes,
+        event_sequence=1_000_000_000,
+        error=ErrorRecord(type="LimitError", message="m" * 8_192),
+        event_waits={mark(f"step {number}"): mark(f"event {number}") for number in waits},
+    )
+    assert len(encode_record(state)) < max_payload
 
 
 @pytest.mark.parametrize("payload", [b"", b"12345", bytearray(b"12345"), memoryview(b"12345")])
