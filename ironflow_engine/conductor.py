@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import BrokerError, WrongRevision
+from ironflow.broker.protocol import BrokerError, MessageTooLarge, WrongRevision
 from ironflow_engine import remembered
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher, once_more
@@ -102,6 +102,8 @@ class Conductor:
         self._dispatcher = dispatcher
         self._keeper = keeper
         self._children = children
+        self._too_large: set[str] = set()
+        """The runs that were told of since NATS does not carry what is to be stored of them."""
 
     async def apply(
         self,
@@ -135,9 +137,23 @@ class Conductor:
             if rest is not None:
                 await rest()
             failures |= await self._keeper.forget(over)
-        for run, failure in failures.items():
-            _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
+        self._tell_failures(facts, failures)
         return failures
+
+    def _tell_failures(self, facts: Sequence[Fact], failures: dict[str, BrokerError]) -> None:
+        """Log what could not be applied; of runs that no waiting helps, once for each."""
+        if self._too_large:
+            self._too_large -= {fact.run for fact in facts} - failures.keys()
+        for run, failure in failures.items():
+            if not isinstance(failure, MessageTooLarge):
+                _log.warning("facts not applied, they will come again", run=run, reason=str(failure))
+            elif run not in self._too_large:
+                self._too_large.add(run)
+                _log.error(
+                    "a run stands still: what is to be stored of it is larger than NATS carries. Raise max_payload",
+                    run=run,
+                    reason=str(failure),
+                )
 
     async def look_back(self, waits: Sequence[RegisterWait]) -> dict[str, BrokerError]:
         """Apply what follows from events that came before new waits; afterwards as after :meth:`apply`."""

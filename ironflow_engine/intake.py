@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery, Puller
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge, Puller
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.errors import SerializationError
 from ironflow_engine.conductor import Conductor
@@ -20,6 +20,8 @@ BATCH = 150
 """Of larger batches a message costs little less, and whoever comes next waits longer."""
 TRY_AGAIN_SECONDS = 1.0
 _MISTAKE_SECONDS = 10.0
+_TOO_LARGE_SECONDS = 60.0
+"""No waiting helps what NATS does not carry, until somebody lets it carry more."""
 _AT_ONCE = 2
 """So many batches keep the server busy; more of them would only be smaller, and each has its fixed cost."""
 _RENEW_SECONDS = ENGINE_ACK_WAIT_SECONDS / 3
@@ -177,8 +179,11 @@ class Intake(ABC):
 
     def _finish_with(self, deliveries: Sequence[tuple[Delivery, set[str]]], failures: dict[str, BrokerError]) -> None:
         for delivery, runs in deliveries:
-            if runs.isdisjoint(failures):
+            failed = [failures[run] for run in runs & failures.keys()]
+            if not failed:
                 self.let_go(delivery)
+            elif all(isinstance(failure, MessageTooLarge) for failure in failed):
+                self.hand_back(_TOO_LARGE_SECONDS, delivery)
             else:
                 self.hand_back(TRY_AGAIN_SECONDS, delivery)
 

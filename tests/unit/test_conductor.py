@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
 from ironflow.broker.protocol import (
     Ambiguous,
     BrokerError,
+    MessageTooLarge,
     Publication,
     StorageFull,
     StoredMessage,
@@ -445,3 +447,29 @@ async def test_an_end_that_could_not_be_stored_is_told_again_when_its_outcome_co
     assert await engine.apply([outcome(0, 5, status="completed")]) == {}
     assert order.seen == ["told", "stored"]
     assert await engines.state() == ("completed", 0, False)
+
+
+async def test_a_run_that_is_too_large_to_be_stored_is_told_of_once_until_it_goes_on(engines: Engines) -> None:
+    engine = engines.new()
+    await engine.apply([started()])
+
+    def refuse(_: Stage, verb: str, subject: str) -> BrokerError | None:
+        return MessageTooLarge("7 bytes too many") if verb == "publish" and subject == NAMES.run_key("r") else None
+
+    async def told() -> list[tuple[str, str, str]]:
+        with capture_logs() as logs:
+            for number in range(3):
+                assert [*await engine.apply([outcome(0, 6), started(f"other-{number}")])] == ["r"]
+        return [(entry["log_level"], entry["run"], entry["reason"]) for entry in logs if "run" in entry]
+
+    engines.server.interceptor = refuse
+    assert await told() == [("error", "r", "7 bytes too many")]
+    assert await told() == []
+    engines.server.interceptor = None
+    assert await engine.apply([outcome(0, 6)]) == {}
+    await engine.apply([woken(8)])
+    engines.server.interceptor = refuse
+    with capture_logs() as logs:
+        await engine.apply([outcome(1, 9)])
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert "max_payload" in logs[0]["event"]

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 import pytest
 
 from ironflow.broker.local import LocalBroker, LocalServer
-from ironflow.broker.protocol import BrokerError, Delivery, Publication, StorageFull, Unavailable
+from ironflow.broker.protocol import BrokerError, Delivery, MessageTooLarge, Publication, StorageFull, Unavailable
 from ironflow.broker.topology import engine_consumers, streams
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow.records import WaitEntry, WaitRecord
@@ -152,6 +152,19 @@ async def test_what_is_not_applied_comes_again_alone(bench: Bench) -> None:
     assert (await bench.unsettled())[0] == 1
     bench.conductor.refused.clear()
     await asyncio.sleep(2)
+    assert bench.conductor.applied == {"a": 1, "b": 1, "c": 1}
+    assert await bench.unsettled() == (0, 0)
+
+
+async def test_what_is_too_large_to_be_stored_comes_again_seldom(bench: Bench) -> None:
+    bench.conductor.refused["b"] = MessageTooLarge("1,048,577 bytes")
+    bench.put("a", "b", "c")
+    await asyncio.sleep(5)
+    assert bench.conductor.applied == {"a": 1, "c": 1}
+    bench.conductor.refused.clear()
+    await asyncio.sleep(50)
+    assert "b" not in bench.conductor.applied
+    await asyncio.sleep(10)
     assert bench.conductor.applied == {"a": 1, "b": 1, "c": 1}
     assert await bench.unsettled() == (0, 0)
 
