@@ -15,7 +15,7 @@ import re
 
 import msgspec
 
-from ironflow.errors import DefinitionError
+from ironflow.errors import DefinitionError, SerializationError
 from ironflow.shards import Shard, check_shards, shard_number, shard_number_of, shards_of
 
 DEFAULT_NAMESPACE = "ironflow"
@@ -49,6 +49,8 @@ _REMEMBERED_NAMES = 1_000
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}")  # as long as LONGEST_TOKEN
+_WHOLE = re.compile(r"[0-9]{1,15}")
+_STEP_KEY = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[0-9]{1,15})?")
 
 
 def escape_token(text: str) -> str:
@@ -100,9 +102,34 @@ def step_key(token: str, epoch: int) -> str:
 
 
 def parse_step_key(key: str) -> tuple[str, int]:
-    """Return the token and the epoch of a step's key."""
+    """Return the token and the epoch of a step's key.
+
+    Raises:
+        SerializationError: it is not such a key; whoever may write to the journal chooses the subjects there.
+
+    """
     token, _, epoch = key.partition(".")
-    return token, int(epoch or 0)
+    return token, _whole(epoch, key) if epoch else 0
+
+
+def check_step_key(key: str) -> str:
+    """Return *key* where it is a step's: whoever may write to the journal may write anything in its place.
+
+    Raises:
+        SerializationError: it is not; other subjects are made of it, in which it could mean something else.
+
+    """
+    if not _STEP_KEY.fullmatch(key):
+        msg = f"{readable(key)} is not the key of a step"
+        raise SerializationError(msg)
+    return key
+
+
+def _whole(text: str, subject: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        msg = f"{readable(subject)} has {readable(text)} where a number belongs"
+        raise SerializationError(msg)
+    return int(text)
 
 
 def digest(data: bytes) -> str:
@@ -475,6 +502,7 @@ def bucket_stream(bucket: str) -> str:
 
 _OF_STEPS = frozenset({"step", "wait", "closed"})
 _OF_ATTEMPTS = frozenset({"try", "due"})
+_KIND_AT = 4
 
 
 class JournalAddress(msgspec.Struct, frozen=True):
@@ -494,11 +522,34 @@ class JournalAddress(msgspec.Struct, frozen=True):
 
     @property
     def number(self) -> int:
-        """The number at its end: of an attempt, a pass or an epoch."""
-        return int(self.rest[-1])
+        """The number at its end: of an attempt, a pass or an epoch.
+
+        Raises:
+            SerializationError: there is none.
+
+        """
+        return self.number_at(-1)
+
+    def number_at(self, place: int) -> int:
+        """Return the number at a place behind the kind.
+
+        Raises:
+            SerializationError: there is none.
+
+        """
+        shown = ".".join((self.kind, *self.rest))
+        return _whole(self.rest[place] if self.rest else "", shown)
 
 
 def parse_journal(subject: str) -> JournalAddress:
-    """Read a journal subject back into its parts."""
+    """Read a journal subject back into its parts.
+
+    Raises:
+        SerializationError: it has too few of them; whoever may write to the journal chooses the subjects there.
+
+    """
     tokens = subject.split(".")
+    if len(tokens) <= _KIND_AT:
+        msg = f"{readable(subject)} is not the subject of a record"
+        raise SerializationError(msg)
     return JournalAddress(queue=tokens[2], run=tokens[3], kind=tokens[4], rest=tuple(tokens[5:]))

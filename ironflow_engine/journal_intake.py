@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ironflow.broker.protocol import Broker, Delivery, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
-from ironflow.names import ENGINE_CONSUMER, Names, parse_journal
+from ironflow.names import ENGINE_CONSUMER, Names, check_step_key, parse_journal
 from ironflow.records import ClosedRecord, OutcomeRecord, TryRecord, WaitRecord
 from ironflow.shards import Shard
 from ironflow_engine.conductor import Conductor
@@ -69,7 +69,7 @@ def read_fact(delivery: Delivery | StoredMessage) -> Fact:
             return WaitRecorded(
                 run=address.run,
                 queue=address.queue,
-                step=address.step,
+                step=check_step_key(address.step),
                 record=decode_record(WaitRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,
@@ -78,14 +78,14 @@ def read_fact(delivery: Delivery | StoredMessage) -> Fact:
             return WaitClosed(
                 run=address.run,
                 queue=address.queue,
-                step=address.step,
+                step=check_step_key(address.step),
                 wait=decode_record(ClosedRecord, delivery.payload).wait,
             )
         case "try":
             return TryRecorded(
                 run=address.run,
                 queue=address.queue,
-                step=address.step,
+                step=check_step_key(address.step),
                 record=decode_record(TryRecord, delivery.payload),
                 sequence=delivery.sequence,
                 time_ms=delivery.time_ms,

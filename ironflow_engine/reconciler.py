@@ -12,7 +12,7 @@ sweep, each run has its turn: about those that stand first there may be nothing 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import structlog
@@ -116,10 +116,29 @@ class Reconciler:
             return 0
         runs = {fact.run for fact in found}
         _log.warning("runs were overdue and go on", runs=len(runs), facts=len(found), such_as=min(runs))
-        failures = await self._conductor.apply(found)
-        failures |= await self._terminator.end_timed_out([fact for fact in found if fact.run not in failures])
-        self._conductor.metrics.reconciled.inc(len(runs - failures.keys()))
-        return len(runs - failures.keys())
+        gone_on = len(runs - await self._apply(found))
+        self._conductor.metrics.reconciled.inc(gone_on)
+        return gone_on
+
+    async def _apply(self, found: Sequence[Fact]) -> set[str]:
+        """Apply facts; return the runs whose facts could not be applied.
+
+        Where that is a mistake of ours, the run that we make it about must not hold up the others.
+        """
+        try:
+            failures = await self._conductor.apply(found)
+            failures |= await self._terminator.end_timed_out([fact for fact in found if fact.run not in failures])
+        except BrokerError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, it must not stop the sweep
+            runs = sorted({fact.run for fact in found})
+            if len(runs) == 1:
+                _log.exception("a run cannot be reconciled", run=runs[0])
+                return set(runs)
+            first = set(runs[: len(runs) // 2])
+            halves = [fact for fact in found if fact.run in first], [fact for fact in found if fact.run not in first]
+            return {run for half in halves for run in await self._apply(half)}
+        return set(failures)
 
     async def _live(self, now_ms: int) -> list[RunState]:
         """Return runs whose task may be missing; few, where there are as many tasks as there should be."""
@@ -136,7 +155,11 @@ class Reconciler:
                     return await look(state)
                 except SerializationError as error:
                     _log.error("a run cannot be reconciled", run=state.id, reason=str(error))
-                    return []
+                except BrokerError:
+                    raise
+                except Exception:  # noqa: BLE001 - whatever it is, it must not stop the sweep
+                    _log.exception("a run cannot be reconciled", run=state.id)
+                return []
 
         return [fact for found in await asyncio.gather(*map(guarded, states)) for fact in found]
 

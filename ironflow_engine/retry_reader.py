@@ -5,7 +5,7 @@ from __future__ import annotations
 from ironflow.broker.protocol import Broker, StoredMessage
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
-from ironflow.names import Names, mark, parse_journal
+from ironflow.names import Names, check_step_key, mark, parse_journal
 from ironflow.records import WaitRecord
 from ironflow_engine.facts import RunRetried, WaitRecorded
 
@@ -36,9 +36,11 @@ class RetryReader:
 
         Raises:
             BrokerError: the run's journal cannot be read.
+            SerializationError: the subject does not say which retry it is.
 
         """
         address = parse_journal(subject)
+        epoch = address.number
         waits = [_wait_fact(message) for message in await self._before(sequence, address.queue, address.run, "wait")]
         known = [wait for wait in waits if wait is not None]
         ended: set[str] = set()
@@ -49,7 +51,7 @@ class RetryReader:
         return RunRetried(
             run=address.run,
             queue=address.queue,
-            epoch=address.number,
+            epoch=epoch,
             sequence=sequence,
             time_ms=time_ms,
             sleeps=tuple(wait for wait in known if wait.record.kind == "sleep" and wait.step not in ended | closed),
@@ -75,13 +77,14 @@ class RetryReader:
 def _wait_fact(message: StoredMessage) -> WaitRecorded | None:
     address = parse_journal(message.subject)
     try:
+        step = check_step_key(address.step)
         record = decode_record(WaitRecord, message.payload)
     except SerializationError:
         return None  # nobody has set a timer for it either
     return WaitRecorded(
         run=address.run,
         queue=address.queue,
-        step=address.step,
+        step=step,
         record=record,
         sequence=message.sequence,
         time_ms=message.time_ms,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, MessageTooLarge
+from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, MessageTooLarge, StoredMessage
 from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
 from ironflow.journal import Appended, Journal
 from ironflow.names import Names, parse_step_key
 from ironflow.records import Ending, ErrorRecord, EventRecord, InputRecord, OutcomeRecord, RunState, StepRecord
@@ -139,7 +140,7 @@ class Terminator:
         """Tell whether any step of a run has a result; only such steps have undos."""
         steps = self._names.journal_steps(state.queue, state.id)
         async for page in self._broker.read(self._names.shard_of(state.id).journal, steps, one_each=True):
-            if any(_may_have_undo(decode_record(StepRecord, message.payload)) for message in page):
+            if any(_may_have_undo(message) for message in page):
                 return True
         return False
 
@@ -192,6 +193,10 @@ class Terminator:
         return await event_in_stream(self._broker, self._names, state)
 
 
-def _may_have_undo(record: StepRecord) -> bool:
+def _may_have_undo(message: StoredMessage) -> bool:
+    try:
+        record = decode_record(StepRecord, message.payload)
+    except SerializationError:
+        return True  # nobody knows what it did
     # A wait that has timed out is what ends the run, as a rule, and has done nothing.
     return record.status == "completed" or record.kind != "wait_for_event"

@@ -17,7 +17,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
 from ironflow.matching import canonical_at, read_data
-from ironflow.names import Names, bucket_stream, parse_journal, parse_step_key
+from ironflow.names import Names, bucket_stream, check_step_key, parse_journal, parse_step_key
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
 from ironflow.triggers import is_reserved
 from ironflow_engine.recent_waits import RecentWaits
@@ -129,9 +129,9 @@ class WaitStore:
             for message in page:
                 try:
                     wait = decode_record(WaitRecord, message.payload)
+                    step = check_step_key(parse_journal(message.subject).step)
                 except SerializationError:
                     continue  # nobody has registered it either
-                step = parse_journal(message.subject).step
                 if wait.event and parse_step_key(step)[1] <= epoch:
                     waits[run, step] = wait
         for failure in (await self.forget(waits)).values():

@@ -149,9 +149,9 @@ class Memo:
             case "input":
                 self.event = decode_record(InputRecord, message.payload).event
             case "began":
-                self._begun.setdefault(int(address.rest[0]), {})[address.number] = message.time_ms
+                self._begun.setdefault(address.number_at(0), {})[address.number] = message.time_ms
             case "excused":
-                self._excused.add((int(address.rest[0]), address.number))
+                self._excused.add((address.number_at(0), address.number))
             case _:
                 pass  # of no consequence for a pass, or a newer version's kind of record
 

@@ -85,6 +85,17 @@ async def test_an_overdue_timer_fires_at_once(arena: Arena) -> None:
     assert fired.time_ms <= await arena.broker.server_time_ms(timers.name) + 1
 
 
+@pytest.mark.parametrize("at_ms", [0, -1, -(2**53)])
+async def test_a_timer_of_before_1970_is_overdue_like_any_other(arena: Arena, at_ms: int) -> None:
+    timers = await arena.timers()
+    engine = await timers.consumer("engine", "fired.>")
+    async with arena.broker.pull(timers.name, engine) as puller:
+        puller.request(1)
+        await timers.broker.publish(timers.message("timers.t", schedule=Schedule(at_ms, timers.subject("fired.t"))))
+        [fired] = await receive(puller, 1)
+        assert subjects_of([fired]) == ["fired.t"]
+
+
 @pytest.mark.parametrize(("first_ms", "second_ms"), [(200, 600), (3_000, 300)])
 async def test_a_timer_is_replaced_by_a_later_one_on_its_subject(arena: Arena, first_ms: int, second_ms: int) -> None:
     timers = await arena.timers()

@@ -15,7 +15,12 @@ from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, Unavailable
 from ironflow.codec import encode_record
 from ironflow.handles import RunHandle
-from ironflow_engine import reconciler
+from ironflow.names import ENGINE_CONSUMER
+from ironflow.records import RunState
+from ironflow_engine import conductor, reconciler
+from ironflow_engine.facts import Decision, Fact, StateReviewed, WaitRecorded
+from ironflow_engine.overdue import RunJournal
+from ironflow_engine.reducer import decide
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -373,6 +378,98 @@ async def test_a_sleep_whose_timer_is_lost_ends_however_many_runs_are_overdue_th
                 Publication(subject=system.names.run_key(state.id), payload=encode_record(state))
             )
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS + 3 * reconciler.SWEEP_SECONDS
+
+
+@pytest.mark.parametrize("rest", ["wait.x.y", "wait.x", "try.x.1", "try.x", "step.x", "closed.x.y", "began.x.y"])
+@pytest.mark.parametrize("payload", [b"{}", b'{"name": "x", "kind": "sleep", "token": "x", "delay_ms": 1}'])
+async def test_a_record_that_nobody_can_read_keeps_no_other_run_from_going_on(rest: str, payload: bytes) -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", 60)
+
+    async with running_system(f) as system:
+        poisoned, run = await system.client.start(f), await system.client.start(f)
+        await asyncio.sleep(5)
+        subject = f"{system.names.journal_of_run('default', poisoned.id).removesuffix('>')}{rest}"
+        await system.broker.publish(Publication(subject=subject, payload=payload))
+        await purge(system, system.names.all_shards[0].timers)
+        assert await seconds_of(run) <= 60 + WITHIN_SECONDS
+        state = await system.broker.consumer_state(system.names.all_shards[0].journal, ENGINE_CONSUMER)
+        assert (state.pending, state.ack_pending) == (0, 0)
+
+
+@pytest.mark.parametrize("fact", [WaitRecorded, StateReviewed])
+async def test_a_run_about_which_the_engine_makes_a_mistake_keeps_no_other_from_going_on(
+    fact: type[Fact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistaken: set[str] = set()
+
+    def decides(state: RunState | None, about: Fact) -> Decision:
+        if about.run in mistaken and isinstance(about, fact):
+            raise AssertionError(about.run)
+        return decide(state, about)
+
+    monkeypatch.setattr(conductor, "decide", decides)
+
+    @ironflow.function(id="f", timeout="1m")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", "2m" if ctx.event.data == "too long" else 50)
+
+    async with running_system(f) as system:
+        runs = [await system.client.start(f, data) for data in ("a nap", "too long") for _ in range(20)]
+        await asyncio.sleep(5)
+        mistaken |= {run.id for run in runs[::7]}
+        await purge(system, system.names.all_shards[0].timers)
+        for run in runs:
+            if run.id not in mistaken:
+                assert await seconds_of(run) <= 60 + WITHIN_SECONDS
+
+
+async def test_a_run_that_the_engine_fails_to_look_at_keeps_no_other_from_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mistaken: set[str] = set()
+    facts = RunJournal.facts
+
+    def looks(journal: RunJournal, now_ms: int) -> list[Fact]:
+        found = facts(journal, now_ms)
+        if any(fact.run in mistaken for fact in found):
+            raise AssertionError
+        return found
+
+    monkeypatch.setattr(RunJournal, "facts", looks)
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", 60)
+
+    async with running_system(f) as system:
+        mistaken.add((await system.client.start(f)).id)
+        run = await system.client.start(f)
+        await asyncio.sleep(5)
+        await purge(system, system.names.all_shards[0].timers)
+        assert await seconds_of(run) <= 60 + WITHIN_SECONDS
+
+
+async def test_runs_whose_waits_timed_out_fail_although_what_one_of_them_did_cannot_be_read() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.wait_for_event("approval", event="approved", timeout="1m")
+
+    async with running_system(f) as system:
+        poisoned = await system.client.start(f)
+        await asyncio.sleep(0.5)
+        run = await system.client.start(f)
+        await asyncio.sleep(49)
+        subject = system.names.journal_step("default", poisoned.id, "aaa")
+        await system.broker.publish(Publication(subject=subject, payload=b'{"status":7}'))
+        await dies_ending_runs(system).wait()
+        await system.add_engine()
+        assert await seconds_of(run) <= WITHIN_SECONDS
+        # It may have something to undo, and when no worker can tell what, it ends all the same.
+        await poisoned.wait("1h")
+        state = await poisoned.state()
+        assert (state.status, state.compensation) == ("failed", "failed")
 
 
 async def test_a_load_whose_tasks_and_timers_are_all_lost_again_and_again_completes() -> None:

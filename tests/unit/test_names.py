@@ -9,19 +9,22 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ironflow.errors import DefinitionError
+from ironflow.errors import DefinitionError, SerializationError
 from ironflow.names import (
     LONGEST_TOKEN,
     PASS_TOKEN,
     Names,
     Scope,
     bucket_stream,
+    check_step_key,
     digest,
     escape_event,
     escape_token,
     parse_journal,
+    parse_step_key,
     run_id,
     start_event_id,
+    step_key,
     step_token,
 )
 
@@ -193,6 +196,39 @@ def test_a_journal_subject_reads_back(subject: str, kind: str, rest: tuple[str, 
     assert (address.queue, address.run, address.kind, address.rest) == ("q", "r1", kind, rest)
     assert _covers(NAMES.journal_of_run("q", "r1"), subject)
     assert not rest or _covers(NAMES.all_shards[0].journal_kind(kind), subject)
+
+
+@pytest.mark.parametrize("subject", ["", "shop", "shop.journal", "shop.journal.q", "shop.journal.q.r1"])
+def test_what_is_no_subject_of_a_record_is_unreadable(subject: str) -> None:
+    with pytest.raises(SerializationError, match="is not the subject of a record"):
+        parse_journal(subject)
+
+
+@pytest.mark.parametrize("rest", ["", ".x", ".-1", ".+1", ".1_0", ".1 ", ".²", ".٣", f".{10**15}"])
+def test_a_record_without_the_number_that_belongs_there_is_unreadable(rest: str) -> None:
+    with pytest.raises(SerializationError, match="where a number belongs"):
+        _ = parse_journal(f"shop.journal.q.r1.retry{rest}").number
+
+
+@pytest.mark.parametrize("epoch", ["x", "-1", "1.2", "1_0", "²", str(10**15)])
+def test_a_step_of_no_epoch_is_unreadable(epoch: str) -> None:
+    with pytest.raises(SerializationError, match="where a number belongs"):
+        parse_step_key(f"charge.{epoch}")
+    with pytest.raises(SerializationError, match="is not the key of a step"):
+        check_step_key(f"charge.{epoch}")
+
+
+@pytest.mark.parametrize("key", ["", ".", ".1", "*", ">", "charge.", "a b", "ü"])
+def test_what_would_mean_something_else_in_a_subject_is_no_step(key: str) -> None:
+    with pytest.raises(SerializationError, match="is not the key of a step"):
+        check_step_key(key)
+
+
+@given(st.lists(st.text() | st.integers(0, 10**6)), st.text(), st.integers(0, 10**6))
+def test_the_key_of_every_step_in_every_epoch_reads_back(scope: list[str | int], name: str, epoch: int) -> None:
+    token = step_token(tuple(scope), name)
+    assert parse_step_key(check_step_key(step_key(token, epoch))) == (token, epoch)
+    assert check_step_key(step_key(PASS_TOKEN, epoch))
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def header_text(text: str) -> str:
 
 
 def schedule_text(schedule: Schedule) -> str:
-    """Return when a schedule fires, in the server's notation."""
-    seconds, milliseconds = divmod(min(schedule.at_ms, LATEST_SCHEDULE_MS), 1000)
+    """Return when a schedule fires, in the server's notation; what was due before 1970 fires at once all the same."""
+    seconds, milliseconds = divmod(max(0, min(schedule.at_ms, LATEST_SCHEDULE_MS)), 1000)
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"@at {moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
 
