@@ -7,7 +7,7 @@ writer can add some. Times are whole milliseconds since 1970 (UTC) where the ser
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -27,6 +27,15 @@ TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 """The run states that never change again (but for a retry, which opens a new epoch)."""
 
 NULL = msgspec.Raw(b"null")
+
+LARGEST_NUMBER = 2**53 - 1
+"""What every reader of JSON can hold, and every database."""
+
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+"""A number in what others than engines write; a record with a larger one is unreadable.
+
+In what engines write there is no bound: a run whose state cannot be read never ends.
+"""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,7 +74,7 @@ class EventRecord(Record, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     target: str = ""
     parent: ParentLink | None = None
-    depth: int = 0
+    depth: Number = 0
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -151,12 +160,12 @@ class StepRecord(Record, frozen=True, kw_only=True):
     name: str
     kind: StepKind
     token: str
-    scope: tuple[str | int, ...] = ()
+    scope: tuple[str | Number, ...] = ()
     status: Literal["completed", "failed"] = "completed"
     output: msgspec.Raw = NULL
     error: ErrorRecord | None = None
-    attempt: int = 1
-    duration_ms: int = 0
+    attempt: Number = 1
+    duration_ms: Number = 0
     slept_out: bool = False
 
 
@@ -190,9 +199,9 @@ class WaitRecord(Record, frozen=True, kw_only=True):
     name: str
     kind: StepKind
     token: str
-    scope: tuple[str | int, ...] = ()
-    delay_ms: int | None = None
-    until_ms: int | None = None
+    scope: tuple[str | Number, ...] = ()
+    delay_ms: Number | None = None
+    until_ms: Number | None = None
     event: str = ""
     path: str | None = None
     value: str | None = None
@@ -234,11 +243,11 @@ class TryRecord(Record, frozen=True, kw_only=True):
     name: str
     kind: StepKind
     token: str
-    attempt: int
-    delay_ms: int
+    attempt: Number
+    delay_ms: Number
     error: ErrorRecord
-    scope: tuple[str | int, ...] = ()
-    duration_ms: int = 0
+    scope: tuple[str | Number, ...] = ()
+    duration_ms: Number = 0
 
 
 class ClosedRecord(Record, frozen=True, kw_only=True):
@@ -277,17 +286,17 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
 
     """
 
-    number: int
+    number: Number
     status: OutcomeStatus
     token: str
-    seen: int = 0
+    seen: Number = 0
     output: msgspec.Raw = NULL
     error: ErrorRecord | None = None
     event: EventRecord | None = None
     imposed: bool = False
     ending: Ending = "failed"
     compensation: CompensationStatus | None = None
-    due_ms: int = 0
+    due_ms: Number = 0
     only_sleeps: bool = False
     told: bool = False
     unasked: tuple[str, ...] = ()
@@ -396,8 +405,8 @@ class PurgedRuns(Record, frozen=True, kw_only=True):
 
     """
 
-    number: int
-    runs: dict[str, int]
+    number: Number
+    runs: dict[str, Number]
     token: str = ""
 
 
@@ -413,7 +422,7 @@ class FunctionRecord(Record, frozen=True, kw_only=True):
     queue: str
     triggers: tuple[str, ...] = ()
     retry: RetryPolicy = RetryPolicy()
-    timeout_ms: int | None = None
+    timeout_ms: Number | None = None
     deleted: bool = False
     token: str = ""
 

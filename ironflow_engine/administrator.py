@@ -8,6 +8,7 @@ import structlog
 
 from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import queue_consumers
+from ironflow.durations import parse_duration
 from ironflow.function import check_function_id, check_queue
 from ironflow.messages import (
     DeleteFunction,
@@ -54,11 +55,14 @@ class Administrator:
 
         Raises:
             DefinitionError: an id or a queue is not allowed; they become parts of subjects and names.
+            LimitError: a run may take longer than any may.
 
         """
         for function in request.functions:
             check_function_id(function.id)
             check_queue(function.queue)
+            if function.timeout_ms is not None:
+                parse_duration(f"{function.timeout_ms}ms", f"timeout of function {function.id!r}")
         for queue in queues_of(request.functions):
             for consumer in queue_consumers(self._names, queue, self._lease_seconds):
                 await self._broker.ensure_consumer(consumer)

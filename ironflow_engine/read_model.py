@@ -19,7 +19,7 @@ from ironflow.broker.protocol import Broker, StoredMessage, Unavailable
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.names import Names, bucket_stream
-from ironflow.records import TERMINAL, PurgedRuns, RunState
+from ironflow.records import LARGEST_NUMBER, TERMINAL, PurgedRuns, RunState
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -58,6 +58,9 @@ _VERSION = 4
 _TABLES = frozenset({"runs", "position"})
 _APPLICATION = int.from_bytes(b"Iron")
 """Marks the file as ours."""
+
+_UNFIT = (OverflowError, ValueError, sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError)
+"""What SQLite says of a value that it does not take, whenever it is tried."""
 
 _AT_A_TIME = 50
 """So many changes take one or two milliseconds, seldom four; then timers and tasks have their turn."""
@@ -243,7 +246,7 @@ class ReadModel:
                 _log.error("unreadable run left out", subject=message.subject, reason=str(error))
         self._database.execute("BEGIN")
         try:
-            self._database.executemany(_UPSERT, rows)
+            self._put(rows)
             for each in purged:
                 # The same event may have started the run again meanwhile.
                 self._database.executemany("DELETE FROM runs WHERE id = ? AND revision <= ?", each.runs.items())
@@ -252,10 +255,27 @@ class ReadModel:
                 (page[-1].sequence, last),
             )
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # where there is no room, SQLite has taken it back already
+                self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
         return True
+
+    def _put(self, rows: list[tuple[object, ...]]) -> None:
+        """Write rows; one that cannot be written must not hold up the others, and all that come behind them."""
+        try:
+            self._database.executemany(_UPSERT, rows)
+        except _UNFIT as error:
+            if len(rows) == 1:
+                _log.error("unreadable run left out", run=rows[0][0], reason=f"{type(error).__name__}: {error}")
+                return
+            for row in rows:
+                self._put([row])
+
+
+def _moment(milliseconds: int) -> int | None:
+    """Return a time by which runs are found; none for 0, and the ends of time for what lies beyond them."""
+    return max(1, min(milliseconds, LARGEST_NUMBER)) if milliseconds else None
 
 
 def _row(message: StoredMessage) -> tuple[object, ...]:
@@ -265,8 +285,8 @@ def _row(message: StoredMessage) -> tuple[object, ...]:
         state.function,
         state.status,
         state.started_at,
-        due_of(state) or None,
-        deadline_of(state) or None,
+        _moment(due_of(state)),
+        _moment(deadline_of(state)),
         message.time_ms if state.live else None,
         state.finished_at if state.status in TERMINAL else None,
         message.sequence,

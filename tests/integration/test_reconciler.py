@@ -13,10 +13,11 @@ import ironflow
 from ironflow import Context, Retry, Step
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Publication, StorageFull, Unavailable
-from ironflow.codec import encode_record
+from ironflow.codec import decode_record, encode_record
 from ironflow.handles import RunHandle
+from ironflow.messages import FunctionsPage, RegisterFunctions, Reply
 from ironflow.names import ENGINE_CONSUMER
-from ironflow.records import RunState
+from ironflow.records import FunctionRecord, OutcomeRecord, RunState
 from ironflow_engine import conductor, reconciler
 from ironflow_engine.facts import Decision, Fact, StateReviewed, WaitRecorded
 from ironflow_engine.overdue import RunJournal
@@ -396,6 +397,39 @@ async def test_a_record_that_nobody_can_read_keeps_no_other_run_from_going_on(re
         assert await seconds_of(run) <= 60 + WITHIN_SECONDS
         state = await system.broker.consumer_state(system.names.all_shards[0].journal, ENGINE_CONSUMER)
         assert (state.pending, state.ack_pending) == (0, 0)
+
+
+@pytest.mark.parametrize("due_ms", [2**63 - 1, 2**63, 10**30])
+async def test_a_run_that_says_it_rests_for_ever_stops_neither_lists_nor_others(due_ms: int) -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", 60)
+
+    @ironflow.function(id="hostile")
+    async def hostile(ctx: Context) -> None:
+        await ctx.step.run("work", asyncio.sleep, 3_600)
+
+    async with running_system(f, hostile) as system:
+        poisoned, run = await system.client.start(hostile), await system.client.start(f)
+        await asyncio.sleep(5)
+        outcome = OutcomeRecord(number=0, status="suspended", token="x", seen=10**6, due_ms=due_ms)
+        subject = system.names.journal_outcome("default", poisoned.id, 0)
+        await system.broker.publish(Publication(subject=subject, payload=encode_record(outcome)))
+        await purge(system, system.names.all_shards[0].timers)
+        assert await seconds_of(run) <= 60 + WITHIN_SECONDS
+        assert {each.id async for each in system.client.runs()} == {run.id, poisoned.id}
+
+
+@pytest.mark.parametrize("timeout_ms", [-1, 0, 366 * 86_400_000 + 1, 2**63])
+async def test_a_function_whose_runs_could_take_longer_than_any_may_is_not_registered(timeout_ms: int) -> None:
+    async with running_system(workers=0) as system:
+        request = RegisterFunctions(functions=(FunctionRecord(id="f", queue="q", timeout_ms=timeout_ms),))
+        answer = await system.broker.request(system.names.api("functions.register"), encode_record(request), 10.0)
+        failure = decode_record(Reply, answer).failure
+        assert failure is not None
+        assert failure.type == "BadRequest"
+        assert "timeout" in failure.message
+        assert await system.client.engine.functions() == FunctionsPage(functions=())
 
 
 @pytest.mark.parametrize("fact", [WaitRecorded, StateReviewed])

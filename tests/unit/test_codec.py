@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ironflow.codec import decode_record, decode_value, encode_record, encode_value, is_decodable
 from ironflow.errors import SerializationError
-from ironflow.records import EventRecord
+from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, StepRecord, WaitRecord
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -266,3 +266,26 @@ def test_a_record_of_the_codec_takes_texts_of_every_class() -> None:
 def test_what_is_no_record_is_refused(payload: bytes) -> None:
     with pytest.raises(SerializationError, match="not a EventRecord: "):
         decode_record(EventRecord, payload)
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**63, 2**64, 10**30])
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        (EventRecord(id="e", name="n", time=""), "depth"),
+        (StepRecord(name="s", kind="run", token="t"), "duration_ms"),
+        (WaitRecord(name="s", kind="sleep", token="t"), "delay_ms"),
+        (WaitRecord(name="s", kind="sleep", token="t"), "until_ms"),
+        (OutcomeRecord(number=0, status="suspended", token="t"), "due_ms"),
+        (OutcomeRecord(number=0, status="suspended", token="t"), "seen"),
+        (FunctionRecord(id="f", queue="q"), "timeout_ms"),
+    ],
+)
+def test_a_record_with_a_number_that_not_everybody_can_hold_is_refused(
+    record: msgspec.Struct, field: str, number: int
+) -> None:
+    too_large = msgspec.structs.replace(record, **{field: number})
+    with pytest.raises(SerializationError, match=f"not a {type(record).__name__}: "):
+        decode_record(type(record), encode_record(too_large))
+    fits = msgspec.structs.replace(record, **{field: number // abs(number) * (2**53 - 1)})
+    assert decode_record(type(record), encode_record(fits)) == fits

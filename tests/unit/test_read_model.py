@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -237,10 +238,15 @@ async def test_a_state_that_cannot_be_read_is_left_out_and_holds_nothing_up(
 async def test_changes_of_which_one_cannot_be_kept_are_taken_back(broker: LocalBroker, model: ReadModel) -> None:
     await write(broker, state("a"))
     await model.catch_up()
-    await write(broker, state("b"), state("c", at=2**63))  # more than the database can hold
-    with pytest.raises(OverflowError):
+    await write(broker, state("b"), state("c", function="f" * 100_000))
+    (pages,) = model._database.execute("PRAGMA page_count").fetchone()  # noqa: SLF001 - the disk is full
+    model._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001 - as above
+    with pytest.raises(sqlite3.OperationalError, match="full"):
         await model.catch_up()
     assert ids(model, RunQuery()) == ["a"]
+    model._database.execute(f"PRAGMA max_page_count = {100 * pages}")  # noqa: SLF001 - there is room again
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["c", "b", "a"]
 
 
 async def test_a_bucket_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
@@ -332,6 +338,30 @@ async def test_runs_that_are_due_are_found_in_order_and_from_one_on_also_among_t
     assert places(model.overdue(30, (10, "b"), 9)) == [(10, "c")]
     assert places(model.overtime(9, (0, ""), 2)) == [(7, "e"), (7, "f")]
     assert places(model.overtime(9, (7, "e"), 9)) == [(7, "f"), (8, "d")]
+
+
+async def test_a_run_that_is_due_before_all_time_is_overdue_and_one_behind_it_never_is(
+    broker: LocalBroker, model: ReadModel
+) -> None:
+    resting = replace(state("a", "waiting"), live=False)
+    await write(broker, replace(resting, due_ms=-(10**30)), replace(resting, id="b", due_ms=2**63))
+    await write(broker, replace(resting, id="c", due_ms=9, timeout_ms=10**30))
+    await model.catch_up()
+    assert places(model.overdue(10, (0, ""), 9)) == [(1, "a"), (9, "c")]
+    assert places(model.overtime(2**40, (0, ""), 9)) == []
+    assert ids(model, RunQuery()) == ["c", "b", "a"]
+
+
+async def test_a_run_that_the_database_does_not_take_is_left_out_and_the_others_are_shown(
+    broker: LocalBroker, model: ReadModel
+) -> None:
+    await write(broker, state("a"), state("b", at=2**63), state("c", at=10**30), state("d"))
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["d", "a"]
+    await write(broker, state("e"))
+    await delete(broker, 1, a=1)
+    await model.catch_up()
+    assert ids(model, RunQuery()) == ["e", "d"]
 
 
 async def test_live_runs_that_changed_at_the_same_time_are_all_found_one_page_after_the_other(
