@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 
@@ -22,6 +23,8 @@ from ironflow_engine.archive.rows import (
     run_row,
     step_row,
 )
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("ironflow.engine")
 
@@ -64,16 +67,16 @@ class Writer:
 
     async def copy_events(self, stream: str, position: int, page: Sequence[StoredMessage]) -> None:
         """Store a page of EVENTS."""
-        rows = _rows(page, event_row)
+        rows = _read(page, event_row)
         async with self._database.connection() as connection, connection.transaction():
             await _move(connection, stream, position, page[-1].sequence)
             await _upsert(connection, "events", EVENTS, 1, rows, also_key="stored_at")
 
     async def copy_journal(self, stream: str, position: int, page: Sequence[StoredMessage]) -> None:
         """Store the steps, the outcomes and the kept events of a page of the journal."""
-        kinds = [(parse_journal(message.subject).kind, message) for message in page]
-        steps = _rows([message for kind, message in kinds if kind == "step"], step_row)
-        records = _rows([message for kind, message in kinds if kind in ("input", "outcome")], record_row)
+        kinds = _read(page, lambda message: (parse_journal(message.subject).kind, message))
+        steps = _read([message for kind, message in kinds if kind == "step"], step_row)
+        records = _read([message for kind, message in kinds if kind in ("input", "outcome")], record_row)
         async with self._database.connection() as connection, connection.transaction():
             await _move(connection, stream, position, page[-1].sequence)
             await _upsert(connection, "steps", STEPS, 2, steps)
@@ -81,7 +84,7 @@ class Writer:
 
     async def copy_runs(self, stream: str, position: int, page: Sequence[StoredMessage], *, last: int) -> None:
         """Store a page of run states; *last* is where the page ends in the stream."""
-        rows = _rows(page, run_row)
+        rows = _read(page, run_row)
         async with self._database.connection() as connection, connection.transaction():
             await _move(connection, stream, position, last)
             await _forget_predecessors(connection, rows)
@@ -139,12 +142,15 @@ async def _upsert(
     )
 
 
-def _rows(messages: Sequence[StoredMessage], make: Callable[[StoredMessage], Row]) -> list[Row]:
-    rows: list[Row] = []
+def _read(messages: Sequence[StoredMessage], read: Callable[[StoredMessage], T]) -> list[T]:
+    """Return what messages mean to the archive, but for those that mean nothing to it; the others are kept."""
+    found: list[T] = []
     for message in messages:
         try:
-            rows.append(make(message))
+            found.append(read(message))
         except SerializationError as error:
-            # Of a newer engine, or of someone who should not write there. The others are kept.
+            # Of a newer engine, or of someone who should not write there.
             _log.error("unreadable message not archived", subject=message.subject, reason=str(error))
-    return rows
+        except Exception:  # noqa: BLE001 - it depends on nothing but the message, so it would be so each time
+            _log.exception("message not archived", subject=message.subject)
+    return found

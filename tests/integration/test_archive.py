@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 import ironflow
 from ironflow import Context
@@ -16,6 +17,7 @@ from ironflow.broker.protocol import Publication
 from ironflow.codec import decode_record, encode_record
 from ironflow.messages import ListRuns, Reply, RunsPage
 from ironflow.names import Names, bucket_stream, run_id
+from ironflow.records import StepRecord
 from ironflow_engine import retention
 from ironflow_engine.archive import archiver
 from ironflow_engine.archive.archive import PostgresArchive
@@ -307,6 +309,26 @@ async def test_what_cannot_be_read_holds_nothing_up(archive_url: str, order: Any
         await system.broker.publish(Publication(subject=NAMES.journal_step("q", "r", "s"), payload=b"{"))
         await (await system.client.start(order, "x")).wait("1m")
         await archived(archive_url, "SELECT status FROM runs", [("completed",)])
+
+
+async def test_what_has_no_meaning_or_no_place_in_a_table_holds_nothing_up(archive_url: str, order: Any) -> None:
+    async with archived_system(archive_url, order) as system:
+        run = await system.client.start(order, "x")
+        await run.wait("1m")
+        state = await system.run_state(run.id)
+        long_ago = replace(state, id="long-ago", started_at=10**18)
+        step = StepRecord(name="s", kind="run", token="t", attempt=2**40)
+        for subject, payload in (
+            (f"{NAMES.namespace}.journal.orders.x", b"{}"),
+            (f"{NAMES.namespace}.journal.x", b""),
+            (NAMES.run_key(long_ago.id), encode_record(long_ago)),
+            (NAMES.journal_step("q", "r", "s"), encode_record(step)),
+        ):
+            await system.broker.publish(Publication(subject=subject, payload=payload))
+        other = await system.client.start(order, "y")
+        await other.wait("1m")
+        await archived(archive_url, "SELECT count(*) FROM runs", [(2,)])
+        await archived(archive_url, "SELECT count(*) FROM steps", [(4,)])
 
 
 async def test_errors_are_found_by_a_part_of_their_text(archive_url: str, order: Any) -> None:
