@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
@@ -24,7 +24,7 @@ from ironflow_engine.facts import EventArrived, Fact, RunStarted
 from ironflow_engine.foresight import Foresight
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.intake import Intake
-from ironflow_engine.matcher import Matcher, may_say_what_it_starts
+from ironflow_engine.matcher import Matcher, check_texts, may_say_what_it_starts
 from ironflow_engine.wait_store import WaitStore
 
 _log = structlog.get_logger("ironflow.engine")
@@ -88,7 +88,8 @@ class EventIntake(Intake):
         events: list[tuple[Delivery, EventRecord]] = []
         for delivery in batch:
             try:
-                events.append((delivery, self._as_allowed(delivery, decode_record(EventRecord, delivery.payload))))
+                event = check_texts(decode_record(EventRecord, delivery.payload))
+                events.append((delivery, self._as_allowed(delivery, event)))
             except SerializationError as error:
                 facts.append((delivery, [self._refuse_unreadable(delivery, error)]))
         if len(batch) > 1:
@@ -169,6 +170,21 @@ class EventIntake(Intake):
 
     def _starts_by(self, matcher: Matcher, delivery: Delivery, event: EventRecord) -> list[RunStarted]:
         return self._refuse_what_fits_no_task(matcher.starts(event, delivery.sequence, delivery.time_ms), delivery)
+
+    def worth_another_try(self, facts: Sequence[Fact], failures: dict[str, BrokerError]) -> dict[str, BrokerError]:
+        """Leave out the starts of runs whose states the server does not take, however often they are tried.
+
+        The ack floor would never get beyond their events, and all that waits for it would wait for ever.
+        """
+        starts = {fact.run for fact in facts if isinstance(fact, RunStarted)}
+        hopeless = starts - {fact.run for fact in facts if not isinstance(fact, RunStarted)}
+        curable: dict[str, BrokerError] = {}
+        for run, failure in failures.items():
+            if run in hopeless and isinstance(failure, MessageTooLarge):
+                _log.error("a run cannot be started, and its event is done with", run=run, reason=str(failure))
+            else:
+                curable[run] = failure
+        return curable
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:
         """End the child runs that were started after all who waited for them had gone."""

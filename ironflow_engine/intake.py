@@ -206,7 +206,8 @@ class Intake(ABC):
         if not applied:
             return {}
         failures = await self._conductor.apply(applied, self.rest_after(facts), later)
-        return failures | await self.conclude([fact for fact in applied if fact.run not in failures])
+        more = await self.conclude([fact for fact in applied if fact.run not in failures])
+        return self.worth_another_try(applied, failures) | more
 
     @abstractmethod
     async def facts_of(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, list[Fact]]]:
@@ -223,6 +224,14 @@ class Intake(ABC):
     def rest_after(self, facts: Sequence[tuple[Delivery, list[Fact]]]) -> Callable[[], Awaitable[None]] | None:  # noqa: ARG002 - most do not
         """Return what waits once all is done about facts that is urgent; None for nothing."""
         return None
+
+    def worth_another_try(
+        self,
+        facts: Sequence[Fact],  # noqa: ARG002 - most try all of them again
+        failures: dict[str, BrokerError],
+    ) -> dict[str, BrokerError]:
+        """Return those of the runs whose facts could not be applied for which it may help to try again."""
+        return failures
 
     async def conclude(self, facts: Sequence[Fact]) -> dict[str, BrokerError]:  # noqa: ARG002 - most do nothing
         """Do what remains once facts are applied; return the runs for which it could not be done, and why."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ironflow.errors import SerializationError
 from ironflow.names import is_detached_event_id, run_id
 from ironflow.records import EventRecord, FunctionRecord
 from ironflow.triggers import DETACHED, INVOKED, matches
 from ironflow_engine.facts import RunStarted
+
+_LONGEST_TEXT = 4_096
+"""Bytes. Far more than clients send, also those with limits of their own; far less than a message may have."""
 
 
 class Matcher:
@@ -57,6 +61,21 @@ class Matcher:
             )
             for function_id, function in wanted
         ]
+
+
+def check_texts(event: EventRecord) -> EventRecord:
+    """Return an event where the state of each run that it starts can hold what it takes from it.
+
+    Raises:
+        SerializationError: its id, its name or what it starts is too long; our own clients publish none such.
+
+    """
+    for what in ("id", "name", "target"):
+        size = len(getattr(event, what).encode())
+        if size > _LONGEST_TEXT:
+            msg = f"its {what} is {size:,} bytes, and at most {_LONGEST_TEXT:,} can be kept with a run"
+            raise SerializationError(msg)
+    return event
 
 
 def may_say_what_it_starts(event: EventRecord, published_as: str) -> bool:

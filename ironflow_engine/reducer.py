@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ironflow.names import mark
+from ironflow.names import mark, readable
 from ironflow.records import TERMINAL, ErrorRecord, OutcomeRecord, RunState
 from ironflow_engine import children, epochs, event_waits, retries, sleeps, timers, unwinding
 from ironflow_engine.facts import (
@@ -38,6 +38,9 @@ from ironflow_engine.facts import (
     WaitTimedOut,
     Woken,
 )
+
+_LONGEST_ID = 128
+"""No function has a longer one, so what is longer need not be shown whole."""
 
 
 def decide(state: RunState | None, fact: Fact) -> Decision:
@@ -105,12 +108,13 @@ def _start(fact: RunStarted) -> Decision:
         return _refuse_start(fact, fact.event.target if function is None else function.id, fact.refusal)
     if function is None:
         name = fact.event.target
+        shown = repr(name) if len(name) <= _LONGEST_ID else readable(name)
         return _refuse_start(
             fact,
             name,
             ErrorRecord(
                 type="FunctionNotFound",
-                message=f"no function {name!r} is registered; start a worker that has it, then start the run again",
+                message=f"no function {shown} is registered; start a worker that has it, then start the run again",
             ),
         )
     state = RunState(

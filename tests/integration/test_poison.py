@@ -8,13 +8,18 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context
-from ironflow.broker.protocol import Publication
+from ironflow.broker.local import Stage
+from ironflow.broker.protocol import BrokerError, MessageTooLarge, Publication
+from ironflow.codec import encode_record
 from ironflow.handles import RunHandle
 from ironflow.messages import ErrorView, RunView
+from ironflow.names import ENGINE_CONSUMER, run_id, start_event_id
+from ironflow.records import EventRecord
 from tests.support import eventually
 from tests.support.inprocess import System, running_system
 
@@ -354,3 +359,69 @@ async def test_an_event_that_cannot_be_read_shows_as_a_failed_run_and_others_go_
         assert failed.event.name == "order.placed"
         assert (await system.client.run(failed.id).state()).id == failed.id
         assert await system.client.run(failed.id).steps() == []
+
+
+def invoked(event: EventRecord) -> EventRecord:
+    return replace(event, name="ironflow.invoked")
+
+
+@pytest.mark.parametrize(
+    ("event", "complaint"),
+    [
+        (EventRecord(id="x" * (2**20 - 120), name="order.placed", time=""), "its id is 1,048,456 bytes"),
+        (EventRecord(id="e", name="x" * 1_000_000, time=""), "its name is 1,000,000 bytes"),
+        (invoked(EventRecord(id="e", name="", time="", target="\x01" * 150_000)), "its target is 150,000 bytes"),
+        (EventRecord(id="e", name="order.placed", time="", depth=10**30), "not a EventRecord: Expected `int`"),
+    ],
+    ids=["id", "name", "target", "depth"],
+)
+async def test_an_event_of_which_a_run_cannot_keep_what_it_must_shows_as_a_failed_run_and_is_done_with(
+    event: EventRecord, complaint: str
+) -> None:
+    async with running_system(healthy) as system:
+        subject = system.names.event("ironflow.invoked" if event.target else "order.placed")
+        await system.broker.publish(Publication(subject=subject, payload=encode_record(event)))
+        assert await system.output(healthy) == "done"
+        (failed,) = await failures(system)
+        assert failed.error is not None
+        assert failed.error.type == "EventUnreadable"
+        assert complaint in failed.error.message
+        await eventually(lambda: all_events_are_done_with(system))
+
+
+@pytest.mark.parametrize("target", ["x" * 4_096, "\x01" * 4_096, "ü" * 2_048])
+async def test_a_function_that_nobody_has_shows_as_such_whatever_its_id(target: str) -> None:
+    async with running_system(healthy) as system:
+        event = invoked(EventRecord(id="e", name="", time="", target=target))
+        await system.broker.publish(
+            Publication(subject=system.names.event("ironflow.invoked"), payload=encode_record(event))
+        )
+        await eventually(lambda: all_events_are_done_with(system))
+        run = await system.client.run(run_id(target, "e")).state()
+        assert (run.status, run.function) == ("failed", target)
+        assert run.error is not None
+        assert run.error.type == "FunctionNotFound"
+        assert f"({len(target):,} characters) is registered" in run.error.message
+        assert len(run.error.message) < 400
+
+
+async def test_an_event_whose_run_the_server_does_not_take_holds_no_other_event_up() -> None:
+    async with running_system(healthy) as system:
+        refused = system.names.run_key(run_id("healthy", start_event_id("healthy", "refused")))
+
+        def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+            taken = (stage, verb, subject) != ("before", "publish", refused)
+            return None if taken else MessageTooLarge("it is too large")
+
+        system.server.interceptor = strike
+        with capture_logs() as logs:
+            run = await system.client.start(healthy, id="refused")
+            assert await system.output(healthy) == "done"
+            await eventually(lambda: all_events_are_done_with(system))
+        told = [entry for entry in logs if entry["event"] == "a run cannot be started, and its event is done with"]
+        assert [entry["run"] for entry in told] == [run.id]
+
+
+async def all_events_are_done_with(system: System) -> None:
+    state = await system.broker.consumer_state(system.names.events, ENGINE_CONSUMER)
+    assert state.ack_floor == (await system.broker.stream_state(system.names.events)).last_sequence
