@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
 from ironflow.names import mark, parse_journal
 from ironflow.records import RunState, StepRecord
 from ironflow_engine.event_waits import has_timed_out
@@ -40,8 +41,8 @@ class RunJournal:
             address = parse_journal(message.subject)
             match address.kind:
                 case "wait" | "try":
-                    fact = read_fact(message)
-                    if isinstance(fact, (WaitRecorded, TryRecorded)):
+                    fact = _read(message)
+                    if fact is not None:
                         self._open[address.step] = fact
                 case "step" | "due":
                     ended = self._open.pop(address.step, None)
@@ -92,3 +93,11 @@ class RunJournal:
 def _has_time(fact: WaitRecorded | TryRecorded) -> bool:
     """Tell whether a wait is ever over by itself: that for a child may have no time-out."""
     return isinstance(fact, TryRecorded) or fact.record.delay_ms is not None or fact.record.until_ms is not None
+
+
+def _read(message: StoredMessage) -> WaitRecorded | TryRecorded | None:
+    try:
+        fact = read_fact(message)
+    except SerializationError:
+        return None  # nobody has set a timer for it either, and a worker says what is wrong with the run
+    return fact if isinstance(fact, (WaitRecorded, TryRecorded)) else None

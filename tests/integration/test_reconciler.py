@@ -399,6 +399,23 @@ async def test_a_record_that_nobody_can_read_keeps_no_other_run_from_going_on(re
         assert (state.pending, state.ack_pending) == (0, 0)
 
 
+@pytest.mark.parametrize("rest", ["wait.x.y", "wait.x", "try.x"])
+async def test_a_run_whose_timer_is_lost_goes_on_and_fails_where_a_record_of_it_cannot_be_read(rest: str) -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.sleep("nap", 60)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(5)
+        subject = f"{system.names.journal_of_run('default', run.id).removesuffix('>')}{rest}"
+        await system.broker.publish(Publication(subject=subject, payload=b"{}"))
+        await purge(system, system.names.all_shards[0].timers)
+        error = (await run.wait("3h")).error
+        assert error is not None
+        assert error.type == "TaskUnreadable"
+
+
 @pytest.mark.parametrize("due_ms", [2**63 - 1, 2**63, 10**30])
 async def test_a_run_that_says_it_rests_for_ever_stops_neither_lists_nor_others(due_ms: int) -> None:
     @ironflow.function(id="f")
