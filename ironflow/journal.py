@@ -14,6 +14,7 @@ import msgspec
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, SubjectTaken
 from ironflow.codec import decode_record, encode_record
+from ironflow.errors import SerializationError
 from ironflow.group_commit import GroupCommit
 from ironflow.names import Names
 
@@ -138,5 +139,8 @@ class Journal:
         message = await self._broker.last(self._names.shard_behind(subject).journal, subject)
         if message is None:
             return None
-        ours = decode_record(_Marked, message.payload).token == decode_record(_Marked, payload).token
-        return Appended(message.payload, message.sequence, ours)
+        try:
+            mark = decode_record(_Marked, message.payload).token
+        except SerializationError:
+            return Appended(message.payload, message.sequence, ours=False)  # ours have one
+        return Appended(message.payload, message.sequence, ours=mark == decode_record(_Marked, payload).token)

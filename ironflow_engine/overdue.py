@@ -48,7 +48,7 @@ class RunJournal:
                     ended = self._open.pop(address.step, None)
                     # What ends a back-off is its due record; the result of the step is the worker's own.
                     if isinstance(ended, WaitRecorded):
-                        self._note_end(ended, decode_record(StepRecord, message.payload), message.sequence)
+                        self._note_end(ended, message)
                     elif ended is not None and address.kind == "due":
                         self._ended_at = message.sequence
                 case "closed":
@@ -78,16 +78,21 @@ class RunJournal:
             facts.append(Woken(run=run, queue=queue, sequence=self._ended_at))
         return facts
 
-    def _note_end(self, wait: WaitRecorded, end: StepRecord, sequence: int) -> None:
+    def _note_end(self, wait: WaitRecorded, message: StoredMessage) -> None:
+        try:
+            end = decode_record(StepRecord, message.payload)
+        except SerializationError:
+            self._ended_at = message.sequence  # whoever executes the run says what is wrong with it
+            return
         if wait.record.on_timeout == "fail" and has_timed_out(self._state, wait.step):
             # The run is to end for it: no pass gets beyond that, so it would be woken in vain.
             self._fails_by = self._fails_by or WaitTimedOut(
                 run=wait.run, queue=wait.queue, step=wait.step, wait=wait.record, record=end
             )
         elif end.slept_out:
-            self._slept_out[mark(end.token)] = sequence
+            self._slept_out[mark(end.token)] = message.sequence
         else:
-            self._ended_at = sequence
+            self._ended_at = message.sequence
 
 
 def _has_time(fact: WaitRecorded | TryRecorded) -> bool:

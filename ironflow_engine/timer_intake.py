@@ -160,7 +160,8 @@ class TimerIntake(Intake):
     def _ended(self, timer: TimerRecord, end: Appended) -> list[Fact]:
         """Return what the end of a wait means, which is recorded now."""
         if _is_sleep(timer):
-            if not end.ours and (record := decode_record(StepRecord, end.payload)).slept_out:
+            record = None if end.ours else _step(end)
+            if record is not None and record.slept_out:
                 return [SleptOut(run=timer.run, queue=timer.queue, by=mark(record.token), sequence=end.sequence)]
             self._observe_lateness([timer])
         if not end.ours:
@@ -173,7 +174,7 @@ class TimerIntake(Intake):
         if isinstance(end, BrokerError) or timer.wait is None or timer.wait.kind != "invoke":
             return end
         try:
-            if child_runs.has_timed_out(decode_record(StepRecord, end.payload)):
+            if child_runs.has_timed_out(_step(end)):
                 link = ParentLink(run=timer.run, queue=timer.queue, step=timer.step)
                 await self._children.end_timed_out(link, timer.wait)
         except BrokerError as error:
@@ -286,6 +287,13 @@ class TimerIntake(Intake):
             duration_ms=round(max(timer.due_ms, self._clock.at_least_ms()) - timer.waiting_since_ms),
         )
         return self._names.journal_step(timer.queue, timer.run, timer.step), record
+
+
+def _step(end: Appended) -> StepRecord | None:
+    try:
+        return decode_record(StepRecord, end.payload)
+    except SerializationError:
+        return None  # of a newer worker, or of someone who should not write there; whoever executes the run says so
 
 
 def _time_out(timer: TimerRecord, wait: WaitRecord) -> WaitTimedOut:

@@ -399,6 +399,37 @@ async def test_a_record_that_nobody_can_read_keeps_no_other_run_from_going_on(re
         assert (state.pending, state.ack_pending) == (0, 0)
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"token": "x", "status": 7}'])
+async def test_a_run_whose_wait_has_an_end_that_nobody_can_read_goes_on_and_fails(
+    payload: bytes, *, is_lost: bool
+) -> None:
+    @ironflow.function(id="child")
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("nap", "1h")
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        if ctx.event.data == "invoke":
+            await ctx.step.invoke(child, timeout="1m")
+        await ctx.step.sleep("nap", 60)
+
+    async with running_system(f, child) as system:
+        runs = {"nap": await system.client.start(f), "child": await system.client.start(f, "invoke")}
+        await asyncio.sleep(5)
+        for step, run in runs.items():
+            subject = system.names.journal_step("default", run.id, step)
+            await system.broker.publish(Publication(subject=subject, payload=payload))
+        timers = system.names.all_shards[0].timers
+        if is_lost:
+            await purge(system, timers)
+        for run in runs.values():
+            error = (await run.wait("3h")).error
+            assert error is not None
+            assert error.type == "TaskUnreadable"
+        assert (await system.broker.consumer_state(timers, ENGINE_CONSUMER)).ack_pending == 0
+
+
 @pytest.mark.parametrize("rest", ["wait.x.y", "wait.x", "try.x"])
 async def test_a_run_whose_timer_is_lost_goes_on_and_fails_where_a_record_of_it_cannot_be_read(rest: str) -> None:
     @ironflow.function(id="f")
