@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from ironflow.encoding_problems import MOST_LEVELS, NESTED_TOO_DEEP, first_problem
+from ironflow.encoding_problems import ASTERISKS, MOST_LEVELS, NESTED_TOO_DEEP, first_problem
 from ironflow.errors import SerializationError
 from ironflow.foreign import ENCODER, decode_foreign
 
@@ -19,6 +19,7 @@ _PATH = re.compile(r"(?: - in `([^`]*)`)?(?: - at `\$?([^`]*)`)?$")
 """Where a value did not fit: within a pydantic model, as decode_foreign says, and outside of it, as msgspec does."""
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
+_ASTERISKS = ASTERISKS.encode()
 _NULL = msgspec.Raw(b"null")
 _FAITHFUL = frozenset({str, int, bool})
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -94,8 +95,9 @@ def _may_have_lost_something(encoded: bytes) -> bool:
 
     It writes NaN and Infinity as null without complaint, and keys of one text beside each other (1 and "1"), of
     which readers keep one. What comes back otherwise than it was written may also be JSON that somebody else wrote.
+    Pydantic writes asterisks for secrets.
     """
-    return b"null" in encoded or ENCODER.encode(msgspec.json.decode(encoded)) != encoded
+    return b"null" in encoded or _ASTERISKS in encoded or ENCODER.encode(msgspec.json.decode(encoded)) != encoded
 
 
 def _is_too_deep(encoded: bytes) -> bool:

@@ -10,12 +10,15 @@ from typing import cast
 
 import msgspec
 
-from ironflow.foreign import ENCODER, model_dump
+from ironflow.foreign import ENCODER
+from ironflow.models import is_secret, model_dump
 from ironflow.names import readable
 
 MOST_LEVELS = 200
 """How deep lists and objects may be nested. msgspec's own bound is the stack's, which differs from call to call, and a
 result must not be readable in one pass and unreadable in the next."""
+ASTERISKS = "*" * 10
+"""What pydantic writes in the place of a secret."""
 NESTED_TOO_DEEP = f"is nested too deep, or contains itself; at most {MOST_LEVELS} levels are allowed"
 
 
@@ -93,20 +96,20 @@ def _field_names(value: object) -> list[str]:
 
 
 def _dumped(value: object) -> list[tuple[str, object]]:
-    """Return what stands in the place of a pydantic model: it may hold a NaN as well."""
+    """Return what stands in the place of a pydantic model: it may hold a NaN as well, or a secret."""
     try:
         dump = model_dump(value)
         if dump is None:
             return []
         written = dump(mode="json")
-        return [("", written), *_nulled(dump(mode="python"), written)]
+        return [("", written), *_lost(dump(mode="python"), written)]
     except Exception:  # noqa: BLE001 - the caller encodes it by itself then, and reports what that raises
         return []
 
 
-def _nulled(dumped: object, written: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers that pydantic has made null of: those of fields that may be something else as well."""
-    if isinstance(dumped, float) and written is None:
+def _lost(dumped: object, written: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the numbers that pydantic has made null of, in fields that may be something else as well, and secrets."""
+    if (isinstance(dumped, float) and written is None) or (is_secret(dumped) and written == ASTERISKS):
         yield path, dumped
     elif isinstance(dumped, Mapping) and isinstance(written, Mapping):
         pairs = zip(
@@ -115,8 +118,8 @@ def _nulled(dumped: object, written: object, path: str = "") -> Iterator[tuple[s
             strict=False,
         )
         for item, (key, item_written) in pairs:
-            yield from _nulled(item, item_written, f"{path}.{key}")
+            yield from _lost(item, item_written, f"{path}.{key}")
     elif isinstance(dumped, (list, tuple, set, frozenset)) and isinstance(written, list):
         items = zip(cast("list[object]", dumped), cast("list[object]", written), strict=False)
         for index, (item, item_written) in enumerate(items):
-            yield from _nulled(item, item_written, f"{path}[{index}]")
+            yield from _lost(item, item_written, f"{path}[{index}]")

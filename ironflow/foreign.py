@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
+from ironflow.models import is_secret, model_dump, model_validate
+
 
 def _encode_foreign(value: object) -> object:
     for base, plain in _PLAIN.items():
@@ -16,6 +18,12 @@ def _encode_foreign(value: object) -> object:
     dump = model_dump(value)
     if dump is not None:
         return dump(mode="json")
+    if is_secret(value):
+        msg = (
+            f"a {type(value).__name__} is not written, since only asterisks would come back; leave it out "
+            "and look it up where it is needed, or pass its get_secret_value() if it may be recorded in clear"
+        )
+        raise TypeError(msg)
     if inspect.isawaitable(value):
         msg = f"an awaitable ({type(value).__name__}) cannot be written as JSON; await it first"
         raise TypeError(msg)
@@ -41,7 +49,7 @@ def decode_foreign(wanted: type, value: object) -> object:
         ValueError: it cannot be made of that.
 
     """
-    validate = cast("Callable[[object], object] | None", getattr(wanted, "model_validate", None))
+    validate = model_validate(wanted)
     if validate is not None:
         try:
             return validate(value)
@@ -64,11 +72,3 @@ def _explain_model(error: ValueError) -> str:
     first = errors()[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
     return f"{first['msg']} - in `{path}`"
-
-
-def model_dump(value: object) -> Callable[..., object] | None:
-    """Return what turns a pydantic model into plain values; None of anything else."""
-    # Asked of the type: a mock, or a proxy, has every attribute that it is asked for.
-    if getattr(type(value), "model_dump", None) is None:
-        return None
-    return cast("Callable[..., object]", cast("Any", value).model_dump)

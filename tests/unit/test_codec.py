@@ -209,7 +209,7 @@ def test_a_value_comes_back_as_the_declared_type(value: object, value_type: Any)
         (b'{"city":1}', Address, "data.city: Expected `str`, got `int`"),
         (b'{"total":"x"}', Invoice, "data.total: Input should be a valid number, unable to parse string"),
         (b'{"a":[{"total":1,"lines":[1,"x"]}]}', dict[str, list[Invoice]], "data[...][0].lines[1]: Input should be"),
-        (b"[3]", list[Invoice], "data[0]: Input should be a valid dictionary"),
+        (b"[3]", list[Invoice], "data[0]: Input should be an object"),
         (b"[{}]", list[Unknown], "data[0]: cannot make a Unknown of a dict"),
         (b'"2027-01-31"', datetime, "data: Invalid RFC3339 encoded datetime"),
         (b'{"a":1,}', Any, "data: JSON is malformed: trailing comma"),
