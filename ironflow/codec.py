@@ -8,15 +8,15 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from ironflow.decodable import undecodable
 from ironflow.encoding_problems import ASTERISKS, MOST_LEVELS, NESTED_TOO_DEEP, first_problem
 from ironflow.errors import SerializationError
 from ironflow.foreign import ENCODER, decode_foreign
+from ironflow.foreign import PATH as _PATH
 
 R = TypeVar("R", bound=msgspec.Struct)
 T = TypeVar("T")
 
-_PATH = re.compile(r"(?: - in `([^`]*)`)?(?: - at `\$?([^`]*)`)?$")
-"""Where a value did not fit: within a pydantic model, as decode_foreign says, and outside of it, as msgspec does."""
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _ASTERISKS = ASTERISKS.encode()
@@ -137,8 +137,4 @@ def decode_value(payload: bytes | msgspec.Raw, value_type: Any, what: str) -> An
 
 def is_decodable(value_type: Any) -> bool:
     """Tell whether JSON can be decoded into *value_type* at all."""
-    try:
-        msgspec.json.Decoder(value_type, dec_hook=decode_foreign)
-    except (TypeError, NameError):
-        return False
-    return True
+    return undecodable(value_type) is None
