@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from ironflow.decodable import undecodable
 from ironflow.encoding_problems import ASTERISKS, MOST_LEVELS, NESTED_TOO_DEEP, first_problem
 from ironflow.errors import SerializationError
 from ironflow.foreign import ENCODER, decode_foreign
@@ -133,8 +132,3 @@ def decode_value(payload: bytes | msgspec.Raw, value_type: Any, what: str) -> An
         raise SerializationError(f"{what}: {error}") from error
     except TypeError as error:
         raise SerializationError(f"{what}: cannot decode into {value_type!r}: {error}") from error
-
-
-def is_decodable(value_type: Any) -> bool:
-    """Tell whether JSON can be decoded into *value_type* at all."""
-    return undecodable(value_type) is None

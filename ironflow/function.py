@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Never, TypeVar
 
-from ironflow.codec import is_decodable
+from ironflow.annotations import PLAIN, Readable, annotation_of, raw_annotations, readable
 from ironflow.context import Context
 from ironflow.durations import Duration, parse_duration
 from ironflow.errors import DefinitionError, LimitError
@@ -39,7 +39,7 @@ class Function(Invocable[In, Out]):
         timeout_ms: how long a run may take, in milliseconds; None for no bound.
         input_type: what ``ctx.event.data`` is decoded into; ``Any`` for plain JSON.
         output_type: what a caller gets the output decoded into; ``Any`` for plain JSON.
-        unreadable: why the annotations could not be read, where both types are ``Any`` for that; else None.
+        unreadable: what is wrong with the annotations, where a type is ``Any`` for that; else None.
 
     """
 
@@ -282,19 +282,25 @@ def _check_handler(function_id: str, handler: object) -> None:
 
 
 def _types_of(handler: Callable[..., Any]) -> tuple[Any, Any, str | None]:
-    """Return the types of the event's data and of the output, and why the annotations cannot be read.
+    """Return the types of the event's data and of the output, and what is wrong with the annotations.
 
-    The types are ``Any`` where the annotations do not say, or cannot be read.
+    The types are ``Any`` where the annotations do not say, or say what JSON cannot be decoded into.
     """
+    annotated = raw_annotations(handler)
+    context = next((name for name in annotated if name != "return"), None)
+    data = PLAIN if context is None else _read(handler, context, _data_of)
+    output = PLAIN if "return" not in annotated else _read(handler, "return", lambda annotation: annotation)
+    problems = dict.fromkeys(problem for problem in (data.problem, output.problem) if problem is not None)
+    return data.type, output.type, "; ".join(problems) or None
+
+
+def _read(handler: Callable[..., Any], name: str, wanted: Callable[[Any], Any]) -> Readable:
     try:
-        hints = typing.get_type_hints(handler, include_extras=True)
+        annotation = annotation_of(handler, name)
     except Exception as error:  # noqa: BLE001 - a name that only the type checker knows must not stop the import
-        return Any, Any, str(error) or type(error).__name__
-    output = hints.pop("return", Any)
-    context = next(iter(hints.values()), Any)
-    data = typing.get_args(context)[0] if typing.get_origin(context) is Context else Any
-    return (
-        data if not isinstance(data, TypeVar) and is_decodable(data) else Any,
-        output if is_decodable(output) else Any,
-        None,
-    )
+        return Readable(Any, str(error) or type(error).__name__)
+    return readable(wanted(annotation))
+
+
+def _data_of(context: Any) -> Any:
+    return typing.get_args(context)[0] if typing.get_origin(context) is Context else Any

@@ -7,7 +7,8 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from ironflow.codec import decode_record, encode_value, is_decodable
+from ironflow.annotations import PLAIN, readable
+from ironflow.codec import decode_record, encode_value
 from ironflow.durations import Duration, parse_duration
 from ironflow.errors import DefinitionError, LimitError, WaitTimeoutError
 from ironflow.events import Event, read_event
@@ -111,8 +112,9 @@ def awaited_event(
     if on_timeout not in _ON_TIMEOUT:
         msg = f"on_timeout must be one of {', '.join(map(repr, _ON_TIMEOUT))}, got {on_timeout!r}"
         raise DefinitionError(msg)
-    if data_type is not None and not is_decodable(data_type):
-        msg = f"type must be a type that JSON can be decoded into, got {data_type!r}"
+    data = PLAIN if data_type is None else readable(data_type)
+    if data.problem is not None:
+        msg = f"type must be a type that JSON can be decoded into, got {data_type!r}: {data.problem}"
         raise DefinitionError(msg)
     path = None if match is None else parse_path(match)
     if path is None and not isinstance(value, EllipsisType):
@@ -124,5 +126,5 @@ def awaited_event(
         value=value,
         timeout_ms=timeout_ms,
         on_timeout=cast("OnTimeout", on_timeout),
-        data_type=Any if data_type is None else data_type,
+        data_type=data.type,
     )

@@ -13,10 +13,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any
 
-from ironflow.codec import is_decodable
+import structlog
+
+from ironflow.annotations import ADVICE, annotation_of, raw_annotations, readable, with_self
 from ironflow.errors import DefinitionError, StepTimeoutError
 from ironflow_worker.log_bindings import logged_attempt, logged_step
 from ironflow_worker.signals import BodyFailure, is_pass_end
+
+_log = structlog.get_logger("ironflow.worker")
 
 _AWAITABLES = (Awaitable, Coroutine, Generator)
 
@@ -172,23 +176,61 @@ def is_async_body(fn: Callable[..., Any]) -> bool:
 def result_type(fn: Callable[..., Any]) -> Any:
     """Return what a body's result is decoded into: its return annotation, or ``Any`` where that says nothing."""
     plain = fn.__func__ if isinstance(fn, types.MethodType) else fn
-    if not isinstance(plain, types.FunctionType) or "return" not in plain.__annotations__:
+    if not isinstance(plain, types.FunctionType) or not _says_what_it_returns(plain):
         return Any
     try:
         return _result_types[plain]
     except KeyError:
-        return _result_types.setdefault(plain, _annotated_result(plain))
+        pass
+    annotation = _annotated_result(plain)
+    # What a method returns may depend on whose it is, so that it is not kept.
+    of_its_class = annotation if plain is fn else with_self(annotation, _class_of(fn))
+    if of_its_class is not annotation:
+        return _type_of(plain, of_its_class)
+    return _result_types.setdefault(plain, _type_of(plain, annotation))
 
 
 _result_types: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
 """A body that is defined in a handler holds on to all that the handler has, so it must not outlive its pass."""
+_warned_of: weakref.WeakSet[types.CodeType] = weakref.WeakSet()
+"""The bodies of whose annotations it was said that they cannot be read: by code, which all passes share."""
+
+
+def _says_what_it_returns(fn: types.FunctionType) -> bool:
+    try:
+        return "return" in fn.__annotations__
+    except Exception:  # noqa: BLE001 - from Python 3.14 on they are evaluated only now, and may name what is not there
+        return "return" in raw_annotations(fn)
+
+
+def _class_of(method: Any) -> type:
+    owner = method.__self__
+    return owner if isinstance(owner, type) else type(owner)
 
 
 def _annotated_result(fn: types.FunctionType) -> Any:
     try:
-        annotation = typing.get_type_hints(fn, include_extras=True)["return"]
-    except Exception:  # noqa: BLE001 - a name that only the type checker knows says nothing to us
+        annotation = annotation_of(fn, "return")
+    except Exception as error:  # noqa: BLE001 - a name that only the type checker knows says nothing to us
+        _warn_of(fn, str(error) or type(error).__name__)
         return Any
-    if typing.get_origin(annotation) in _AWAITABLES:
-        annotation = typing.get_args(annotation)[-1]
-    return annotation if is_decodable(annotation) else Any
+    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) in _AWAITABLES else annotation
+
+
+def _type_of(fn: types.FunctionType, annotation: Any) -> Any:
+    result = readable(annotation)
+    if result.problem is not None:
+        _warn_of(fn, result.problem)
+    return result.type
+
+
+def _warn_of(fn: types.FunctionType, problem: str) -> None:
+    if fn.__code__ in _warned_of:
+        return
+    _warned_of.add(fn.__code__)
+    _log.warning(
+        "the return annotation of a step's body cannot be read: its result stays plain JSON",
+        body=f"{fn.__module__}.{fn.__qualname__}",
+        reason=problem,
+        advice=ADVICE,
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from ironflow.annotations import ADVICE
 from ironflow.broker.protocol import Broker
 from ironflow.clock import now_ms
 from ironflow.errors import DefinitionError
@@ -154,11 +155,10 @@ class Worker:
         for function in self._functions.values():
             if function.unreadable is not None:
                 _log.warning(
-                    "the annotations of a function cannot be read: its data and its output stay plain JSON",
+                    "annotations of a function cannot be read: its data, its output or both stay plain JSON",
                     function=function.id,
                     reason=function.unreadable,
-                    advice="correct the name, or have it defined above the function when the program runs, too: "
-                    "what is imported under TYPE_CHECKING is not",
+                    advice=ADVICE,
                 )
         _log.info("worker started", worker=self.id, queues=list(self._settings.queues), version=__version__)
 

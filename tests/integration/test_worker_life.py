@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from datetime import date
 from typing import Any
 
 import pytest
@@ -121,15 +122,22 @@ async def test_a_worker_warns_of_annotations_that_cannot_be_read() -> None:
     @ironflow.function(id="misspelt")
     async def misspelt(ctx: Context[Ordr]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
+    @ironflow.function(id="ambiguous")
+    async def ambiguous(ctx: Context[str | date]) -> None: ...
+
     @ironflow.function(id="plain")
     async def plain(ctx: Context) -> None: ...
 
     with capture_logs() as logs:
-        async with running_system(misspelt, plain):
+        async with running_system(misspelt, ambiguous, plain):
             pass
-    (warning,) = [entry for entry in logs if "annotations" in entry["event"]]
-    assert (warning["log_level"], warning["function"]) == ("warning", "misspelt")
-    assert warning["reason"] == "name 'Ordr' is not defined"
+    warnings = [entry for entry in logs if "annotations" in entry["event"]]
+    assert [(warning["log_level"], warning["function"]) for warning in warnings] == [
+        ("warning", "misspelt"),
+        ("warning", "ambiguous"),
+    ]
+    assert warnings[0]["reason"] == "name 'Ordr' is not defined"
+    assert "Type unions may not contain more than one str-like type" in warnings[1]["reason"]
 
 
 async def test_a_worker_takes_tasks_of_its_own_queues_only() -> None:

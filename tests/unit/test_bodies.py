@@ -7,16 +7,20 @@ import contextvars
 import dataclasses
 import functools
 import gc
+import re
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Never, Self, TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from ironflow_worker.bodies import Bodies, is_async_body, result_type
 from ironflow_worker.signals import BodyFailure, PassEnded
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -44,12 +48,40 @@ def unknown() -> Missing:  # type: ignore[name-defined]  # noqa: F821 - what onl
     return Receipt(1)
 
 
+def unknown_parameter(client: Missing | None = None) -> Receipt:  # type: ignore[name-defined]  # noqa: F821 - likewise
+    return Receipt(1)
+
+
+def of_a_type_variable(kind: type[T]) -> list[T]:
+    return [kind()]
+
+
+def raises() -> Never:
+    raise ValueError
+
+
 def undecodable() -> len:  # type: ignore[valid-type]  # nothing is a len, as nothing is a threading.Lock before 3.13
     return threading.Lock()
 
 
 def unannotated():  # type: ignore[no-untyped-def]  # noqa: ANN201 - that is what it shows
     return 1
+
+
+@dataclasses.dataclass
+class Loaded:
+    total: int
+
+    @classmethod
+    def load(cls) -> Self:
+        return cls(1)
+
+    async def reload(self) -> Self | None:
+        return self
+
+
+class LoadedOften(Loaded):
+    pass
 
 
 @functools.wraps(asynchronous)
@@ -96,6 +128,12 @@ class Callable_:  # noqa: N801 - Callable is taken
         pytest.param(Callable_.static, False, Receipt, id="static method"),
         pytest.param(Callable_.class_method, True, Receipt, id="class method"),
         pytest.param(unknown, False, Any, id="unknown annotation"),
+        pytest.param(unknown_parameter, False, Receipt, id="unknown annotation of a parameter"),
+        pytest.param(Loaded.load, False, Loaded, id="Self of a class method"),
+        pytest.param(LoadedOften.load, False, LoadedOften, id="Self of a subclass"),
+        pytest.param(Loaded(1).reload, True, Loaded | None, id="Self of a method, or None"),
+        pytest.param(of_a_type_variable, False, Any, id="type variable"),
+        pytest.param(raises, False, Any, id="never"),
         pytest.param(undecodable, False, Any, id="undecodable annotation"),
         pytest.param(unannotated, False, Any, id="no annotation"),
     ],
@@ -106,7 +144,46 @@ def test_how_a_body_runs_and_what_its_result_becomes(
     decoded_into: Any,
 ) -> None:
     assert is_async_body(body) is is_async
-    assert result_type(body) is decoded_into
+    assert result_type(body) == decoded_into
+    assert result_type(body) == decoded_into  # it is remembered
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ("Missing", "name 'Missing' is not defined"),
+        ("Receipt | Loaded", "JSON cannot be decoded into .*: Type unions may not contain more than one dataclass"),
+        ("T", "JSON cannot be decoded into ~T: nothing says what ~T is when the program runs"),
+    ],
+)
+def test_a_body_whose_result_stays_plain_json_is_warned_of_once(annotation: str, reason: str) -> None:
+    def body_of_a_pass() -> Callable[[], Any]:
+        def body() -> Any:
+            return Receipt(1)
+
+        # Compiled anew for each case, as each body in a program is.
+        body.__code__ = body.__code__.replace(co_name=f"body of {annotation}")
+        body.__annotations__ = {"return": annotation}
+        return body
+
+    code = body_of_a_pass().__code__
+    with capture_logs() as logs:
+        for _ in range(2):
+            body: Any = body_of_a_pass()
+            body.__code__ = code
+            assert result_type(body) is Any
+    (warning,) = logs
+    assert warning["log_level"] == "warning"
+    assert warning["body"] == f"{__name__}.{body_of_a_pass().__qualname__}"
+    assert re.match(reason, warning["reason"])
+    assert "TYPE_CHECKING" in warning["advice"]
+
+
+@pytest.mark.parametrize("body", [raises, unannotated, plain, lambda: 1, Loaded.load])
+def test_nothing_is_said_of_a_body_whose_annotation_can_be_read_or_says_nothing(body: Callable[..., Any]) -> None:
+    with capture_logs() as logs:
+        result_type(body)
+    assert logs == []
 
 
 def test_a_body_that_is_defined_in_a_handler_is_forgotten_with_it() -> None:

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironflow.codec import decode_record, decode_value, encode_record, encode_value, is_decodable
+from ironflow.codec import decode_record, decode_value, encode_record, encode_value
+from ironflow.decodable import undecodable
 from ironflow.errors import SerializationError
 from ironflow.records import EventRecord, FunctionRecord, OutcomeRecord, StepRecord, WaitRecord
 
@@ -196,7 +197,7 @@ def test_a_value_of_ordinary_depth_is_not_too_deep() -> None:
     ],
 )
 def test_a_value_comes_back_as_the_declared_type(value: object, value_type: Any) -> None:
-    assert is_decodable(value_type)
+    assert undecodable(value_type) is None
     assert decode_value(encode_value(value, "it"), value_type, "it") == value
 
 
@@ -230,12 +231,12 @@ def test_what_does_not_fit_is_refused_with_its_place(payload: bytes, value_type:
     [(Any, True), (int, True), (Invoice, True), (Mapping[str, int], True), (list[Order] | None, True)],
 )
 def test_types_that_json_decodes_into_are_known(value_type: Any, *, expected: bool) -> None:
-    assert is_decodable(value_type) is expected
+    assert (undecodable(value_type) is None) is expected
 
 
 @pytest.mark.parametrize("value_type", [Order | Line, int | Line | Order, dict[str, Line] | Line])
 def test_types_that_json_cannot_tell_apart_are_known(value_type: Any) -> None:
-    assert not is_decodable(value_type)
+    assert undecodable(value_type) is not None
 
 
 def test_records_come_back_as_they_were_and_newer_fields_are_ignored() -> None:

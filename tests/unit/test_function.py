@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import importlib.util
 from collections.abc import Callable, Coroutine, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -87,6 +89,64 @@ def test_what_the_annotations_do_not_say_is_plain_json() -> None:
     made = function(id="unknown")(unknown)
     assert (made.input_type, made.unreadable) == (Any, "name 'OnlyTheTypeCheckerKnows' is not defined")
     assert function(id="bare2")(bare).unreadable is None
+
+
+@dataclasses.dataclass
+class Card:
+    number: str
+
+
+@dataclasses.dataclass
+class Iban:
+    iban: str
+
+
+@dataclasses.dataclass
+class Paid:
+    by: Card | Iban
+
+
+class Shade(enum.Enum):
+    LIGHT = (255, 255)
+
+
+@dataclasses.dataclass
+class Scaled:
+    by: dataclasses.InitVar[int]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (
+            Paid,
+            "JSON cannot be decoded into Paid: Type unions may not contain more than one dataclass or attrs type - ",
+        ),
+        (Shade, "JSON cannot be decoded into Shade: Enums must contain either all str or all int values - "),
+        (Scaled, "JSON cannot be decoded into Scaled: dataclasses with `InitVar` fields are not supported"),
+        (str | datetime, "JSON cannot be decoded into str | datetime.datetime: Type unions may not contain more than "),
+        (TypeVar("T"), "JSON cannot be decoded into ~T: nothing says what ~T is when the program runs"),
+    ],
+)
+def test_what_json_cannot_be_decoded_into_is_said_with_the_reason(data: Any, reason: str) -> None:
+    async def handle(ctx: Any) -> list[int]:
+        return []
+
+    handle.__annotations__["ctx"] = Context[data]
+    made = function(id="f")(handle)
+    assert (made.input_type, made.output_type) == (Any, list[int])
+    assert str(made.unreadable).startswith(reason)
+
+
+def test_a_return_annotation_that_cannot_be_read_leaves_the_data_typed_and_the_other_way_round() -> None:
+    async def output(ctx: Context[Placed]) -> Missing: ...  # type: ignore[name-defined]  # noqa: F821
+    async def data(ctx: Context[Missing]) -> Placed: ...  # type: ignore[name-defined,empty-body]  # noqa: F821
+    async def both(ctx: Context[Missing]) -> Missed: ...  # type: ignore[name-defined]  # noqa: F821
+
+    one, other, neither = (function(id=each.__name__)(each) for each in (output, data, both))
+    assert (one.input_type, one.output_type, one.unreadable) == (Placed, Any, "name 'Missing' is not defined")
+    assert (other.input_type, other.output_type, other.unreadable) == (Any, Placed, "name 'Missing' is not defined")
+    assert neither.unreadable == "name 'Missing' is not defined; name 'Missed' is not defined"
 
 
 @pytest.mark.parametrize("id", ["f", "F-1", "a.b_c-d", "1", "x" * 128])
