@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Never, NoReturn, Self, TypeVar
 
 from ironflow.decodable import undecodable
+from ironflow.models import stand_in
 
 ADVICE = (
     "correct a name that is not defined, or have it defined above the function when the program runs, too: what is "
-    "imported under TYPE_CHECKING is not; tell the classes of a union apart as msgspec Structs with tag=True; "
-    "and let the values of an enum be all texts or all whole numbers"
+    "imported under TYPE_CHECKING is not; tell the classes of a union apart as msgspec Structs with tag=True, or as "
+    "pydantic models with a discriminator; and let the values of an enum be all texts or all whole numbers"
 )
 """What to do about a problem, for the log."""
 
@@ -24,7 +25,7 @@ class Readable(NamedTuple):
     """What a value is decoded into.
 
     Attributes:
-        type: ``Any`` for plain JSON.
+        type: ``Any`` for plain JSON; with a class that stands for what pydantic alone reads.
         problem: why it is plain JSON though something else is annotated; else None.
 
     """
@@ -73,20 +74,28 @@ def readable(annotation: Any) -> Readable:
 def _readable(annotation: Any) -> Readable:
     if annotation in (Never, NoReturn):
         return PLAIN
-    variable = next(variables_of(annotation), None)
-    problem = undecodable(annotation) if variable is None else f"nothing says what {variable} is when the program runs"
-    if problem is None:
-        return Readable(annotation)
+    variable = next(_variables_of(annotation), None)
+    if variable is not None:
+        return _unreadable(annotation, f"nothing says what {variable} is when the program runs")
+    try:
+        wanted = _replaced(annotation, stand_in)
+    except Exception as error:  # noqa: BLE001 - pydantic has many
+        return _unreadable(annotation, " ".join(str(error).split()))
+    problem = undecodable(wanted)
+    return Readable(wanted) if problem is None else _unreadable(annotation, problem)
+
+
+def _unreadable(annotation: Any, problem: str) -> Readable:
     shown = annotation.__qualname__ if isinstance(annotation, type) else repr(annotation)
     return Readable(Any, f"JSON cannot be decoded into {shown}: {problem}")
 
 
-def variables_of(annotation: Any) -> Iterator[Any]:
+def _variables_of(annotation: Any) -> Iterator[Any]:
     """Yield the type variables in an annotation."""
     if isinstance(annotation, TypeVar):
         yield annotation
     for part in typing.get_args(annotation):
-        yield from variables_of(part)
+        yield from _variables_of(part)
 
 
 def with_self(annotation: Any, own: type) -> Any:

@@ -5,8 +5,10 @@ Pydantic is optional, and is not imported here: whoever has a model has imported
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
+import typing
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -41,9 +43,49 @@ def model_validate(wanted: Any) -> Callable[[object], object] | None:
     validate = cast("Callable[[object], object] | None", getattr(wanted, "model_validate", None))
     if validate is None or not _is_pydantics_own(validate):
         return validate
+    return _reader(wanted.model_validate_json)
+
+
+def _reader(validate_json: Callable[..., object]) -> Callable[[object], object]:
     # As JSON, since a strict model takes a text for a datetime from JSON only.
     options = {"by_alias": True, "by_name": True} if _reads_both() else {}
-    return lambda value: wanted.model_validate_json(msgspec.json.encode(value), **options)
+    return lambda value: validate_json(msgspec.json.encode(value), **options)
+
+
+class _StandIn(type):
+    """What the classes are made by that stand for what Pydantic alone reads: whatever comes of that is an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+def stand_in(part: Any) -> Any:
+    """Return a class that can be read as a model for a part of an annotation that Pydantic has to read; else *part*.
+
+    These are unions with a discriminator, which msgspec does not know, and Pydantic's dataclasses, of which it knows
+    no constraints. Within other dataclasses and structs nothing can stand for them.
+
+    Raises:
+        Exception: Pydantic does not know it either.
+
+    """
+    if not _has_discriminator(part) and not _is_checked_dataclass(typing.get_origin(part) or part):
+        return part
+    read = _reader(sys.modules["pydantic"].TypeAdapter(part).validate_json)
+    return _StandIn(getattr(part, "__name__", repr(part)), (), {"model_validate": staticmethod(read)})
+
+
+def _has_discriminator(part: Any) -> bool:
+    noted = getattr(part, "__metadata__", ()) if typing.get_origin(part) is typing.Annotated else ()
+    return any(getattr(each, "discriminator", None) is not None for each in noted)
+
+
+def _is_checked_dataclass(part: Any) -> bool:
+    """Tell whether a class is a dataclass of Pydantic's that reads what is written of it: all that it is made with."""
+    if not isinstance(part, type) or "__is_pydantic_dataclass__" not in vars(part) or not _reads_both():
+        return False
+    fields: dict[str, dataclasses.Field[Any]] = vars(part)["__dataclass_fields__"]
+    return all(field.init and "InitVar" not in str(field.type) for field in fields.values())
 
 
 def is_secret(value: object) -> bool:

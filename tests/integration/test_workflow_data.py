@@ -10,7 +10,7 @@ import functools
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import attrs
 import msgspec
@@ -228,3 +228,41 @@ async def test_a_handler_sees_its_event_and_its_run() -> None:
             "event": ["o-1", "order.placed", "shop", {"tenant": "a"}, True],
             "run": ["f", 1, "2026-01-01T00:00:00+00:00"],
         }
+
+
+@pydantic.dataclasses.dataclass
+class Weight:
+    grams: int = pydantic.Field(gt=0)
+
+
+async def test_event_data_is_checked_by_the_constraints_of_a_pydantic_dataclass() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context[Weight]) -> int:
+        assert isinstance(ctx.event.data, Weight)
+        return ctx.event.data.grams
+
+    async with running_system(f) as system:
+        assert await system.output(f, {"grams": 1}) == 1
+        run = await system.run(f, {"grams": -1})
+        assert run.error is not None
+        assert (run.error.type, run.error.path) == ("SerializationError", "data.grams")
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+
+
+async def test_a_model_of_a_union_with_a_discriminator_comes_back_as_that_model() -> None:
+    def adopt() -> Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]:
+        return Dog(kind="dog")
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> str:
+        return type(await ctx.step.run("adopt", adopt)).__name__
+
+    async with running_system(f) as system:
+        assert await system.output(f) == "Dog"

@@ -6,13 +6,14 @@ import dataclasses
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 import pydantic
 import pytest
 from pydantic.alias_generators import to_camel
 
+from ironflow.annotations import readable
 from ironflow.codec import decode_value, encode_value
 from ironflow.errors import SerializationError
 
@@ -186,3 +187,92 @@ def test_numbers_that_pydantic_reads_from_json_stay_exact() -> None:
 
     large = Numbers(Payment.model_validate({"amountCents": 2**70}))
     assert decode_value(encode_value(large, "it"), Numbers, "it") == large
+
+
+class Cat(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(alias_generator=to_camel)
+
+    pet_kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(alias_generator=to_camel)
+
+    pet_kind: Literal["dog"]
+    bones: int
+
+
+Pet = Annotated[Cat | Dog, pydantic.Field(discriminator="pet_kind")]
+DOG = Dog.model_validate({"petKind": "dog", "bones": 1})
+
+
+@pydantic.dataclasses.dataclass
+class Weight:
+    grams: int = pydantic.Field(gt=0, alias="inGrams")
+    of: Pet | None = None
+
+
+@pydantic.dataclasses.dataclass(config=pydantic.ConfigDict(extra="forbid"))
+class Doubled:
+    one: int
+    two: int = dataclasses.field(init=False, default=2)
+
+
+T = TypeVar("T")
+
+
+@pydantic.dataclasses.dataclass
+class Of(Generic[T]):
+    value: T
+
+
+WEIGHT = Weight(1, DOG)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        (DOG, Pet),
+        ([DOG, None], list[Pet | None]),
+        ({"a": [DOG]}, dict[str, list[Pet]]),
+        (WEIGHT, Weight),
+        (None, Weight | None),
+        ((WEIGHT, 1), tuple[Weight, int]),
+        (Doubled(1), Doubled),
+        (Of(1), Of[int]),
+    ],
+    ids=str,
+)
+def test_what_pydantic_alone_can_read_comes_back_as_it_was(value: object, annotation: Any) -> None:
+    found = readable(annotation)
+    assert found.problem is None
+    assert decode_value(encode_value(value, "it"), found.type, "it") == value
+
+
+@pytest.mark.parametrize(
+    ("payload", "annotation", "complaint"),
+    [
+        (b'{"grams":-1}', Weight, "data.grams: Input should be greater than 0"),
+        (b'[{"grams":1},{"inGrams":0}]', list[Weight], "data[1].inGrams: Input should be greater than 0"),
+        (b'{"value":"x"}', Of[int], "data.value: Input should be a valid integer"),
+        (b'{"petKind":"cow"}', Pet, "data: Input tag 'cow' found using "),
+        (b'{"a":{"pet_kind":"dog"}}', dict[str, Pet], "data[...].dog.bones: Field required"),
+    ],
+)
+def test_what_pydantic_alone_can_read_is_checked(payload: bytes, annotation: Any, complaint: str) -> None:
+    with pytest.raises(SerializationError) as caught:
+        decode_value(payload, readable(annotation).type, "data")
+    assert str(caught.value).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        (Cat | Dog, "Type unions may not contain more than one custom type"),
+        (Annotated[Cat | int, pydantic.Field(discriminator="pet_kind")], "is not a valid discriminated union variant"),
+    ],
+)
+def test_of_unions_that_nothing_tells_apart_the_reason_is_known(annotation: Any, reason: str) -> None:
+    found = readable(annotation)
+    assert found.type is Any
+    assert reason in str(found.problem)
