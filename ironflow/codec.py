@@ -12,6 +12,7 @@ from ironflow.encoding_problems import ASTERISKS, MOST_LEVELS, NESTED_TOO_DEEP, 
 from ironflow.errors import SerializationError
 from ironflow.foreign import ENCODER, decode_foreign
 from ironflow.foreign import PATH as _PATH
+from ironflow.private_fields import may_lose_fields
 
 R = TypeVar("R", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def encode_value(value: object, what: str) -> msgspec.Raw:
     try:
         encoded = ENCODER.encode(value)
         # Of these exact types, none can be written as something else.
-        suspicious = type(value) not in _FAITHFUL and _may_have_lost_something(encoded)
+        suspicious = type(value) not in _FAITHFUL and (_may_have_lost_something(encoded) or may_lose_fields(value))
     except RecursionError as error:
         raise SerializationError(f"{what} {NESTED_TOO_DEEP}", what) from error
     except Exception as error:

@@ -13,6 +13,7 @@ import msgspec
 from ironflow.foreign import ENCODER
 from ironflow.models import is_secret, model_dump
 from ironflow.names import readable
+from ironflow.private_fields import private_field
 
 MOST_LEVELS = 200
 """How deep lists and objects may be nested. msgspec's own bound is the stack's, which differs from call to call, and a
@@ -28,6 +29,9 @@ def first_problem(value: object, path: str = "", depth: int = 0) -> tuple[str, s
         return "", NESTED_TOO_DEEP
     if isinstance(value, float) and not math.isfinite(value):
         return path, f"{float.__repr__(value)} is not a JSON number"
+    private = private_field(type(value))
+    if private is not None:
+        return path, _left_out(type(value).__name__, private)
     try:
         children = list(_children(value))
     except Exception as error:  # noqa: BLE001 - whatever a user's class raises is the answer
@@ -41,6 +45,13 @@ def first_problem(value: object, path: str = "", depth: int = 0) -> tuple[str, s
     else:
         reason = None if children else _problem_of_leaf(value)
     return (path, reason) if reason is not None else None
+
+
+def _left_out(class_name: str, field: str) -> str:
+    return (
+        f"the attrs class {class_name} has the private field {field!r}, which is not written; "
+        f"give it a name without an underscore in front, or make {class_name} a dataclass"
+    )
 
 
 def _problem_of_leaf(value: object) -> str | None:
