@@ -62,6 +62,8 @@ def decode_foreign(wanted: Any, value: object) -> object:
         ValueError: it cannot be made of that.
 
     """
+    if wanted is object:  # as in dict[str, object], for each of its values
+        return value
     validate = model_validate(wanted)
     if validate is not None:
         try:
