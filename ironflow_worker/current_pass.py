@@ -15,7 +15,7 @@ from ironflow_worker.calls import Calls
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
 from ironflow_worker.signals import PassEnded
-from ironflow_worker.strands import Strand, strand_here
+from ironflow_worker.strands import FIRST_REFUSAL_SECONDS, Strand, strand_here
 from ironflow_worker.undos import Undos
 
 _QUIET_ROUNDS = 32
@@ -24,8 +24,11 @@ exact; within one, a gather is not: a step that returns hands over to the code b
 gather or a task that it starts needs one more for each level. A round with nothing else to do costs a few
 microseconds."""
 _MOST_UNASKED = 100
-_FIRST_REFUSAL_SECONDS = 0.001
 _LONGEST_REFUSAL_SECONDS = 1.0
+
+
+class StepRefused(asyncio.CancelledError):
+    """A branch that was cancelled has asked for a step all the same."""
 
 
 class CurrentPass:
@@ -76,7 +79,7 @@ class CurrentPass:
         self.calls = Calls()
         self.unwinds = unwinds
         self._quiet_since = 0
-        self._refusal_seconds = _FIRST_REFUSAL_SECONDS
+        self._refusal_seconds = FIRST_REFUSAL_SECONDS
         self._asked: set[str] = set()
         self._steps = {"run": 0, "map": 0}
         self._map_items = 0
@@ -317,6 +320,7 @@ class CurrentPass:
     async def _rest_until(self, future: asyncio.Future[None]) -> None:
         if self.ended:  # nobody would end the wait
             raise self.signal()
+        await self._check_not_cancelled()
         self._waiting.add(future)
         strand = self.strand()
         with self.new_work():
@@ -418,7 +422,9 @@ class CurrentPass:
 
         Raises:
             PassEnded: the pass has ended.
-            CancelledError: it has, with its handler; or the caller was left behind by a group that has failed.
+            StepRefused: the caller belongs to a branch that was cancelled because another one had failed.
+            CancelledError: it has just been cancelled for that, or was left behind by a group that has failed; or the
+                pass has ended, with its handler.
 
         """
         origin = strand_here.get()
@@ -427,6 +433,7 @@ class CurrentPass:
         while not origin.lets_new_work_begin():
             if self.ended:  # nobody would open the gate
                 raise self.signal()
+            await self._check_not_cancelled()
             if any(group.has_failed for group in origin.groups()):
                 raise asyncio.CancelledError
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -440,6 +447,24 @@ class CurrentPass:
             # The pass may have ended between the opening of the gate and this.
             if self.ended:
                 raise self.signal()
+
+    async def _check_not_cancelled(self) -> None:
+        """Let nothing begin, and nothing be waited for, in a branch that was cancelled because another one had failed.
+
+        Its group ends with the branch, and so would never open the gate, nor let the run go on.
+
+        Raises:
+            StepRefused: the caller belongs to one.
+            CancelledError: it was cancelled just now.
+
+        """
+        origin = strand_here.get()
+        if origin is None or not origin.was_cancelled():
+            return
+        pause, origin.refusal_seconds = origin.refusal_seconds, origin.refusal_seconds * 2
+        # Where the branch was cancelled just now, this is where it comes to know.
+        await asyncio.sleep(min(pause, _LONGEST_REFUSAL_SECONDS))
+        raise StepRefused
 
     def open_gates(self) -> None:
         """Have all that wait for a group to let them begin ask again."""

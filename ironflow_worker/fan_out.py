@@ -147,8 +147,7 @@ class FanOut:
         if self._is_over or self._is_open:
             return
         if self._closing:
-            for index in [*self._suspects]:
-                self._clear(index)
+            self._clear_suspects()
         elif self._is_cleared():
             self._is_open = True
             self._current.open_gates()
@@ -237,15 +236,21 @@ class FanOut:
         if self._closing:
             return
         self._closing, self._is_open = True, False
-        for index in [*self._running]:
-            self._suspects.add(index)
-            self._clear(index)
+        self._suspects.update(self._running)
+        self._clear_suspects()
 
-    def _clear(self, index: int) -> None:
-        running = self._running.get(index)
-        if running is not None and not running[1].is_suspect:
+    def _clear_suspects(self) -> None:
+        """Cancel the branches that have nothing to add any more."""
+        cleared = [
+            index for index in self._suspects if index in self._running and not self._running[index][1].is_suspect
+        ]
+        for index in cleared:
             self._suspects.discard(index)
+            self._running[index][1].is_cancelled = True
             self._cancel(index)
+        if cleared:
+            # What such a branch has started, and does not cancel with itself, would wait there for ever.
+            self._current.open_gates()
 
     def _is_cleared(self) -> bool:
         """Tell whether no branch can fail any more by what is recorded."""

@@ -38,7 +38,7 @@ from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
 from ironflow_worker.calls import noted
 from ironflow_worker.closing import left_behind
-from ironflow_worker.current_pass import CurrentPass
+from ironflow_worker.current_pass import CurrentPass, StepRefused
 from ironflow_worker.failures import raise_recorded, recorded_at
 from ironflow_worker.fan_out import Branches, FanOut, check_options, checked_branches, checked_items
 from ironflow_worker.invocation import detached_event, given_data, invocation
@@ -384,7 +384,7 @@ class StepClient(Step):
                     await current.wait()
                 if current.is_in_group():
                     with current.new_work():
-                        await current.may_begin()
+                        await self._may_begin(call)
                         standing = await self._attempt(call, do)
                 else:
                     standing = await self._attempt(call, do)
@@ -396,6 +396,14 @@ class StepClient(Step):
         if record.status == "failed":
             raise_recorded(record, standing.sequence)
         return record
+
+    async def _may_begin(self, call: Call) -> None:
+        """Wait until a step may begin that is not recorded; where it may not, nothing but the log will tell of it."""
+        try:
+            await self._current.may_begin()
+        except StepRefused:
+            self._tools.log.warning("a branch was cancelled, and cannot begin a step any more", step=call.name)
+            raise
 
     async def _attempt(self, call: Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> Standing:
         """Do a step once and record what came of it; where it is to be done again, wait for that."""
@@ -507,7 +515,7 @@ class StepClient(Step):
                 tools = self._tools
                 wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
                 with self._current.new_work():
-                    await self._current.may_begin()
+                    await self._may_begin(call)
                     if call.kind == "wait_for_event":
                         self._current.open_wait(call.name)
                     self._current.executes()

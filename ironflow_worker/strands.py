@@ -11,6 +11,10 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+FIRST_REFUSAL_SECONDS = 0.001
+"""For how long code is held up that asks for a step where none may begin; each time twice as long. What catches the
+refusal in a loop must not keep the worker from everything else."""
+
 
 class Group(Protocol):
     """The parallel or map that a strand is a branch of."""
@@ -51,6 +55,8 @@ class Strand:
         inner: the groups that it has started and that are not over.
         may_fail: as above.
         appends: how many records of it, or of a branch in it, are on their way to the journal.
+        is_cancelled: whether its group has cancelled it because another branch has failed.
+        refusal_seconds: for how long it is held up when it asks for a step all the same.
 
     """
 
@@ -62,6 +68,8 @@ class Strand:
         self._resting = 0
         self._blocked = 0
         self.appends = 0
+        self.is_cancelled = False
+        self.refusal_seconds = FIRST_REFUSAL_SECONDS
 
     @property
     def resting(self) -> bool:
@@ -92,6 +100,10 @@ class Strand:
                 return False
             strand = strand.outer
         return True
+
+    def was_cancelled(self) -> bool:
+        """Tell whether it, or a strand around it, was cancelled because another branch had failed."""
+        return any(strand.is_cancelled for strand in self._with_outer())
 
     def rest(self) -> bool:
         """Note that one thing more waits; return whether it is the first."""
