@@ -168,7 +168,9 @@ class Memo:
         if record.kind == "compensate" and record.status == "completed":
             undone = step_token(record.scope, record.name.removeprefix(COMPENSATE_PREFIX))
             self._undone_at[undone] = sequence
-            self._undone_in[undone] = parse_step_key(key)[1]
+            # What is undone in this epoch keeps its key in it: the undos that are left still go by that.
+            if (epoch := parse_step_key(key)[1]) < self.epoch:
+                self._undone_in[undone] = max(epoch, self._undone_in.get(undone, epoch))
         # What failed in an earlier epoch does not count any more; what never began has not failed.
         if record.status == "failed" and parse_step_key(key)[1] == self.epoch and not is_fence(record):
             self._failed.add(key)
@@ -196,12 +198,12 @@ class Memo:
         return key if self._counts(token, key) else step_key(token, self.epoch)
 
     def effect_key(self, token: str) -> str:
-        """Return what names a step to the world outside: the same in all its attempts, until it was undone.
+        """Return what names a step to the world outside: the same in all epochs, up to the one it was undone in.
 
         What is done again because it was undone is another thing: a second charge behind a refund.
         """
-        undone_in = self._undone_in.get(token, self.epoch)
-        return step_key(token, undone_in + 1 if undone_in < self.epoch else 0)
+        undone_in = self._undone_in.get(token)
+        return step_key(token, 0 if undone_in is None else undone_in + 1)
 
     def _counts(self, token: str, key: str) -> bool:
         """Tell whether what is recorded of a step in an earlier epoch still stands."""

@@ -236,6 +236,36 @@ async def test_what_was_undone_once_keeps_its_new_key_over_attempts_and_retries(
     assert keys == [f"{run.id}/charge"] + [f"{run.id}/charge.1"] * 5
 
 
+async def test_an_undo_that_is_tried_again_in_a_retried_run_has_the_key_of_the_charge_that_it_undoes() -> None:
+    charged: list[str] = []
+    refunded: list[str] = []
+
+    @ironflow.function(id="f", retry=TWICE)
+    async def f(ctx: Context) -> None:
+        def refund(key: str) -> None:
+            refunded.append(key)
+            if len(refunded) % 2:
+                msg = "try again"
+                raise ConnectionError(msg)
+
+        key = ctx.step.idempotency_key("charge")
+        await ctx.step.run("reserve", int)
+        # Its undo comes last, in a pass that finds the charge undone already.
+        ctx.step.compensate("reserve", refund, key)
+        await ctx.step.run("charge", charged.append, key)
+        ctx.step.compensate("charge", refund, key)
+        reason = "no"
+        raise ironflow.NonRetryableError(reason)
+
+    async with running_system(f) as system:
+        run = await system.client.start(f)
+        for retry in range(3):
+            assert retry == 0 or await run.retry()
+            await until_failed(run)
+    assert charged == [f"{run.id}/charge{epoch}" for epoch in ("", ".1", ".2")]
+    assert refunded == [key for key in charged for _ in range(4)]
+
+
 async def test_a_step_whose_result_is_not_of_its_type_is_done_again() -> None:
     results: list[Any] = ["x", 5]
 

@@ -8,7 +8,7 @@ import pytest
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import encode_record
 from ironflow.errors import SerializationError
-from ironflow.names import PASS_TOKEN
+from ironflow.names import PASS_TOKEN, step_key, step_token
 from ironflow.records import (
     ClosedRecord,
     DueRecord,
@@ -206,6 +206,30 @@ def test_a_step_of_a_retried_run_stands_under_the_key_of_the_epoch_that_counts(c
     memo = Memo(epoch=2)
     memo.read(stored(place, rest, record) for place, (rest, record) in enumerate(records, 1))
     assert memo.key("s", kind) == key
+
+
+@pytest.mark.parametrize(
+    ("undone_in", "epoch", "expected"),
+    [
+        ((), 0, "s"),
+        ((), 2, "s"),
+        ((0,), 0, "s"),
+        ((0,), 1, "s.1"),
+        ((0,), 2, "s.1"),
+        ((0, 1), 1, "s.1"),
+        ((0, 1), 2, "s.2"),
+        ((1, 0), 2, "s.2"),
+        ((2,), 2, "s"),
+    ],
+)
+def test_the_key_for_the_world_outside_changes_with_the_epoch_behind_an_undo(
+    undone_in: tuple[int, ...], epoch: int, expected: str
+) -> None:
+    undo = StepRecord(name="compensate:s", kind="compensate", token="t")
+    memo = Memo(epoch)
+    for place, of_epoch in enumerate(undone_in, 1):
+        memo.read([stored(place, f"step.{step_key(step_token((), undo.name), of_epoch)}", undo)])
+    assert memo.effect_key("s") == expected
 
 
 def test_in_the_first_epoch_the_key_of_a_step_is_its_token() -> None:
