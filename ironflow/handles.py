@@ -136,7 +136,8 @@ class RunHandle(Generic[Out]):
         """Have the run go on, where it has failed.
 
         What has succeeded stays, and is not done again. What had failed or was open is done anew, with all its
-        attempts, and the timeout of the run counts anew. Idempotency keys stay the same.
+        attempts, and the timeout of the run counts anew. Idempotency keys and the ids of published events stay the
+        same, but for those of steps that were undone: these are done anew as well, with new ones.
 
         Returns:
             Whether the run goes on by this call; False where it was not failed, or somebody else was quicker.
