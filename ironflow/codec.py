@@ -119,7 +119,7 @@ def decode_value(payload: bytes | msgspec.Raw, value_type: Any, what: str) -> An
         what: the first part of the path in the message.
 
     Raises:
-        SerializationError: it does not fit; names the place.
+        SerializationError: it does not fit, whatever its class makes of that; names the place, where it is known.
 
     """
     try:
@@ -131,5 +131,7 @@ def decode_value(payload: bytes | msgspec.Raw, value_type: Any, what: str) -> An
         raise SerializationError(f"{path}: {text[: found.start()]}", path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SerializationError(f"{what}: {error}") from error
-    except TypeError as error:
-        raise SerializationError(f"{what}: cannot decode into {value_type!r}: {error}") from error
+    except Exception as error:
+        # Classes and their validators may raise what they like, and it is no failure of the body that made the value.
+        reason = f"{type(error).__name__}: {error}"
+        raise SerializationError(f"{what}: cannot decode into {value_type!r}: {reason}") from error

@@ -74,6 +74,19 @@ class OrderModel(pydantic.BaseModel):
 
 
 @dataclasses.dataclass
+class Countdown:
+    """It can be written, and not be read."""
+
+    left: int
+
+    def __post_init__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            msg = "nothing is left"
+            raise LookupError(msg)
+
+
+@dataclasses.dataclass
 class OrderOfModels:
     id: str
     items: list[ItemModel]
@@ -205,6 +218,25 @@ async def test_a_result_that_is_not_what_its_annotation_says_fails_the_run_with_
         assert run.error is not None
         assert (run.error.type, run.error.path) == ("SerializationError", "result of step 'wrong'[1]")
     assert bodies == {"wrong": 1}
+
+
+async def test_a_body_is_not_repeated_whose_result_cannot_be_made_of_its_json() -> None:
+    bodies: Counter[str] = Counter()
+
+    def work() -> Countdown:
+        bodies["work"] += 1
+        return Countdown(1)
+
+    @ironflow.function(id="f", retry=Retry(max_attempts=3))
+    async def f(ctx: Context) -> None:
+        await ctx.step.run("work", work)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert run.error.type == "SerializationError"
+        assert "LookupError: nothing is left" in run.error.message
+    assert bodies == {"work": 1}
 
 
 # What a handler gets beside the data

@@ -38,6 +38,30 @@ class Line(msgspec.Struct):
 
 
 @dataclasses.dataclass
+class Rate:
+    """It complains of its values with what is neither a ValueError nor a TypeError."""
+
+    percent: float
+
+    def __post_init__(self) -> None:
+        if self.percent > 100:
+            raise LookupError(self.percent)
+
+
+class Quota(pydantic.BaseModel):
+    """It does as well."""
+
+    percent: float
+
+    @pydantic.field_validator("percent")
+    @classmethod
+    def check(cls, value: float) -> float:
+        if value > 100:
+            raise LookupError(value)
+        return value
+
+
+@dataclasses.dataclass
 class Order:
     lines: list[Line]
     total: float = 0.0
@@ -218,6 +242,9 @@ def test_a_value_comes_back_as_the_declared_type(value: object, value_type: Any)
         (b'"\xff"', Any, "data: 'utf-8' codec can't decode"),
         (b"[" * 100_000, Any, "data: maximum recursion depth exceeded"),
         (b"{}", Unknown, "data: cannot make a Unknown of a dict"),
+        (b'{"percent":101}', Rate, f"data: cannot decode into {Rate!r}: LookupError: 101.0"),
+        (b'[{"percent":101}]', list[Quota], f"data: cannot decode into {list[Quota]!r}: LookupError: 101.0"),
+        (b"{}", pydantic.BaseModel | int, "data: cannot decode into "),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(payload: bytes, value_type: Any, complaint: str) -> None:
