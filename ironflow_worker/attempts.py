@@ -199,19 +199,34 @@ async def encoded_result(
         name: the step's name.
         body: the body.
         limits: what is refused.
-        expected: what the result is to be decoded into. What is no such thing must not be recorded: every later pass,
-            and every retry of the run, would fail with it.
+        expected: what the result is to be decoded into.
 
     Raises:
         SerializationError: it cannot be recorded, or is not what is expected.
         PayloadTooLargeError: it is too large for that.
 
     """
-    what = f"result of step {name!r}"
-    result = await body()
-    output = encode_value(result, what)
+    return encoded(await body(), f"result of step {name!r}", limits, expected)
+
+
+def encoded(value: object, what: str, limits: Limits, expected: Any = Any) -> msgspec.Raw:
+    """Return a result or an output as it is recorded.
+
+    Args:
+        value: what a body or a handler has returned.
+        what: what it is, for messages.
+        limits: what is refused.
+        expected: what it is to be decoded into. What is no such thing must not be recorded: every later pass, every
+            retry of the run, and all who ask for it would fail with it.
+
+    Raises:
+        SerializationError: it cannot be recorded, or is not what is expected.
+        PayloadTooLargeError: it is too large for that.
+
+    """
+    output = encode_value(value, what)
     check_payload(bytes(output), what, limits.payload_bytes)
-    if expected is not Any and not (expected in _PLAIN and type(result) is expected):
+    if expected is not Any and not (expected in _PLAIN and type(value) is expected):
         decode_value(output, expected, what)
     return output
 

@@ -11,12 +11,10 @@ import structlog
 from msgspec.structs import replace
 
 from ironflow.broker.protocol import BrokerError, MessageTooLarge
-from ironflow.codec import encode_value
 from ironflow.context import Context, RunInfo
 from ironflow.errors import DefinitionError, PayloadTooLargeError, SerializationError
 from ironflow.events import read_event
 from ironflow.function import Function
-from ironflow.limits import check_payload
 from ironflow.names import PASS_TOKEN, step_key
 from ironflow.records import (
     CompensationStatus,
@@ -27,6 +25,7 @@ from ironflow.records import (
     Task,
     TryRecord,
 )
+from ironflow_worker.attempts import encoded
 from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import delay_after, error_record, is_parked
@@ -294,8 +293,7 @@ class Replay:
 
     def _completed(self, handler: asyncio.Task[Any]) -> OutcomeRecord:
         try:
-            output = encode_value(handler.result(), "output")
-            check_payload(bytes(output), "output", self._tools.limits.payload_bytes)
+            output = encoded(handler.result(), "output", self._tools.limits, self._function.output_type)
         except (SerializationError, PayloadTooLargeError) as error:
             return self._fail(error_record(error))
         return self._outcome("completed", output=output, unasked=self._current.unasked())

@@ -254,13 +254,32 @@ async def test_a_child_that_is_cancelled_fails_the_step_of_its_parent(reason: st
 
 
 async def test_an_output_that_does_not_decode_is_an_error_of_the_parent() -> None:
+    @ironflow.function(id="count")
+    async def count(ctx: Context) -> int:
+        return 3
+
+    caller = calls(count)
+
+    forget_functions()  # the workers of the child have its next release already
+
+    @ironflow.function(id="count")
+    async def count_in_words(ctx: Context) -> str:
+        return "three"
+
+    async with running_system(caller, count_in_words) as system:
+        assert (await system.output(caller)).startswith("SerializationError: output of 'invoke:count': Expected `int`")
+
+
+async def test_a_child_whose_output_is_not_of_its_type_has_failed() -> None:
     @ironflow.function(id="liar")
     async def liar(ctx: Context) -> int:
         return "three"  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
     caller = calls(liar)
     async with running_system(caller, liar) as system:
-        assert (await system.output(caller)).startswith("SerializationError: output of 'invoke:liar': Expected `int`")
+        output = await system.output(caller)
+    assert "InvokeError: child run" in output
+    assert "failed: SerializationError: output: Expected `int`, got `str`" in output
 
 
 # Timeouts

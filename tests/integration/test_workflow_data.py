@@ -239,6 +239,56 @@ async def test_a_body_is_not_repeated_whose_result_cannot_be_made_of_its_json() 
     assert bodies == {"work": 1}
 
 
+@pytest.mark.parametrize(
+    ("output", "output_type", "place"),
+    [
+        ([1, "two"], list[int], "output[1]"),
+        ("one", int, "output"),
+        (None, OrderStruct, "output"),
+        ({"id": "o-1", "items": [{"price": "x"}]}, OrderModel, "output.items[0].price"),
+        (1, None, "output"),
+    ],
+)
+async def test_an_output_that_is_not_what_its_annotation_says_fails_the_run_at_once_with_the_place(
+    output: Any, output_type: Any, place: str
+) -> None:
+    passes: Counter[str] = Counter()
+    undone: list[str] = []
+
+    async def handler(ctx: Context) -> Any:
+        passes["made"] += 1
+        await ctx.step.run("work", int)
+        ctx.step.compensate("work", undone.append, "work")
+        return output
+
+    handler.__annotations__["return"] = output_type
+    f = ironflow.function(id="f", retry=Retry(max_attempts=3))(handler)
+
+    @ironflow.function(id="parent", retry=Retry(max_attempts=3))
+    async def parent(ctx: Context) -> Any:
+        return await ctx.step.invoke(f)
+
+    async with running_system(f, parent) as system:
+        run = await system.run(f)
+        of_parent = await system.run(parent)
+    assert run.error is not None
+    assert (run.status, run.error.type, run.error.path) == ("failed", "SerializationError", place)
+    assert undone == ["work"] * 2
+    assert passes["made"] == 4, "once, and once to undo it, for each of the two"
+    assert of_parent.error is not None
+    assert of_parent.error.type == "InvokeError"
+    assert run.error.message in of_parent.error.message
+
+
+async def test_an_output_that_comes_back_as_its_annotation_is_taken() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> OrderModel:
+        return {"id": "o-1", "items": [{"price": 2}]}  # type: ignore[return-value]
+
+    async with running_system(f) as system:
+        assert await system.output(f) == OrderModel(id="o-1", items=[ItemModel(price=2)])
+
+
 # What a handler gets beside the data
 
 
