@@ -75,7 +75,9 @@ class RetryAfter(IronflowError):  # noqa: N818 - an instruction rather than a fa
     """Raise it in a step body: try again after *delay* instead of the policy's backoff.
 
     Args:
-        delay: a duration ("30s", seconds or timedelta). It counts as an attempt.
+        delay: a duration ("30s", seconds or timedelta), or what a ``Retry-After`` header says: seconds as a text, or a
+            date. With what is none of them, or is over already, the policy's backoff holds, and the log says so. It
+            counts as an attempt.
         message: why; shown as the attempt's error.
 
     """

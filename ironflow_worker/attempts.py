@@ -19,7 +19,7 @@ from ironflow.records import ErrorRecord, StepKind, StepRecord, TryRecord
 from ironflow.retry import RetryPolicy
 from ironflow.telemetry.tracing import span
 from ironflow_worker.bodies import inside_of
-from ironflow_worker.failures import as_raised, delay_after, error_record
+from ironflow_worker.failures import as_raised, error_record
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
 
@@ -118,7 +118,7 @@ class Attempt:
             return await do()
 
     async def _failed(self, error: BaseException) -> Standing | None:
-        delay_ms = delay_after(error, self._call.policy, self._number, self._tools.chance())
+        delay_ms = self._tools.delay_after(error, self._call.policy, self._number)
         if delay_ms is None:
             return await self._record_failure(error)
         self._count("retried")

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import NoReturn, cast
 
-from ironflow.durations import parse_duration
 from ironflow.errors import (
     EngineUnavailableError,
     InvokeError,
@@ -23,6 +22,7 @@ from ironflow.errors import (
 )
 from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
+from ironflow_worker.retry_after import asked_delay_ms, why_unusable
 from ironflow_worker.signals import BodyFailure, leaves
 
 _OURS = f"{Path(__file__).parent}{os.sep}"
@@ -105,25 +105,26 @@ def _text(error: BaseException, depth: int = 0) -> str:
     return text
 
 
-def delay_after(error: BaseException, policy: RetryPolicy, attempt: int, chance: float) -> int | None:
+def delay_after(error: BaseException, policy: RetryPolicy, attempt: int, chance: float, now_ms: int) -> int | None:
     """Return after how many milliseconds a failed attempt is made again; None where it is final.
+
+    A ``RetryAfter`` whose delay is not usable is retried by the policy: what a service has answered, and nobody tries
+    before it is down, must not make a failure final.
 
     Args:
         error: what the attempt failed with.
         policy: the step's retry policy.
         attempt: the number of the attempt, from 1.
         chance: a random number in [0, 1).
+        now_ms: what the clock says.
 
     """
     if is_final(error):
         return None
     planned = policy.delay_ms(attempt, chance)
-    if planned is not None and isinstance(error, RetryAfter):
-        try:
-            return parse_duration(error.delay, "RetryAfter's delay")
-        except (ValueError, IronflowError):
-            return planned
-    return planned
+    if planned is None or not isinstance(error, RetryAfter) or why_unusable(error.delay, now_ms) is not None:
+        return planned
+    return asked_delay_ms(error.delay, now_ms)
 
 
 def is_final(error: BaseException) -> bool:

@@ -10,13 +10,17 @@ import msgspec
 import structlog
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, StorageFull, Unavailable
+from ironflow.errors import RetryAfter
 from ironflow.journal import Appended, Journal
 from ironflow.limits import Limits
 from ironflow.names import Names
+from ironflow.retry import RetryPolicy
 from ironflow.server_clock import ServerClock
 from ironflow_worker.bodies import Bodies
+from ironflow_worker.failures import delay_after
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.own_records import OwnRecords
+from ironflow_worker.retry_after import why_unusable
 
 T = TypeVar("T")
 
@@ -85,6 +89,16 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     def due_ms(self, delay_ms: int) -> int:
         """Return about when something is over that begins now, in server time: never later than it is."""
         return round(self.clock.at_least_ms()) + delay_ms
+
+    def delay_after(self, error: BaseException, policy: RetryPolicy, attempt: int) -> int | None:
+        """Return after how many milliseconds a failed attempt is made again; None where it is final."""
+        now_ms = self.now_ms()
+        delay_ms = delay_after(error, policy, attempt, self.chance(), now_ms)
+        if delay_ms is not None and isinstance(error, RetryAfter):
+            reason = why_unusable(error.delay, now_ms)
+            if reason is not None:
+                self.log.warning("RetryAfter is not heeded, the policy's delay is", delay_ms=delay_ms, reason=reason)
+        return delay_ms
 
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.

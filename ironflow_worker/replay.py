@@ -28,7 +28,7 @@ from ironflow.records import (
 from ironflow_worker.attempts import encoded
 from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.current_pass import CurrentPass
-from ironflow_worker.failures import delay_after, error_record, is_parked
+from ironflow_worker.failures import error_record, is_parked
 from ironflow_worker.log_bindings import logged_function, logged_run
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
@@ -303,7 +303,7 @@ class Replay:
         earlier = self._memo.failed_attempt(self._pass_key)
         attempt = 1 if earlier is None else earlier.attempt + 1
         tools = self._tools
-        delay_ms = delay_after(error, self._function.retry.policy, attempt, tools.chance())
+        delay_ms = tools.delay_after(error, self._function.retry.policy, attempt)
         if delay_ms is None:
             failure = error_record(error, attempts=attempt)
             tools.log.warning("run failed", error=failure.type, error_text=failure.message, exc_info=error)

@@ -8,6 +8,7 @@ import itertools
 import threading
 import traceback
 from collections.abc import Callable
+from email.utils import formatdate
 
 import pytest
 from structlog.testing import capture_logs
@@ -31,13 +32,13 @@ class Attempts:
     """
 
     def __init__(self, *errors: BaseException) -> None:
-        self._errors = list(errors)
+        self.errors = list(errors)
         self.times: list[float] = []
 
     async def __call__(self) -> int:
         self.times.append(asyncio.get_running_loop().time())
-        if self._errors:
-            raise self._errors.pop(0)
+        if self.errors:
+            raise self.errors.pop(0)
         return len(self.times)
 
     @property
@@ -130,6 +131,40 @@ async def test_retry_after_says_when_the_next_attempt_is_and_counts_as_one() -> 
         assert run.error is not None
         assert run.error.attempts == 3
     assert body.pauses == [420, 90]
+
+
+async def test_retry_after_takes_what_a_header_of_that_name_may_say() -> None:
+    body = Attempts(ironflow.RetryAfter("120"))
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("work", body)
+
+    async with running_system(f) as system:
+        # A date has whole seconds, and the first attempt is made within the second that has begun.
+        in_five_minutes = formatdate(system.now_ms() // 1000 + 120 + 300, usegmt=True)
+        body.errors.append(ironflow.RetryAfter(in_five_minutes))
+        await system.run(f)
+    assert body.pauses[0] == 120
+    assert 298 <= body.pauses[1] <= 300
+
+
+@pytest.mark.parametrize("where", ["body", "handler"])
+async def test_a_delay_of_retry_after_that_is_not_usable_is_logged_and_the_policys_holds(where: str) -> None:
+    body = Attempts(ironflow.RetryAfter("5 minutes", "too many requests"))
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> int:
+        return await (ctx.step.run("work", body) if where == "body" else body())
+
+    async with running_system(f) as system:
+        with capture_logs() as logs:
+            await system.run(f)
+    assert body.pauses == [10]
+    told = [log for log in logs if log["event"] == "RetryAfter is not heeded, the policy's delay is"]
+    assert [(log["log_level"], log["delay_ms"]) for log in told] == [("warning", 10_000)]
+    assert told[0]["reason"].startswith("RetryAfter's delay must be a text like")
+    assert told[0]["reason"].endswith("got '5 minutes'")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
 from ironflow_worker.failures import delay_after, error_record, is_final, is_parked, raise_recorded, recorded_at
 
+NOW_MS = 1_792_000_000_000  # Wed, 14 Oct 2026 17:46:40 GMT
 POLICY = RetryPolicy(max_attempts=3, initial_delay_ms=1_000, backoff=2.0, jitter=0.0)
 
 
@@ -134,7 +135,7 @@ def test_a_huge_text_is_cut() -> None:
 )
 def test_whether_an_error_is_final(error: BaseException, final: bool) -> None:  # noqa: FBT001 - an expectation
     assert is_final(error) is final
-    assert (delay_after(error, POLICY, 1, 0.5) is None) is final
+    assert (delay_after(error, POLICY, 1, 0.5, NOW_MS) is None) is final
 
 
 @pytest.mark.parametrize(
@@ -149,11 +150,23 @@ def test_whether_an_error_is_final(error: BaseException, final: bool) -> None:  
         (RetryAfter("soon"), 1, 1_000),
         (RetryAfter(-5), 1, 1_000),
         (RetryAfter("9999d"), 1, 1_000),
+        (RetryAfter("120"), 1, 120_000),
+        (RetryAfter(" 7 "), 1, 7_000),
+        (RetryAfter("0"), 1, 1_000),
+        (RetryAfter("-7"), 1, 1_000),
+        (RetryAfter("9" * 5_000, "more digits than Python reads"), 1, 1_000),
+        (RetryAfter("Wed, 14 Oct 2026 17:48:40 GMT"), 1, 120_000),
+        (RetryAfter("Wed, 14 Oct 2026 17:46:40 GMT"), 1, 1_000),
+        (RetryAfter("Wed, 14 Oct 2020 17:46:40 GMT"), 1, 1_000),
+        (RetryAfter("Wed, 14 Oct 2926 17:46:40 GMT"), 1, 1_000),
+        (RetryAfter("Wed, 99 Oct 2026 17:46:40 GMT"), 1, 1_000),
+        (RetryAfter("tomorrow GMT"), 1, 1_000),
+        (RetryAfter(None), 1, 1_000),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
     ids=repr,
 )
 def test_when_an_attempt_is_made_again(error: Exception, attempt: int, delay_ms: int | None) -> None:
-    assert delay_after(error, POLICY, attempt, 0.5) == delay_ms
+    assert delay_after(error, POLICY, attempt, 0.5, NOW_MS) == delay_ms
 
 
 @pytest.mark.parametrize(
