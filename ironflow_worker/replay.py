@@ -353,7 +353,9 @@ def _swallowed(ending: str) -> ErrorRecord:
         message=(
             f"the handler caught the signal that ends a pass, and then {ending}. A step that waits raises it "
             "through the handler; let it pass: catch Exception rather than BaseException, use no bare 'except', "
-            "and return nothing from a 'finally'"
+            "and return nothing from a 'finally'. asyncio.wait() and asyncio.gather(…, return_exceptions=True) keep it "
+            "for themselves too: for all results and failures use step.parallel(…, on_error='all_settled'), for an "
+            "event or a time, whichever comes first, step.wait_for_event(…, timeout=…, on_timeout='none')"
         ),
     )
 

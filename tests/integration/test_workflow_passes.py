@@ -108,6 +108,34 @@ async def test_a_handler_that_swallows_the_signal_fails_and_learns_why(
     assert "catch Exception rather than BaseException" in view.error.message
 
 
+async def races(ctx: Context[Any]) -> str:
+    timer = asyncio.create_task(ctx.step.sleep("time is up", "1h"))
+    event = asyncio.create_task(ctx.step.wait_for_event("paid", event="order.paid"))
+    done, _ = await asyncio.wait({timer, event}, return_when=asyncio.FIRST_COMPLETED)
+    _ = [task.exception() for task in done]
+    return "expired" if timer in done else "paid"
+
+
+async def gathers_what_is_tried_again(ctx: Context[Any]) -> str:
+    async def flaky() -> None:
+        raise ConnectionError
+
+    results = await asyncio.gather(ctx.step.run("a", flaky), ctx.step.run("b", int), return_exceptions=True)
+    return f"of these, {sum(isinstance(each, Exception) for each in results)} failed"
+
+
+@pytest.mark.parametrize("handler", [races, gathers_what_is_tried_again], ids=lambda handler: handler.__name__)
+async def test_a_handler_whose_asyncio_call_swallows_the_signal_learns_which_and_what_to_write(handler: Any) -> None:
+    f = ironflow.function(id="f", retry=THRICE)(handler)
+    async with running_system(f) as system:
+        view = await system.run(f)
+    assert view.error is not None
+    assert view.error.type == "PassEndSwallowed"
+    assert "asyncio.wait() and asyncio.gather(…, return_exceptions=True)" in view.error.message
+    assert "step.parallel(…, on_error='all_settled')" in view.error.message
+    assert "step.wait_for_event(…, timeout=…, on_timeout='none')" in view.error.message
+
+
 async def test_except_exception_does_not_catch_the_signal() -> None:
     @ironflow.function(id="f")
     async def f(ctx: Context) -> str:
