@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
@@ -20,15 +22,35 @@ class _Call(msgspec.Struct, frozen=True):
     method: str
     first: object
 
+    def __str__(self) -> str:
+        """Return the call the way it stands in the code."""
+        return f"step.{self.method}({self.first!r}, …)" if self.first is not None else f"step.{self.method}(…)"
+
+
+class Unawaited(msgspec.Struct, frozen=True):
+    """The first of the calls that nobody has awaited, of two kinds, the way they stand in the code.
+
+    Attributes:
+        forgotten: nobody could have awaited it: it was in nobody's hands as soon as it was made.
+        let_go: it was in somebody's hands, of a task that was cancelled say, who has let it go.
+
+    """
+
+    forgotten: str | None = None
+    let_go: str | None = None
+
 
 class Calls:
     """The calls of one pass that may not have begun yet."""
 
-    __slots__ = ("_made", "_most")
+    __slots__ = ("_forgotten", "_kept", "_looks_soon", "_most", "_new")
 
     def __init__(self) -> None:
-        self._made: list[_Call] = []
+        self._new: list[_Call] = []
+        self._kept: list[_Call] = []
         self._most = _FEWEST_KEPT
+        self._looks_soon = False
+        self._forgotten: _Call | None = None
 
     def add(self, coroutine: Coroutine[Any, Any, Any], method: str, first: object) -> None:
         """Take up a call.
@@ -39,23 +61,49 @@ class Calls:
             first: its first argument, which says which step it is.
 
         """
-        self._made.append(_Call(coroutine, method, first))
-        if len(self._made) > self._most:
-            self._made = [each for each in self._made if _is_waiting(each)]
-            self._most = max(_FEWEST_KEPT, 2 * len(self._made))
+        self._new.append(_Call(coroutine, method, first))
+        if not self._looks_soon and (loop := _running_loop()) is not None:
+            self._looks_soon = True
+            loop.call_soon(self._look_now)
 
-    def never_awaited(self) -> str | None:
-        """Return the first of the calls that nobody has awaited, the way it stands in the code; None where all were.
+    def look(self) -> None:
+        """Look at what has become of the new calls: what is neither begun nor in anybody's hands was forgotten.
+
+        Later on that says nothing any more. What a task holds that waits for its turn is let go with the task, when
+        another one has failed, and by a handler that is quite right.
+        """
+        new, self._new = self._new, []
+        for call in new:
+            if not _is_waiting(call):
+                continue
+            if _is_held(call):
+                self._kept.append(call)
+            else:
+                call.coroutine.close()
+                self._forgotten = self._forgotten or call
+        if len(self._kept) > self._most:
+            self._kept = [each for each in self._kept if _is_waiting(each)]
+            self._most = max(_FEWEST_KEPT, 2 * len(self._kept))
+
+    def _look_now(self) -> None:
+        # Whoever has made a call has come to an await, and has put it into some hands by now, or never will.
+        self._looks_soon = False
+        self.look()
+
+    def end(self) -> Unawaited:
+        """Return which calls nobody has awaited.
 
         Asked for once, at the end: Python does not complain of them any more after that.
         """
-        forgotten = [each for each in self._made if _is_waiting(each)]
-        for each in forgotten:
+        self.look()
+        waiting = [each for each in self._kept if _is_waiting(each)]
+        let_go = next((each for each in waiting if not _is_held(each)), None)
+        for each in waiting:
             each.coroutine.close()
-        if not forgotten:
-            return None
-        first = forgotten[0]
-        return f"step.{first.method}({first.first!r}, …)" if first.first is not None else f"step.{first.method}(…)"
+        return Unawaited(
+            forgotten=None if self._forgotten is None else str(self._forgotten),
+            let_go=None if let_go is None else str(let_go),
+        )
 
 
 def noted(method: M) -> M:
@@ -71,5 +119,33 @@ def noted(method: M) -> M:
     return cast("M", call)
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a body in a thread, which will learn that it may call no step
+        return None
+
+
 def _is_waiting(call: _Call) -> bool:
     return inspect.getcoroutinestate(call.coroutine) == inspect.CORO_CREATED
+
+
+def _is_held(call: _Call) -> bool:
+    """Tell whether anybody but us has a call in hand."""
+    return sys.getrefcount(call.coroutine) > _OURS
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
+def _references_to_ours() -> int:
+    call = _Call(_nothing(), "", None)
+    try:
+        return sys.getrefcount(call.coroutine)
+    finally:
+        call.coroutine.close()
+
+
+_OURS = _references_to_ours()
+"""How many references Python counts to what only we hold: ours, and as many as it makes to count."""

@@ -27,6 +27,7 @@ from ironflow.records import (
 )
 from ironflow_worker.attempts import encoded
 from ironflow_worker.bodies import leave_bodies
+from ironflow_worker.calls import Unawaited
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import error_record, is_parked
 from ironflow_worker.log_bindings import logged_function, logged_run
@@ -83,7 +84,7 @@ class Replay:
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._running: asyncio.Task[Any] | None = None
         self._stopped = False
-        self._never_awaited: str | None = None
+        self._unawaited = Unawaited()
 
     async def run(self) -> OutcomeRecord:
         """Run the handler until it ends or all that is left of it waits; in a pass that undoes, the undos then.
@@ -150,7 +151,7 @@ class Replay:
             raise
         if self._stopped:
             raise PassStopped
-        self._never_awaited = self._current.calls.never_awaited()
+        self._unawaited = self._current.calls.end()
         return handler
 
     def _start(self, begun: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -286,9 +287,12 @@ class Replay:
 
     def _forgotten(self) -> DefinitionError | None:
         """Return what is wrong with a handler that has returned and left a step that it called without awaiting it."""
-        if self._never_awaited is None:
+        if self._unawaited.let_go is not None:
+            self._tools.log.warning("a step was called and not awaited, nothing was done", call=self._unawaited.let_go)
+        forgotten = self._unawaited.forgotten
+        if forgotten is None:
             return None
-        msg = f"{self._never_awaited} was called and never awaited, so nothing was done; write 'await' in front of it"
+        msg = f"{forgotten} was called and never awaited, so nothing was done; write 'await' in front of it"
         return DefinitionError(msg)
 
     def _completed(self, handler: asyncio.Task[Any]) -> OutcomeRecord:

@@ -296,6 +296,7 @@ class StepClient(Step):
     ) -> list[Any]:
         check_options(name, concurrency, on_error)
         check_outside_of_bodies(name)
+        self.calls.look()
         await self._current.check_running()
         self._current.claim_group(self._scope, name, kind, len(each))
 
@@ -353,6 +354,7 @@ class StepClient(Step):
 
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> Call:
         check_outside_of_bodies(name)
+        self.calls.look()
         if self._current.ended:
             await self._current.check_running()
         key, is_new = self._current.claim(self._scope, name, kind, in_map=self._in_map)
