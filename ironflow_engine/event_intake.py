@@ -105,7 +105,7 @@ class EventIntake(Intake):
         for (delivery, event), entries, is_believable in zip(events, waiting, believable, strict=True):
             starts = self._starts_by(matcher, delivery, event) if is_believable else []
             if not is_believable:
-                _log.warning("event ignored: no run has called for it that it names", event=event.id)
+                _log.warning("event ignored: no run has called for it that it names", event_id=event.id)
             arrivals = [_arrival(delivery, event, entry) for entry in entries]
             facts.append((delivery, [*starts, *arrivals]))
         return facts
@@ -113,7 +113,7 @@ class EventIntake(Intake):
     def _as_allowed(self, delivery: Delivery, event: EventRecord) -> EventRecord:
         if not event.target or may_say_what_it_starts(event, _name_in(delivery.subject)):
             return event
-        _log.warning("an event may not say which function it starts", event=event.id, subject=delivery.subject)
+        _log.warning("an event may not say which function it starts", event_id=event.id, subject=delivery.subject)
         return msgspec.structs.replace(event, target="")
 
     async def _what_is_sure(self, delivery: Delivery, event: EventRecord) -> tuple[Delivery, list[Fact]]:

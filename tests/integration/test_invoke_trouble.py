@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 import ironflow
 from ironflow import Context, Function, InvokeError, Step, StepError
@@ -320,6 +321,36 @@ async def test_only_under_names_of_ours_an_event_says_what_it_starts(
         )
         await asyncio.sleep(60)
         assert len([each async for each in system.client.runs()]) == starts
+
+
+async def test_an_event_that_lies_about_what_it_starts_is_said_so_of_and_is_an_event_like_any_other() -> None:
+    @ironflow.function(id="triggered", triggers=["order.placed"])
+    async def triggered(ctx: Context) -> str:
+        return "done"
+
+    async with running_system(child, triggered) as system:
+        with capture_logs() as logs:
+            await store(
+                system, EventRecord(id="e-1", name="order.placed", time="", data=msgspec.Raw(b"7"), target="child")
+            )
+            await asyncio.sleep(60)
+        assert [(await each.state()).function async for each in system.client.runs()] == ["triggered"]
+    warned = [line for line in logs if line["log_level"] == "warning"]
+    assert [line["event_id"] for line in warned] == ["e-1"]
+    assert not [line for line in logs if line["log_level"] == "error"]
+
+
+async def test_a_call_of_a_run_that_has_not_called_is_let_go_of_and_said_so() -> None:
+    function = parent()
+    async with running_system(function, child) as system:
+        run = await system.client.start(function)
+        await asyncio.sleep(10)
+        lie = LIES["another function"](await invoked(system, run.id))
+        with capture_logs() as logs:
+            await store(system, lie)
+            await asyncio.sleep(60)
+    assert [line["event_id"] for line in logs if line["log_level"] == "warning"] == [lie.id]
+    assert not [line for line in logs if line["log_level"] == "error"]
 
 
 async def test_an_event_that_takes_the_place_of_one_without_a_parent_link_starts_nothing_twice() -> None:
