@@ -234,6 +234,6 @@ class RunHandle(Generic[Out]):
 
 
 def _log_warning(message: str, **facts: str) -> None:
-    import structlog  # noqa: PLC0415 - takes longer to import than all the rest of what clients need
+    from ironflow.logs import get_logger  # noqa: PLC0415 - takes longer to import than all the rest of what clients need
 
-    structlog.get_logger("ironflow.client").warning(message, **facts)
+    get_logger("ironflow.client").warning(message, **facts)

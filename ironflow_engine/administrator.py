@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import queue_consumers
 from ironflow.durations import parse_duration
 from ironflow.function import check_function_id, check_queue
+from ironflow.logs import get_logger
 from ironflow.messages import (
     DeleteFunction,
     Done,
@@ -26,7 +25,7 @@ from ironflow_engine.fullness import queue_state
 from ironflow_engine.function_store import FunctionStore, queues_of
 from ironflow_engine.views import function_view
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 
 class Administrator:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import BrokerError, MessageTooLarge, WrongRevision
+from ironflow.logs import get_logger
 from ironflow_engine import remembered
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.dispatcher import Dispatcher, once_more
@@ -32,7 +32,7 @@ from ironflow_engine.reducer import decide
 from ironflow_engine.run_store import ABSENT, RunStore, Version
 from ironflow_engine.wait_keeper import WaitKeeper
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _TRIES = 20
 """Engines that decide about one run at the same time refuse each other's writes; each round one of them wins."""

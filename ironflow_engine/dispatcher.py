@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import structlog
 from msgspec.structs import replace
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Schedule, Stored, SubjectTaken
 from ironflow.codec import encode_record
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.records import RunState, Task
 from ironflow.telemetry.tracing import carrier_of, span, with_context
 from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun
 from ironflow_engine.views import brief_view
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _TRIES = 3
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Broker, Request, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS, engine_consumers, streams
 from ironflow.durations import format_milliseconds
 from ironflow.engine_api import Empty
+from ironflow.logs import get_logger
 from ironflow.messages import (
     CancelRun,
     DeleteFunction,
@@ -68,7 +68,7 @@ from ironflow_engine.timer_intake import TimerIntake
 from ironflow_engine.wait_keeper import WaitKeeper
 from ironflow_engine.wait_store import WaitStore
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

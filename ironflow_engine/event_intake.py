@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.names import ENGINE_CONSUMER, Names, run_id
 from ironflow.records import ErrorRecord, EventRecord, WaitEntry
 from ironflow.triggers import is_reserved
@@ -27,7 +27,7 @@ from ironflow_engine.intake import Intake
 from ironflow_engine.matcher import Matcher, check_texts, may_say_what_it_starts
 from ironflow_engine.wait_store import WaitStore
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _TASK_BYTES = 2_048
 """What a task has beside its event, at the most: ids, numbers, and names of up to 128 bytes."""

@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Sequence
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, StoredMessage, Unavailable
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
+from ironflow.logs import get_logger
 from ironflow.messages import EventRuns, EventsPage, ListEvents, RunsOfEvent, StoredEvent, stored_event
 from ironflow.names import ENGINE_CONSUMER, Names, escape_token
 from ironflow.records import NULL, EventRecord
@@ -22,7 +22,7 @@ from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.history import History
 from ironflow_engine.run_store import RunStore, UnreadableState, Version
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 MOST_EVENTS = 500
 _LOOK_AGAIN_SECONDS = 0.05

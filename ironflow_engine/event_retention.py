@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from ironflow.broker import topology
 from ironflow.broker.protocol import Broker, BrokerError
+from ironflow.logs import get_logger
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow_engine.history import Archive
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 LOOK_SECONDS = 60.0
 

@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, Request, Subscription
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.records import EventRecord
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.matcher import Matcher
 from ironflow_engine.wait_store import WaitStore
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _FRESH_SECONDS = 1.0
 """An event that is handed over later than this after it was published is asked for anew."""

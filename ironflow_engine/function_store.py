@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Ambiguous, Broker, Publication, StoredMessage
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.names import Names, bucket_stream
 from ironflow.records import FunctionRecord
 from ironflow_engine.matcher import Matcher
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.05

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError
+from ironflow.logs import get_logger
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow_engine.fullness import queue_state, stored_in
 from ironflow_engine.function_store import FunctionStore, queues_of
@@ -15,7 +14,7 @@ from ironflow_engine.metrics import Metrics
 from ironflow_engine.status import archive_view
 from ironflow_engine.wait_store import WaitStore
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 
 class Gauges:

@@ -6,15 +6,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge, Puller
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.facts import Fact, RegisterWait
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 BATCH = 150
 """Of larger batches a message costs little less, and whoever comes next waits longer."""

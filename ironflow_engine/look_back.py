@@ -7,18 +7,17 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
-import structlog
-
 from ironflow.broker.protocol import Broker, StoredMessage, StreamState
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.matching import canonical_at, read_data
 from ironflow.names import Names, mark
 from ironflow.records import EventRecord
 from ironflow_engine.event_index import EventIndex, Places
 from ironflow_engine.facts import EventArrived, RegisterWait
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _Condition: TypeAlias = tuple[str | None, str | None]
 _K = TypeVar("_K")

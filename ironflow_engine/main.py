@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import click
-import structlog
 
 from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import TASK_LEASE_SECONDS
@@ -23,12 +22,13 @@ from ironflow.cli.process import StopSignals, collect_rarely, connector, first_o
 from ironflow.doctor.monitor import look
 from ironflow.doctor.server import check_sync
 from ironflow.durations import format_milliseconds
+from ironflow.logs import get_logger
 from ironflow.settings import connection_settings
 from ironflow.version import __version__
 from ironflow_engine.engine import Engine, EngineSettings
 from ironflow_engine.keeping_options import keeping_options, opened_archive
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _COLLECT_AFTER_OBJECTS = 10_000
 """It has fewer objects at a time than a worker, and so less to gain; until then, what is in cycles stays."""

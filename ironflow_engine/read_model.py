@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Broker, StoredMessage, Unavailable
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
+from ironflow.logs import get_logger
 from ironflow.names import Names, bucket_stream
 from ironflow.records import LARGEST_NUMBER, TERMINAL, PurgedRuns, RunState
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 Moment: TypeAlias = tuple[int, str]
 """A time, and the id of a run: many may share the time."""

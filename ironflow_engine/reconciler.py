@@ -15,11 +15,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.records import EventRecord, OutcomeRecord, RunState
 from ironflow_engine.conductor import Conductor
@@ -31,7 +30,7 @@ from ironflow_engine.read_model import ReadModel
 from ironflow_engine.terminator import Terminator
 from ironflow_engine.turns import Turns
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 SWEEP_SECONDS = 8.0
 DUTY_SECONDS = 15.0

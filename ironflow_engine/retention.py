@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, WrongRevision
 from ironflow.codec import decode_record, encode_record
+from ironflow.logs import get_logger
 from ironflow.names import Names, bucket_stream
 from ironflow.records import TERMINAL, PurgedRuns, RunState
 from ironflow_engine.duty import Duty
@@ -28,7 +28,7 @@ from ironflow_engine.history import History
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.run_store import RunStore, Version
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 LOOK_SECONDS = 30.0
 DUTY_SECONDS = 90.0

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, Unavailable
 from ironflow.errors import DefinitionError, RunNotFoundError
 from ironflow.journal import Journal
+from ironflow.logs import get_logger
 from ironflow.messages import Retried, RetryRun
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow.records import InputRecord, RetryRecord, RunState
@@ -19,7 +18,7 @@ from ironflow_engine.retry_reader import RetryReader
 from ironflow_engine.run_reader import RunReader
 from ironflow_engine.triggering_event import event_in_stream, recorded_event
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.1

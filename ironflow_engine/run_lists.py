@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Unavailable
+from ironflow.logs import get_logger
 from ironflow.records import RunState
 from ironflow_engine.history import History
 from ironflow_engine.read_model import Place, ReadModel, RunQuery
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 PATIENT_SECONDS = 3.0
 """Whoever asks for a list waits for five, and should rather hear why there is none yet."""

@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Broker, BrokerError, MessageTooLarge, Request, Subscription
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, LimitError, RunNotFoundError, SerializationError
+from ironflow.logs import get_logger
 from ironflow.messages import Failure, Message, Reply
 from ironflow.names import Names
 from ironflow_engine.read_model import StillReading
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, NobodyListens, Request, Subscription
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.messages import AskForClaims, Claims
 from ironflow.names import Names
 from ironflow_engine.claims import ClaimBook
 from ironflow_engine.duty import Duty
 from ironflow_engine.metrics import Metrics
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 DUTY_SECONDS = 3.0
 _CLAIM_SECONDS = 1.0

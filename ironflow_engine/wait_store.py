@@ -11,18 +11,17 @@ import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
 
-import structlog
-
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Stored, WrongRevision
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.matching import canonical_at, read_data
 from ironflow.names import Names, bucket_stream, check_step_key, parse_journal, parse_step_key
 from ironflow.records import EventRecord, WaitEntry, WaitPath, WaitRecord
 from ironflow.triggers import is_reserved
 from ironflow_engine.recent_waits import RecentWaits
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _TRIES = 3
 _AT_A_TIME = 64

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, NoSuchStream, WrongShards
+from ironflow.logs import get_logger
 from ironflow.names import Names
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _TRY_AGAIN_SECONDS = 1.0
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, Request, Subscription
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow_worker.around import Around
 from ironflow_worker.replay import Replay
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _REMEMBERED_RUNS = 10_000
 _LOOK_SECONDS = 10.0

@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
 from ironflow.journal import Journal
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.records import BeganRecord, ErrorRecord, EventRecord, ExcusedRecord, OutcomeRecord, Task
 from ironflow_worker.memo import Losses, Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.poison import MOST_DELIVERIES, delay_seconds, last_outcome, worker_lost
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _EXCUSE_SECONDS = 1.0
 

@@ -8,7 +8,6 @@ from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
-import structlog
 from msgspec.structs import replace
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
@@ -18,6 +17,7 @@ from ironflow.errors import SerializationError
 from ironflow.function import Function
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.records import InputRecord, OutcomeRecord, Task, WaitEnd
 from ironflow.server_clock import ServerClock
@@ -48,7 +48,7 @@ from ironflow_worker.replay import Replay
 from ironflow_worker.signals import PassStopped
 from ironflow_worker.slots import Slot
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _TRY_AGAIN_SECONDS = 1.0
 

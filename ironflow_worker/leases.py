@@ -14,13 +14,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
-
 from ironflow.broker.protocol import Broker, Subscription
 from ironflow.broker.topology import TASK_LEASE_SECONDS
+from ironflow.logs import get_logger
 from ironflow_worker.around import Around
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 Connect = Callable[[], Awaitable[Broker]]
 BeSeen = Callable[[Broker], Awaitable[Subscription]]

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import click
-import structlog
 
 from ironflow.cli.common import (
     ConnectionOptions,
@@ -21,13 +20,14 @@ from ironflow.cli.params import DURATION
 from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, names_of, opened
 from ironflow.errors import DefinitionError, LimitError
 from ironflow.function import Function, check_queue
+from ironflow.logs import get_logger
 from ironflow.settings import environment_app
 from ironflow.version import __version__
 from ironflow_worker.leases import ThreadLeaseKeeper
 from ironflow_worker.loader import load_functions
 from ironflow_worker.worker import Worker, WorkerSettings
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _COLLECT_AFTER_OBJECTS = 50_000
 """With 10,000, and 600 passes at a time, the collector took a twelfth of a worker's time."""

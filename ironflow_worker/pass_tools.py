@@ -13,6 +13,7 @@ from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, StorageFull
 from ironflow.errors import RetryAfter
 from ironflow.journal import Appended, Journal
 from ironflow.limits import Limits
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.retry import RetryPolicy
 from ironflow.server_clock import ServerClock
@@ -81,10 +82,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
         """What is logged about the pass; bound when it is first used, since most passes log nothing."""
-        lazy: structlog.stdlib.BoundLogger = structlog.get_logger(
-            "ironflow.worker", run=self.run, function=self.function
-        )
-        return lazy
+        return get_logger("ironflow.worker", run=self.run, function=self.function)
 
     def due_ms(self, delay_ms: int) -> int:
         """Return about when something is over that begins now, in server time: never later than it is."""

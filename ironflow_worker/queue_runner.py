@@ -8,12 +8,11 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
 from ironflow.broker.protocol import Broker, Delivery, Puller
+from ironflow.logs import get_logger
 from ironflow_worker.slots import Slot, Slots
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 Execute = Callable[[str, Delivery, Slot], Coroutine[Any, Any, None]]
 

@@ -8,19 +8,18 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from ironflow.broker.protocol import Broker, Request, Subscription
 from ironflow.clock import now_ms, to_iso
 from ironflow.codec import encode_record
 from ironflow.engine_api import EngineApi
 from ironflow.errors import EngineUnavailableError, IronflowError
 from ironflow.function import Function
+from ironflow.logs import get_logger
 from ironflow.messages import Registered, WorkerCensus, WorkerView
 from ironflow.names import Names
 from ironflow.version import __version__
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 5.0

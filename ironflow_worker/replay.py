@@ -15,6 +15,7 @@ from ironflow.context import Context, RunInfo
 from ironflow.errors import DefinitionError, PayloadTooLargeError, SerializationError
 from ironflow.events import read_event
 from ironflow.function import Function
+from ironflow.logs import get_logger
 from ironflow.names import PASS_TOKEN, step_key
 from ironflow.records import (
     CompensationStatus,
@@ -39,7 +40,7 @@ from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
 from ironflow_worker.unwinding import Unwinding
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 T = TypeVar("T")
 

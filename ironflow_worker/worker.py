@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
 from ironflow.annotations import ADVICE
 from ironflow.broker.protocol import Broker
@@ -21,6 +20,7 @@ from ironflow.clock import now_ms
 from ironflow.errors import DefinitionError
 from ironflow.function import Function
 from ironflow.limits import DEFAULT_LIMITS, Limits
+from ironflow.logs import get_logger
 from ironflow.names import Names
 from ironflow.telemetry.canary import Canary
 from ironflow.version import __version__
@@ -35,7 +35,7 @@ from ironflow_worker.queue_runner import QueueRunner
 from ironflow_worker.registrar import Registrar
 from ironflow_worker.threads import DaemonThreads
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _REGISTRATION_SECONDS = 2.0
 """How long to wait for an engine before tasks are taken; those of queues that exist need none."""

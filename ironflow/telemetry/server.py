@@ -18,15 +18,15 @@ from http import HTTPStatus
 from typing import Any, Protocol, Self, TypeVar
 
 import prometheus_client
-import structlog
 from prometheus_client.exposition import choose_encoder
 
+from ironflow.logs import get_logger
 from ironflow.telemetry.heartbeat import Heartbeat
 from ironflow.telemetry.metrics import ProcessMetrics
 
 T = TypeVar("T")
 
-_log = structlog.get_logger("ironflow.health")
+_log = get_logger("ironflow.health")
 
 LIVE_SECONDS = 30.0
 """For so long the event loop may stand still before the process counts as dead. Leases are kept meanwhile."""

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-import structlog
-
 from ironflow.broker.protocol import Broker, BrokerError, Follower, StoredMessage
+from ironflow.logs import get_logger
 from ironflow.names import Names, bucket_stream
 from ironflow_engine.archive.database import REFUSED, Database
 from ironflow_engine.archive.writer import Overtaken, Writer
 from ironflow_engine.duty import Duty
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _CLAIM_SECONDS = 3.0
 _LOOK_SECONDS = 1.0

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 import asyncpg
 import asyncpg.pool
 import msgspec
-import structlog
 
 from ironflow.broker.protocol import Unavailable
 from ironflow.errors import DefinitionError
+from ironflow.logs import get_logger
 from ironflow.names import DEFAULT_NAMESPACE, Names
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-import structlog
-
 from ironflow.broker.protocol import StoredMessage
 from ironflow.errors import SerializationError
+from ironflow.logs import get_logger
 from ironflow.names import parse_journal
 from ironflow_engine.archive.database import Connection, Database
 from ironflow_engine.archive.rows import (
@@ -26,7 +25,7 @@ from ironflow_engine.archive.rows import (
 
 T = TypeVar("T")
 
-_log = structlog.get_logger("ironflow.engine")
+_log = get_logger("ironflow.engine")
 
 _STARTED_AT = [name for name, _ in RUNS].index("started_at")
 

@@ -7,8 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import structlog
-
 from ironflow.broker.nats.api import Api
 from ironflow.broker.nats.delivery import NAK, PROGRESS, names_delivery
 from ironflow.broker.nats.follower import Follower
@@ -39,6 +37,7 @@ from ironflow.broker.protocol import (
     Subscription,
     Unavailable,
 )
+from ironflow.logs import get_logger
 
 ANSWER_SECONDS = 5.0
 """What was sent to a leader that died is not answered, so this is how long its writers stand still."""
@@ -48,7 +47,7 @@ CLOSE_SECONDS = 2.0
 LISTEN_SECONDS = 5.0
 MOST_REFUSALS_LOGGED = 100
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class NatsBroker:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import nats.errors
-import structlog
 from nats.aio.client import RawCredentials
 
 from ironflow.broker.nats.adapter import ANSWER_SECONDS, PATIENCE_SECONDS, NatsBroker
@@ -21,6 +20,7 @@ from ironflow.broker.nats.settings import ConnectionSettings
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import BrokerError, Unavailable
 from ironflow.errors import DefinitionError, EngineUnavailableError
+from ironflow.logs import get_logger
 
 OLDEST_SERVER = (2, 14, 3)
 ADVISED_SERVER = (2, 15, 0)
@@ -47,7 +47,7 @@ _CREDENTIALS = """-----BEGIN NATS USER JWT-----
 ------END USER NKEY SEED------
 """
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class UnfitServerError(nats.errors.Error):

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-import structlog
 
 from ironflow.broker.nats.api import Api, ApiError
 from ironflow.broker.nats.delivery import NatsDelivery, counts_of
@@ -23,6 +22,7 @@ from ironflow.broker.nats.reader import PAGE_BYTES, PAGE_MESSAGES, Page, Reader
 from ironflow.broker.nats.requester import Requester
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import Ambiguous, BrokerError, Denied, StorageFull, StoredMessage, Unavailable
+from ironflow.logs import get_logger
 
 _KEPT_SECONDS = 60
 """How long the server keeps the consumer of somebody who does not read; a few sweeps of the engine."""
@@ -44,7 +44,7 @@ _NO_MORE = frozenset({404, 408})
 _LARGE = "MaxBytes"
 """In the server's words about a message that is larger than a page."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class _Created(msgspec.Struct):

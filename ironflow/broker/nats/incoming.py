@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import nats.errors
-import structlog
+
+from ironflow.logs import get_logger
 
 Handler = Callable[[bytes, bytes, bytes, bytes], None]
 """Is given subject, reply subject, payload and encoded headers of each message of a subscription."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 END = b"\r\n"
 LONGEST_LINE = 64 * 1024

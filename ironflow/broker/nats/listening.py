@@ -7,15 +7,14 @@ import inspect
 import types
 from collections import deque
 
-import structlog
-
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import Listener
+from ironflow.logs import get_logger
 
 MOST_WAITING = 65_536
 """Messages that wait for a slow listener; what comes beyond is dropped, as any hint may be."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class NatsRequest:

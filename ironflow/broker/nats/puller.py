@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-import structlog
 
 from ironflow.broker.nats.delivery import NatsDelivery
 from ironflow.broker.nats.pacer import Pacer
 from ironflow.broker.nats.wire import Wire
 from ironflow.broker.protocol import Delivery, Denied, Unavailable
+from ironflow.logs import get_logger
 
 EXPIRES_SECONDS = 30.0
 HEARTBEAT_SECONDS = 3.0
@@ -39,7 +39,7 @@ PULL = b'{"batch":%%d,"expires":%d,"idle_heartbeat":%d}' % (
     round(HEARTBEAT_SECONDS * 1_000_000_000),
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Status(msgspec.Struct, frozen=True):

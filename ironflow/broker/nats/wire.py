@@ -17,11 +17,11 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, cast
 
 import nats.errors
-import structlog
 from nats.aio.client import Client, Server
 
 from ironflow.broker.nats.incoming import Handler, Incoming
 from ironflow.broker.protocol import MessageTooLarge
+from ironflow.logs import get_logger
 
 FIRST_RECONNECT_SECONDS = 0.03
 RECONNECT_SECONDS = 0.25
@@ -35,7 +35,7 @@ _AT_END = "_eof"
 
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Wire(Client):
