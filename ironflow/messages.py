@@ -260,11 +260,13 @@ class Registered(Message, frozen=True, kw_only=True):
 
     Attributes:
         shards: how many shards the namespace has. A worker that was told another number must not go on.
+        warnings: what it has changed that may not be meant so, for people.
 
     """
 
     lease_seconds: float
     shards: int = 1
+    warnings: tuple[str, ...] = ()
 
 
 class FunctionView(Message, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 from ironflow.broker.protocol import Broker
 from ironflow.broker.topology import queue_consumers
@@ -20,12 +21,15 @@ from ironflow.messages import (
     WorkersPage,
 )
 from ironflow.names import Names
+from ironflow.records import FunctionRecord
 from ironflow_engine.census import Census
 from ironflow_engine.fullness import queue_state
 from ironflow_engine.function_store import FunctionStore, queues_of
 from ironflow_engine.views import function_view
 
 _log = get_logger("ironflow.engine")
+
+_ANOTHER_APP = "if another app has a function of this id, give one of them another id"
 
 
 class Administrator:
@@ -65,12 +69,17 @@ class Administrator:
         for queue in queues_of(request.functions):
             for consumer in queue_consumers(self._names, queue, self._lease_seconds):
                 await self._broker.ensure_consumer(consumer)
+        known = (await self._functions.current()).functions
+        warnings: list[str] = []
         for function in request.functions:
             if await self._functions.put(function):
                 _log.info(
                     "function registered", function=function.id, queue=function.queue, triggers=list(function.triggers)
                 )
-        return Registered(lease_seconds=self._lease_seconds, shards=self._names.shards)
+                warnings += _takeover(known.get(function.id), function)
+        for warning in warnings:
+            _log.warning(warning)
+        return Registered(lease_seconds=self._lease_seconds, shards=self._names.shards, warnings=tuple(warnings))
 
     async def delete(self, request: DeleteFunction) -> Done:
         """End a function."""
@@ -105,3 +114,14 @@ class Administrator:
                 for queue, state in zip(queues, states, strict=True)
             )
         )
+
+
+def _takeover(before: FunctionRecord | None, now: FunctionRecord) -> Iterator[str]:
+    """Say what is done elsewhere or for other events from now on: two apps may have one id without knowing."""
+    if before is None:
+        return
+    if before.queue != now.queue:
+        yield f"function {now.id} moved from queue {before.queue} to {now.queue}; {_ANOTHER_APP}"
+    if set(before.triggers) != set(now.triggers):
+        old, new = (", ".join(each.triggers) or "nothing" for each in (before, now))
+        yield f"function {now.id} is triggered by {new} now, before by {old}; {_ANOTHER_APP}"

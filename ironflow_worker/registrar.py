@@ -83,6 +83,8 @@ class Registrar:
                 _log.error("the engine refuses the registration, trying again", reason=str(error))
             else:
                 _log.info("functions registered", functions=sorted(self._functions))
+                for warning in registered.warnings:
+                    _log.warning(warning)
                 return registered
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

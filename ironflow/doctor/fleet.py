@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ironflow.doctor.finding import Finding
 from ironflow.messages import EngineView, WorkerView
@@ -29,7 +29,7 @@ def check_workers(functions: Sequence[FunctionRecord], workers: Sequence[WorkerV
         advice = "start a worker with 'ironflow-worker --queue QUEUE APP'; it registers its functions"
         return [Finding(check="workers", level="ok", text=text, advice=advice)]
     queues = sorted({function.queue for function in functions})
-    return [
+    found = [
         _check_queue(
             queue,
             [function.id for function in functions if function.queue == queue],
@@ -37,6 +37,7 @@ def check_workers(functions: Sequence[FunctionRecord], workers: Sequence[WorkerV
         )
         for queue in queues
     ]
+    return [*found, *_check_namesakes(functions, workers)]
 
 
 def check_versions(engine: EngineView | None, workers: Sequence[WorkerView]) -> Finding:
@@ -84,6 +85,25 @@ def _check_queue(queue: str, functions: Sequence[str], workers: Sequence[WorkerV
             advice="start a worker that has it, or end the function with 'ironflow functions delete ID'",
         )
     return Finding(check="workers", level="ok", text=f"queue {queue}: {_count(len(workers), 'worker')}")
+
+
+def _check_namesakes(functions: Sequence[FunctionRecord], workers: Sequence[WorkerView]) -> Iterator[Finding]:
+    """Warn of functions that workers of other queues have too: which of them is registered depends on who came last."""
+    for function in functions:
+        others = {
+            queue
+            for worker in workers
+            if function.id in worker.functions and function.queue not in worker.queues and not worker.draining
+            for queue in worker.queues
+        }
+        if others:
+            yield Finding(
+                check="workers",
+                level="warning",
+                text=f"function {function.id} is registered for queue {function.queue}, and workers of "
+                f"{', '.join(sorted(others))} have one of this id too",
+                advice="if they are two functions, give one another id; else stop the workers that have the old code",
+            )
 
 
 def _count(number: int, what: str) -> str:

@@ -441,3 +441,40 @@ async def test_a_task_that_comes_again_to_the_worker_that_has_it_makes_no_second
         assert len(begun) == 1
         state = await system.broker.consumer_state(system.names.all_shards[0].tasks, "default")
         assert (state.pending, state.ack_pending) == (0, 0)
+
+
+# Functions that two apps have
+
+
+async def add_worker_with(system: System, function: ironflow.Function[Any, Any]) -> None:
+    system.functions[function.id] = function
+    await system.add_worker()
+
+
+async def test_a_function_that_moves_to_another_queue_is_warned_about_by_engine_and_worker() -> None:
+    async with running_system(Work("bill", queue="qa").function) as system:
+        with capture_logs() as logs:
+            await add_worker_with(system, Work("bill", queue="qz").function)
+            await asyncio.sleep(10)
+    warned = [line["event"] for line in logs if line["log_level"] == "warning"]
+    assert len(warned) == 2
+    assert all(text.startswith("function bill moved from queue qa to qz; ") for text in warned)
+
+
+async def test_a_function_that_gets_other_triggers_is_warned_about_and_one_that_keeps_them_is_not() -> None:
+    def bill(*triggers: str) -> ironflow.Function[Any, Any]:
+        @ironflow.function(id="bill", triggers=triggers)
+        async def handler(ctx: Context) -> None: ...
+
+        return handler
+
+    async with running_system(bill("a", "b")) as system:
+        with capture_logs() as logs:
+            await add_worker_with(system, bill("b", "a"))
+            await asyncio.sleep(10)
+            assert [line for line in logs if line["log_level"] == "warning"] == []
+            await add_worker_with(system, bill())
+            await asyncio.sleep(10)
+    warned = [line["event"] for line in logs if line["log_level"] == "warning"]
+    assert len(warned) == 2
+    assert all(text.startswith("function bill is triggered by nothing now, before by b, a; ") for text in warned)

@@ -202,6 +202,17 @@ def test_a_worker_that_drains_counts_no_more() -> None:
     assert finding.level == "warning"
 
 
+def test_a_function_that_workers_of_another_queue_have_too_is_warned_about() -> None:
+    both = [worker(), worker(queues=("mails", "parcels"))]
+    orders, finding = check_workers([FunctionRecord(id="pay", queue="orders")], both)
+    assert (orders.level, finding.level) == ("ok", "warning")
+    assert "pay is registered for queue orders, and workers of mails, parcels have one" in finding.text
+    [orders] = check_workers(
+        [FunctionRecord(id="pay", queue="orders")], [both[0], worker(queues=("x",), draining=True)]
+    )
+    assert orders.level == "ok"
+
+
 def test_a_function_that_no_worker_has_the_code_of_is_warned_about() -> None:
     functions = [FunctionRecord(id="pay", queue="orders"), FunctionRecord(id="gone", queue="orders")]
     [finding] = check_workers(functions, [worker()])
