@@ -79,6 +79,7 @@ class EmbeddedServer:
         self._lock: IO[str] | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._pid = 0
+        self._given_up = False
 
     @property
     def url(self) -> str:
@@ -153,8 +154,16 @@ class EmbeddedServer:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        """Start the server without blocking the event loop."""
-        await asyncio.to_thread(self.start)
+        """Start the server without blocking the event loop. Where that is cancelled, no server is left."""
+        self._given_up = False
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._given_up = True
+            await asyncio.gather(starting, return_exceptions=True)
+            await asyncio.to_thread(self.stop)
+            raise
         return self
 
     async def __aexit__(
@@ -219,6 +228,8 @@ class EmbeddedServer:
             self._check_alive(deadline)
 
     def _check_alive(self, deadline: float) -> None:
+        if self._given_up:
+            raise EngineUnavailableError("the embedded nats-server was stopped before it was ready")
         if not self.running or time.monotonic() > deadline:
             what = "did not become ready" if self.running else "ended at its start"
             message = f"the embedded nats-server {what}: {last_words(self.log_file)} (log: {self.log_file})"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.machinery
 import os
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from ironflow.broker import embedded_guard
 from ironflow.cli.common import ExitCode, one_line
 
 DESCRIBE_SECONDS = 60.0
@@ -48,27 +51,30 @@ async def describe(apps: Sequence[str], environment: Mapping[str, str]) -> list[
         AppError: one of them is missing, cannot be imported, or none holds a function.
 
     """
+    # Behind a guard it ends with this process, and in a session of its own Ctrl-C does not reach it: whoever waits for
+    # it is told, and would take the interrupted import for a mistake of the app.
     process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", embedded_guard.__file__),
         *(sys.executable, "-m", "ironflow_worker", "--describe", "--", *apps),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment,
+        start_new_session=True,
     )
     try:
         async with asyncio.timeout(DESCRIBE_SECONDS):
-            output, complaint = await process.communicate()
+            output, complaint = await _written_by(process)
     except TimeoutError:
         raise AppError(f"importing {', '.join(apps)} takes longer than {DESCRIBE_SECONDS:g} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            _kill(process)
             await process.wait()
     if process.returncode:
         raise AppError(_last_line(complaint) or f"cannot import {', '.join(apps)}", process.returncode)
     try:
-        # Only the last line: an app may print when it is imported.
-        return msgspec.json.decode(_last_line(output), type=list[DescribedFunction])
+        return msgspec.json.decode(_description_in(output), type=list[DescribedFunction])
     except msgspec.MsgspecError as error:
         raise AppError(f"cannot read what {', '.join(apps)} holds: {error}") from error
 
@@ -95,6 +101,32 @@ def _folder_of(app: str, cwd: Path) -> Path:
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations))).resolve()
     return Path(spec.origin).resolve().parent if spec.origin else cwd
+
+
+async def _written_by(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Wait until a process has ended; return what it wrote to stdout and stderr.
+
+    ``communicate`` would close its input first, which is what a guard takes for our end.
+    """
+    assert process.stdout is not None  # noqa: S101 - it was started with all three
+    assert process.stderr is not None  # noqa: S101
+    output, complaint, _ = await asyncio.gather(process.stdout.read(), process.stderr.read(), process.wait())
+    return output, complaint
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a process that leads a session, and all others in it."""
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _description_in(output: bytes) -> bytes:
+    """Return the line that describes functions; the guard writes a process id, and an app may print too."""
+    lines = [line for line in output.splitlines() if line.startswith(b"[")]
+    return lines[-1] if lines else b""
 
 
 def _last_line(output: bytes) -> str:

@@ -11,6 +11,7 @@ import click
 from ironflow.cli.apps import AppError
 from ironflow.cli.common import ExitCode, complain, run_async
 from ironflow.cli.dev_session import Plan, Session, child_environment
+from ironflow.cli.process import Interrupted
 from ironflow.names import DEFAULT_NAMESPACE, Names
 
 DEFAULT_PORT = 4222
@@ -105,6 +106,9 @@ async def dev(
     except AppError as error:
         complain(str(error))
         return ExitCode.USAGE if error.code == ExitCode.USAGE else ExitCode.FAILED
+    except Interrupted:
+        complain("interrupted")
+        return ExitCode.INTERRUPTED
     return ExitCode.DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -16,7 +17,7 @@ from ironflow.broker.embedded import LOOPBACK, EmbeddedServer
 from ironflow.broker.protocol import BrokerError
 from ironflow.cli.apps import AppError, DescribedFunction, describe, folders_of
 from ironflow.cli.dev_banner import banner, hint_variables
-from ironflow.cli.process import StopSignals, first_of
+from ironflow.cli.process import StopSignals, first_of, unless_stopped
 from ironflow.cli.supervisor import Program, Say, Service
 from ironflow.engine_api import EngineApi
 from ironflow.errors import IronflowError
@@ -67,13 +68,15 @@ class Session:
         Raises:
             AppError: an app cannot be loaded.
             EngineUnavailableError: the NATS server cannot be started.
+            Interrupted: the signal came before either had happened.
 
         """
         plan = self._plan
         signals = StopSignals()
-        functions = await describe(plan.apps, plan.environment)
+        functions = await unless_stopped(signals, describe(plan.apps, plan.environment))
         server = EmbeddedServer(make_data_folder(plan.data), port=free_or_any(plan.port))
-        async with server:
+        async with contextlib.AsyncExitStack() as stack:
+            await unless_stopped(signals, stack.enter_async_context(server))
             environment = {**plan.environment, "NATS_URL": server.url, "IRONFLOW_NAMESPACE": plan.names.namespace}
             engine = Service(engine_program(environment), self._say)
             workers = [Service(each, self._say) for each in self._worker_programs(functions, environment)]

@@ -7,11 +7,14 @@ import contextlib
 import gc
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
 
 from ironflow.broker.protocol import Broker
 from ironflow.cli.common import ConnectionOptions
 from ironflow.names import DEFAULT_NAMESPACE, Names
 from ironflow.settings import connection_settings, environment_namespace
+
+T = TypeVar("T")
 
 
 def names_of(options: ConnectionOptions) -> Names:
@@ -69,6 +72,24 @@ class StopSignals:
 
     def _received(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """A signal came before what was waited for."""
+
+
+async def unless_stopped(signals: StopSignals, wait: Awaitable[T]) -> T:
+    """Return what is waited for; cancelled, should a signal come first.
+
+    Raises:
+        Interrupted: a signal came first.
+
+    """
+    task = asyncio.ensure_future(wait)
+    await first_of(signals.first.wait(), task)
+    if task.cancelled():
+        raise Interrupted
+    return task.result()
 
 
 async def first_of(*waits: Awaitable[object]) -> None:

@@ -34,6 +34,11 @@ import ironflow
 async def greet(ctx):
     return await ctx.step.run("greet", lambda: "{word}")
 """
+NEVER_IMPORTED = """
+import os, pathlib, threading
+pathlib.Path("pid").write_text(f"{os.getpid()}\\n")
+threading.Event().wait()
+"""
 
 
 class Dev:
@@ -155,6 +160,13 @@ async def pids(client: Client) -> set[int]:
     return await eventually(both, within=READY_SECONDS)
 
 
+def pid_in(file: Path) -> int:
+    """Return the process id that an app has written to a file."""
+    assert file.exists()
+    assert file.read_text(encoding="utf-8").endswith("\n")
+    return int(file.read_text(encoding="utf-8"))
+
+
 def nats_pid(folder: Path) -> int:
     """Return the process id of the NATS server whose data is in a folder."""
     owner = (folder / ".ironflow" / "nats" / "owner.lock").read_text(encoding="utf-8")
@@ -196,6 +208,31 @@ async def test_ctrl_c_leaves_no_process_and_all_runs(tmp_path: Path, taken_port:
     async with running(tmp_path, "app.py", "--port", taken_port) as (_, client):
         assert [(await run.state()).status async for run in client.runs()] == ["completed"]
     assert (tmp_path / ".ironflow" / ".gitignore").read_text(encoding="utf-8") == "*\n"
+
+
+async def test_ctrl_c_while_the_app_is_imported_leaves_no_process_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(NEVER_IMPORTED, encoding="utf-8")
+    dev = Dev(tmp_path, "slow.py")
+    try:
+        importing = await eventually(lambda: pid_in(tmp_path / "pid"), within=READY_SECONDS)
+        os.killpg(dev.process.pid, signal.SIGINT)  # as a terminal does
+        assert await dev.ended() == 130
+    finally:
+        dev.process.kill()
+        await dev.ended()
+    assert (dev.output, dev.log) == ("", "interrupted\n")
+    await until_gone(importing)
+
+
+async def test_what_imports_the_app_ends_with_the_command(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(NEVER_IMPORTED, encoding="utf-8")
+    dev = Dev(tmp_path, "slow.py")
+    try:
+        importing = await eventually(lambda: pid_in(tmp_path / "pid"), within=READY_SECONDS)
+    finally:
+        dev.process.kill()
+        await dev.ended()
+    await until_gone(importing)
 
 
 async def test_saved_code_is_taken_up_and_broken_code_waits_for_the_next_save(tmp_path: Path, taken_port: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import importlib.metadata
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +153,29 @@ def test_stopping_twice_and_starting_twice_is_harmless(tmp_path: Path) -> None:
     server.stop()
     assert server.pid == 0
     assert not is_alive(pid)
+
+
+async def test_who_no_longer_waits_for_its_start_leaves_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def never(_port: int) -> bool:
+        asked.set()
+        return False
+
+    monkeypatch.setattr(embedded, "is_healthy", never)
+    server = EmbeddedServer(tmp_path)
+    starting = asyncio.create_task(server.__aenter__())
+    await asyncio.to_thread(asked.wait)
+    pid = server.pid
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not is_alive(pid)
+    monkeypatch.undo()
+    async with EmbeddedServer(tmp_path):  # its folder is free
+        pass
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
