@@ -28,6 +28,8 @@ LEVELS = ("debug", "info", "warning", "error")
 ERROR_TEXT = "error_text"
 """The key of an exception's text in a log entry; it is left out where texts are."""
 
+_NO_HALF_CLOSED_TLS = "returning true from eof_received() has no effect"
+
 _DEEPEST_SHOWN = 20
 """How many exceptions are shown of those that led to one another, or are groups within groups."""
 
@@ -58,6 +60,7 @@ def configure_logging(level: str = "info", *, json: bool = False, error_texts: b
         wrapper_class=structlog.stdlib.BoundLogger,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_says_something)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=common,
@@ -114,6 +117,11 @@ def _renderers(*, json: bool) -> list[Processor]:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Leave out what asyncio says of each TLS connection that a server closes, before a line of ours that says why."""
+    return not (record.name == "asyncio" and str(record.msg).startswith(_NO_HALF_CLOSED_TLS))
 
 
 def _withhold_texts(_logger: object, _method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -48,6 +48,17 @@ def test_what_is_less_severe_is_not_shown(capsys: pytest.CaptureFixture[str]) ->
     assert "run=r1" in err
 
 
+def test_what_asyncio_says_of_a_closed_tls_connection_is_left_out_and_nothing_else_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging("warning")
+    # As asyncio.sslproto and uvloop have it.
+    logging.getLogger("asyncio").warning("returning true from eof_received() has no effect when using ssl")
+    logging.getLogger("asyncio").warning("socket.send() raised exception.")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "socket.send" in line
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_an_exception_is_written_with_its_text_on_request(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
     configure_logging("info", json=as_json, error_texts=True)
