@@ -46,7 +46,8 @@ class Context(Generic[T]):
         event: what started the run.
         step: the steps.
         run: the run's id and the like.
-        log: a structlog logger, bound to the run's id, silent while recorded steps are replayed.
+        log: a structlog logger, bound to the run's id, silent while recorded steps are replayed. Facts whose names
+            are taken (run, function, step, attempt, event, level …) get an underscore behind them.
 
     """
 

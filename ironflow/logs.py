@@ -35,6 +35,8 @@ class _Logger:
         self._bound = bound
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # what copies and pickles asks for it before there is a name
+            raise AttributeError(attribute)
         if structlog.is_configured():
             return getattr(structlog.get_logger(self._name, **self._bound), attribute)
         plain = structlog.wrap_logger(

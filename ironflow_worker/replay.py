@@ -35,6 +35,7 @@ from ironflow_worker.log_bindings import logged_function, logged_run
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
 from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.run_log import run_log
 from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
 from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
@@ -243,7 +244,9 @@ class Replay:
                 attempt=task.attempt,
                 started_at=datetime.fromtimestamp(task.started_at / 1000, UTC),
             ),
-            log=structlog.wrap_logger(_log, processors=[self._drop_on_replay], run=task.run, function=task.function),
+            log=run_log(
+                structlog.wrap_logger(_log, processors=[self._drop_on_replay], run=task.run, function=task.function)
+            ),
         )
 
     def _drop_on_replay(self, _logger: Any, _method: str, event: Any) -> Any:

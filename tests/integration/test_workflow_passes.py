@@ -407,3 +407,18 @@ async def test_the_log_is_silent_while_recorded_steps_are_replayed() -> None:
         ("worked", "info"),
         ("slept", "warning"),
     ]
+
+
+async def test_a_handler_may_call_its_facts_as_it_likes_and_its_lines_say_of_which_run_they_are() -> None:
+    facts = {"event": "order.placed", "run": "mine"}
+    with structlog.testing.capture_logs() as logs:
+
+        @ironflow.function(id="f")
+        async def f(ctx: Context) -> str:
+            ctx.log.info("placed", **facts)
+            return ctx.run.id
+
+        async with running_system(f) as system:
+            run = await system.output(f)
+    (placed,) = [entry for entry in logs if entry["event"] == "placed"]
+    assert (placed["run"], placed["event_"], placed["run_"]) == (run, "order.placed", "mine")
