@@ -12,6 +12,7 @@ from ironflow.cli.common import (
     ExitCode,
     connection_options_with_shards,
     errors_as_exit_codes,
+    put,
     run_async,
 )
 from ironflow.cli.health import health_option, served
@@ -92,7 +93,7 @@ async def worker(
     """
     functions = load_functions(_apps(apps))
     if describe:
-        click.echo(json.dumps([_description(functions[key]) for key in sorted(functions)]))
+        put(json.dumps([_description(functions[key]) for key in sorted(functions)]))
         return ExitCode.DONE
     settings = WorkerSettings(
         queues=_queues(queues), concurrency=concurrency, threads=threads, drain_seconds=drain_ms / 1000

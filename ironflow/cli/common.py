@@ -88,7 +88,7 @@ def errors_as_exit_codes() -> Generator[None]:
     try:
         yield
         # Here and not at the interpreter's end, where a closed pipe could only be complained about.
-        click.echo(nl=False)
+        put("", nl=False)
     except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
         raise
     except BrokenPipeError:
@@ -99,6 +99,8 @@ def errors_as_exit_codes() -> Generator[None]:
         if os.environ.get("IRONFLOW_DEBUG"):
             traceback.print_exception(error)
         complain(describe_error(cause))
+        if isinstance(cause, OutputError):
+            _discard_output()
         sys.exit(exit_code_of(cause))
 
 
@@ -121,6 +123,26 @@ def exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, (DefinitionError, LimitError, WrongShards)):
         return ExitCode.USAGE
     return ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED
+
+
+class OutputError(IronflowError):
+    """What a command prints cannot be written."""
+
+
+def put(text: str | bytes, *, nl: bool = True) -> None:
+    """Write a text to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        OutputError: it cannot be written.
+
+    """
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to stdout: {error.strerror or error}") from error
 
 
 def complain(message: str) -> None:
@@ -150,7 +172,7 @@ def _first_of(error: BaseException) -> BaseException:
 
 
 def _discard_output() -> None:
-    """Let what is still buffered for a closed pipe go nowhere, so that Python's last flush says nothing."""
+    """Let what is still buffered for a closed pipe or a full disk go nowhere: Python's last flush would complain."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from ironflow.cli.common import put
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -16,4 +18,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     complete = get_completion_class(shell)
     assert complete is not None  # noqa: S101 - click has one for each of the choices
-    click.echo(complete(ctx.find_root().command, {}, "ironflow", "_IRONFLOW_COMPLETE").source())
+    put(complete(ctx.find_root().command, {}, "ironflow", "_IRONFLOW_COMPLETE").source())

@@ -16,6 +16,7 @@ import msgspec
 from ironflow.broker.embedded import LOOPBACK, EmbeddedServer
 from ironflow.broker.protocol import BrokerError
 from ironflow.cli.apps import AppError, DescribedFunction, describe, folders_of
+from ironflow.cli.common import put
 from ironflow.cli.dev_banner import banner, hint_variables
 from ironflow.cli.process import StopSignals, first_of, unless_stopped
 from ironflow.cli.supervisor import Program, Say, Service
@@ -105,7 +106,7 @@ class Session:
         if not await until_ready(url, self._plan.names, {function.id for function in functions}):
             self._say("dev", f"engine and worker are not ready after {READY_SECONDS:g} s; see above")
         variables = hint_variables(url, self._plan.names)
-        click.echo(banner(url, self._plan.data, functions, variables))
+        put(banner(url, self._plan.data, functions, variables))
         sys.stdout.flush()
 
     async def _keep_server(self, server: EmbeddedServer) -> None:

@@ -13,6 +13,7 @@ from ironflow.cli.common import (
     connection_options,
     json_option,
     open_client,
+    put,
     run_async,
 )
 from ironflow.cli.output import print_json
@@ -64,6 +65,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
     """Print findings for people: one line each, and below it what to do."""
     for finding in findings:
         level = click.style(f"{finding.level:<{len(_MARGIN)}}", fg=_COLORS[finding.level])
-        click.echo(f"{level}{finding.check}: {finding.text}")
+        put(f"{level}{finding.check}: {finding.text}")
         if finding.advice:
-            click.echo(f"{_MARGIN}→ {finding.advice}")
+            put(f"{_MARGIN}→ {finding.advice}")

@@ -7,9 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import click
-
-from ironflow.cli.common import ExitCode, complain
+from ironflow.cli.common import ExitCode, complain, put
 from ironflow.cli.output import (
     format_elapsed,
     format_error,
@@ -96,7 +94,7 @@ class TextShow:
             self.run(view)
 
     def _line(self, time: str, *parts: str) -> None:
-        click.echo("  ".join([f"{time[:19]}Z", *(printable(part) for part in parts if part)]))
+        put("  ".join([f"{time[:19]}Z", *(printable(part) for part in parts if part)]))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from ironflow.cli.common import (
     connection_options,
     json_option,
     open_client,
+    put,
     run_async,
 )
 from ironflow.cli.output import document, print_json, print_table
@@ -74,5 +75,5 @@ async def delete_function(connection: ConnectionOptions, *, as_json: bool, id: s
         complain(f"no function {readable(id)}")
         return ExitCode.FAILED
     if not as_json:
-        click.echo(f"deleted {id}")
+        put(f"deleted {id}")
     return ExitCode.DONE

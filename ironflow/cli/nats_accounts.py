@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ironflow.cli.common import shards_option
+from ironflow.cli.common import put, shards_option
 from ironflow.errors import DefinitionError, LimitError
 
 
@@ -41,5 +41,5 @@ def nats_accounts(namespace: str, workers: tuple[str, ...], *, shards: int, nkey
     words = ["ironflow nats-accounts", f"--namespace {namespace}", *(f"--worker {worker}" for worker in workers)]
     words += [f"--shards {shards}"] if shards > 1 else []
     words += ["--nkeys"] if nkeys else []
-    click.echo(f"# Made by: {' '.join(words)}")
-    click.echo(render(accounts(names, found, nkeys=nkeys)), nl=False)
+    put(f"# Made by: {' '.join(words)}")
+    put(render(accounts(names, found, nkeys=nkeys)), nl=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from ironflow.cli.common import put
 from ironflow.clock import now_ms, parse_when
 from ironflow.durations import format_milliseconds
 
@@ -32,12 +33,12 @@ _VALUE_SHOWN = 80
 
 def print_json(value: object) -> None:
     """Print one JSON document; parts of runs and events that are JSON already are embedded as they are."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    put(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def print_json_line(value: object) -> None:
     """Print a JSON document as one line."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=-1))
+    put(msgspec.json.format(msgspec.json.encode(value), indent=-1))
 
 
 def document(view: msgspec.Struct) -> dict[str, object]:
@@ -74,7 +75,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], nothin
     """
     text = format_table(headers, rows)
     if text:
-        click.echo(text)
+        put(text)
     else:
         click.echo(nothing, err=True)
 

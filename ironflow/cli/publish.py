@@ -22,6 +22,7 @@ from ironflow.cli.common import (
     exit_code_of,
     json_option,
     open_client,
+    put,
     run_async,
 )
 from ironflow.cli.output import format_error, format_json, format_status, print_json, print_table
@@ -90,7 +91,7 @@ async def publish(connection: ConnectionOptions, *, as_json: bool, wait: bool, t
     async with open_client(connection) as client:
         published = await _publish(client, event)
         if not as_json:
-            click.echo(published.record.id)
+            put(published.record.id)
         if published.existed:
             complain(
                 f"an event with the id {published.record.id!r} was stored before: it stays as it is, and nothing was "

@@ -15,6 +15,7 @@ from ironflow.cli.common import (
     json_option,
     limit_option,
     open_client,
+    put,
     run_async,
 )
 from ironflow.cli.follow import LineShow, TextShow, follow_namespace, follow_run, naming_run
@@ -75,7 +76,7 @@ async def get_run(connection: ConnectionOptions, *, as_json: bool, run: str) -> 
     if as_json:
         print_json(run_document(view, steps))
     else:
-        click.echo(format_run(view, steps))
+        put(format_run(view, steps))
 
 
 @runs.command("watch")
@@ -124,7 +125,7 @@ async def cancel_run(
         print_json({"id": run, "recorded": cancellation.recorded, "status": cancellation.status})
     elif cancellation.recorded:
         undoes = "; what it did is being undone" if cancellation.status == "compensating" else ""
-        click.echo(f"run {run} is cancelled{undoes}")
+        put(f"run {run} is cancelled{undoes}")
     if cancellation.recorded:
         return ExitCode.DONE
     complain(f"run {run} {_REFUSED.get(cancellation.status, 'had already ended')}")
@@ -149,7 +150,7 @@ async def retry_run(connection: ConnectionOptions, *, as_json: bool, run: str) -
     if as_json:
         print_json({"id": run, "recorded": retried.recorded, "status": retried.status, "attempt": retried.attempt})
     elif retried.recorded:
-        click.echo(f"run {run} goes on, in attempt {retried.attempt}")
+        put(f"run {run} goes on, in attempt {retried.attempt}")
     if retried.recorded:
         return ExitCode.DONE
     complain(f"run {run} {_NOT_FAILED.get(retried.status, _GOES_ON)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ironflow.cli.command_group import CommandGroup
-from ironflow.cli.common import complain, errors_as_exit_codes
+from ironflow.cli.common import complain, errors_as_exit_codes, put
 
 
 @click.group(cls=CommandGroup)
@@ -31,7 +31,7 @@ def export(output: Path | None) -> None:
     with errors_as_exit_codes():
         documents = schema_documents()
         if output is None:
-            click.echo(document_text(documents), nl=False)
+            put(document_text(documents), nl=False)
             return
         _write(output, {name: document_text(document) for name, document in documents.items()})
         complain(f"wrote {len(documents)} documents to {output}")

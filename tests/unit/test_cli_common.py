@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -119,6 +120,22 @@ def test_commands_run_under_uvloop() -> None:
 def test_commands_run_without_uvloop_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
     assert _run().stdout == "started\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is nothing that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_said_so_of(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "ironflow.cli.main", "completion", "bash"]
+    with Path("/dev/full").open("wb") as output:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "cannot write to stdout: No space left on device\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
