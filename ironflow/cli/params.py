@@ -21,6 +21,7 @@ from ironflow.limits import DEFAULT_LIMITS, check_payload
 T = TypeVar("T")
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _BYTE = re.compile(r" \(byte (\d+)\)$")
 _TOO_FAR = ("invalid character", "trailing characters")
 """For these msgspec names a place behind the one that is meant: of "nope" it has read all that "null" has."""
@@ -65,7 +66,7 @@ def parse_kept_milliseconds(text: str) -> int:
 
 
 def parse_since(text: str, now: int | None = None) -> int:
-    """Return a point in time, in milliseconds: an ISO 8601 time, or how long ago ("1h").
+    """Return a point in time, in milliseconds: an ISO 8601 time, a date (its midnight, UTC), or how long ago ("1h").
 
     Args:
         text: what was written.
@@ -79,7 +80,7 @@ def parse_since(text: str, now: int | None = None) -> int:
     except ValueError:
         pass
     try:
-        return parse_when(text, "it")
+        return parse_when(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text, "it")
     except ValueError as error:
         msg = f"{error}; or say how long ago, like '1h'"
         raise ValueError(msg) from error

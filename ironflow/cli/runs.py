@@ -32,7 +32,9 @@ def runs() -> None:
 @runs.command("list")
 @click.option("--status", type=click.Choice(get_args(RunStatus)), help="Only runs that have it.")
 @click.option("--function", metavar="ID", help="Only runs of that function.")
-@click.option("--since", type=SINCE, default=0, help='Only newer ones: "1h" (ago), or ISO 8601.')
+@click.option(
+    "--since", type=SINCE, default=0, help='Only newer ones: "1h" (ago), or ISO 8601; a bare date is its midnight, UTC.'
+)
 @limit_option
 @connection_options
 @json_option

@@ -44,7 +44,12 @@ def test_how_long_something_is_kept_needs_a_unit(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "milliseconds"),
-    [("1h", NOW - 3_600_000), ("2026-11-21T20:03:00Z", NOW), ("2026-11-21T21:03:00+01:00", NOW)],
+    [
+        ("1h", NOW - 3_600_000),
+        ("2026-11-21T20:03:00Z", NOW),
+        ("2026-11-21T21:03:00+01:00", NOW),
+        ("2026-11-21", NOW - 72_180_000),
+    ],
 )
 def test_since_is_how_long_ago_or_a_time(text: str, milliseconds: int) -> None:
     assert parse_since(text, NOW) == milliseconds

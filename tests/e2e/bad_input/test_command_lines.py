@@ -55,7 +55,10 @@ class TestCommandLines:
         Bad(
             "runs list --since yesterday", "must be an ISO 8601 time like '2027-01-31T09:00:00+01:00', got 'yesterday'"
         ),
-        Bad("runs list --since 2026-01-01", "it has no time zone: '2026-01-01T00:00:00'; add one"),
+        Bad("runs list --since 2026-01-01T00:00", "it has no time zone: '2026-01-01T00:00:00'; add one"),
+        Bad(
+            "runs list --since 2026-02-30", "must be an ISO 8601 time like '2027-01-31T09:00:00+01:00', got '2026-02-30"
+        ),
         Bad("runs list --since -1h", "got '-1h'; or say how long ago, like '1h'"),
         Bad("runs list --since 9999d", "it must be at most 366 days, got '9999d'"),
         Bad("functions delete", "Missing argument 'ID'"),
