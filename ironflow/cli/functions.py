@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ironflow.broker.protocol import BrokerError
 from ironflow.cli.command_group import CommandGroup
 from ironflow.cli.common import (
     ConnectionOptions,
@@ -17,6 +18,8 @@ from ironflow.cli.common import (
 )
 from ironflow.cli.output import document, print_json, print_table
 from ironflow.durations import format_milliseconds
+from ironflow.engine_api import EngineApi
+from ironflow.errors import IronflowError
 from ironflow.names import readable
 
 
@@ -69,6 +72,7 @@ async def delete_function(connection: ConnectionOptions, *, as_json: bool, id: s
     """
     async with open_client(connection) as client:
         done = await client.engine.delete_function(id)
+        having = await _workers_that_have(client.engine, id) if done.changed else 0
     if as_json:
         print_json({"id": id, "deleted": done.changed})
     if not done.changed:
@@ -76,4 +80,16 @@ async def delete_function(connection: ConnectionOptions, *, as_json: bool, id: s
         return ExitCode.FAILED
     if not as_json:
         put(f"deleted {id}")
+    if having:
+        one = "1 worker still has its code, and registers it again when it starts"
+        complain(one if having == 1 else f"{having} workers still have its code, and register it again when they start")
     return ExitCode.DONE
+
+
+async def _workers_that_have(engine: EngineApi, function_id: str) -> int:
+    """Return how many workers have a function's code; none where that cannot be found out, the function is ended."""
+    try:
+        workers = (await engine.workers()).workers
+    except (BrokerError, IronflowError):
+        return 0
+    return sum(function_id in worker.functions for worker in workers)

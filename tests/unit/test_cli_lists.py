@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 
 from ironflow.messages import FunctionView, ListEvents, QueueView, StoredEvent, WorkerView
@@ -113,6 +116,18 @@ def test_a_function_is_deleted_once(shell: Shell, engine: FakeEngine) -> None:
     first, second = shell("functions", "delete", "f"), shell("functions", "delete", "f")
     assert (first.exit_code, first.stdout) == (0, "deleted f\n")
     assert (second.exit_code, second.stdout, second.stderr) == (1, "", "no function f\n")
+
+
+def test_that_a_deleted_function_comes_back_with_its_workers_is_said_so_of(shell: Shell, engine: FakeEngine) -> None:
+    have = [msgspec.structs.replace(WORKER, id=each, functions=("f", "g")) for each in ("w1", "w2")]
+    engine.functions, engine.workers = [FUNCTION], [have[0], msgspec.structs.replace(WORKER, functions=("g",))]
+    one = shell("functions", "delete", "f", "--json")
+    assert one.stderr == "1 worker still has its code, and registers it again when it starts\n"
+    assert json.loads(one.stdout) == {"id": "f", "deleted": True}
+    engine.functions, engine.workers = [FUNCTION], have
+    two = shell("functions", "delete", "f")
+    assert two.stdout == "deleted f\n"
+    assert two.stderr == "2 workers still have its code, and register it again when they start\n"
 
 
 def test_deleting_prints_json_in_both_cases(shell: Shell, engine: FakeEngine) -> None:
