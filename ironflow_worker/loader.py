@@ -19,6 +19,7 @@ from ironflow.function import Function, one_import, registered_functions
 
 _OURS = tuple(str(folder) for folder in (Path(ironflow.__file__).parent, Path(__file__).parent))
 _PYTHONS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<")
+_MOST_FRAMES = 10
 _INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 
 
@@ -46,7 +47,7 @@ def load_app(app: str) -> ModuleType:
     """Import one app.
 
     Raises:
-        DefinitionError: it does not exist, or importing it fails.
+        DefinitionError: it does not exist, or importing it fails; with more lines about where as a note.
 
     """
     load = _loader_of(app)
@@ -57,7 +58,10 @@ def load_app(app: str) -> ModuleType:
         raise
     # An app that is a script ends the process; silently, where nobody says so.
     except (Exception, SystemExit) as error:
-        raise DefinitionError(_explain(app, error)) from error
+        refused = DefinitionError(_explain(app, error))
+        if details := _details(error):
+            refused.add_note("\n".join(details))
+        raise refused from error
 
 
 class _NotFoundError(DefinitionError):
@@ -145,12 +149,26 @@ def _explain(app: str, error: BaseException) -> str:
 
 def _place_of(error: BaseException) -> str:
     """Return the last place in the user's own code; nothing where the error's text names one."""
-    if isinstance(error, SyntaxError):
-        return ""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    users = [frame for frame in frames if not frame.filename.startswith(_PYTHONS)]
-    # An app may be an installed package itself; where it is not, what is installed is not to blame.
-    own = [frame for frame in users if not frame.filename.startswith(_INSTALLED)] or users
+    own = [] if isinstance(error, SyntaxError) else _own_frames(error)
     if not own or f"{own[-1].filename}, line {own[-1].lineno}" in str(error):
         return ""
     return f" ({own[-1].filename}, line {own[-1].lineno})"
+
+
+def _details(error: BaseException) -> list[str]:
+    """Return lines that say more about where importing failed than one place does; none where there is no more."""
+    frames = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in _own_frames(error)]
+    if isinstance(error, SyntaxError):
+        # Python's own lines of it: the file, the code, what points into it, and the error.
+        code = [line.rstrip() for line in traceback.format_exception_only(error) if line.startswith("    ")]
+        place = [f"  {error.filename}:{error.lineno}"] if frames else []
+        return [*frames[-_MOST_FRAMES:], *place, *code]
+    return frames[-_MOST_FRAMES:] if len(frames) > 1 else []
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where an error went through the user's own code, the place where it was raised last."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    users = [frame for frame in frames if not frame.filename.startswith(_PYTHONS)]
+    # An app may be an installed package itself; where it is not, what is installed is not to blame.
+    return [frame for frame in users if not frame.filename.startswith(_INSTALLED)] or users

@@ -32,12 +32,14 @@ class AppError(Exception):
 
     Attributes:
         code: the exit code that says so.
+        details: lines that say more about where.
 
     """
 
-    def __init__(self, message: str, code: int = ExitCode.FAILED) -> None:
+    def __init__(self, message: str, code: int = ExitCode.FAILED, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
 
 
 async def describe(apps: Sequence[str], environment: Mapping[str, str]) -> list[DescribedFunction]:
@@ -72,7 +74,8 @@ async def describe(apps: Sequence[str], environment: Mapping[str, str]) -> list[
             _kill(process)
             await process.wait()
     if process.returncode:
-        raise AppError(_last_line(complaint) or f"cannot import {', '.join(apps)}", process.returncode)
+        message, details = _complaint_in(complaint)
+        raise AppError(message or f"cannot import {', '.join(apps)}", process.returncode, details)
     try:
         return msgspec.json.decode(_description_in(output), type=list[DescribedFunction])
     except msgspec.MsgspecError as error:
@@ -129,6 +132,8 @@ def _description_in(output: bytes) -> bytes:
     return lines[-1] if lines else b""
 
 
-def _last_line(output: bytes) -> str:
+def _complaint_in(output: bytes) -> tuple[str, list[str]]:
+    """Return the last line that is not indented, and those behind it; an app may have written others before."""
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
-    return one_line(lines[-1]) if lines else ""
+    start = max((number for number, line in enumerate(lines) if not line.startswith("  ")), default=0)
+    return (one_line(lines[start]), lines[start + 1 :]) if lines else ("", [])

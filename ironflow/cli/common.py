@@ -83,6 +83,7 @@ def run_async(coro_fn: Callable[P, Coroutine[Any, Any, ExitCode | None]]) -> Cal
 def errors_as_exit_codes() -> Generator[None]:
     """End the process with one line on stderr and an exit code where the block raises: never a traceback.
 
+    Notes of an error of ours follow that line. They are for what takes more than a line, like a place in code.
     Errors of click pass through, since click shows them as it does.
     """
     try:
@@ -99,6 +100,9 @@ def errors_as_exit_codes() -> Generator[None]:
         if os.environ.get("IRONFLOW_DEBUG"):
             traceback.print_exception(error)
         complain(describe_error(cause))
+        if isinstance(cause, IronflowError):
+            for note in getattr(cause, "__notes__", ()):
+                complain(note)
         if isinstance(cause, OutputError):
             _discard_output()
         sys.exit(exit_code_of(cause))

@@ -104,7 +104,7 @@ async def dev(
     try:
         await Session(plan).run()
     except AppError as error:
-        complain(str(error))
+        complain("\n".join((str(error), *error.details)))
         return ExitCode.USAGE if error.code == ExitCode.USAGE else ExitCode.FAILED
     except Interrupted:
         complain("interrupted")

@@ -133,7 +133,8 @@ class Session:
         try:
             functions = await describe(self._plan.apps, environment)
         except AppError as error:
-            self._say("dev", f"not reloaded, the code from before goes on: {error}")
+            for line in (f"not reloaded, the code from before goes on: {error}", *error.details):
+                self._say("dev", line)
             return
         programs = self._worker_programs(functions, environment)
         await asyncio.gather(*(worker.replace(program) for worker, program in zip(workers, programs, strict=True)))

@@ -241,6 +241,7 @@ async def test_saved_code_is_taken_up_and_broken_code_waits_for_the_next_save(tm
         assert await greeting(client) == "first"
         app.write_text("def broken(:", encoding="utf-8")
         await dev.logged("not reloaded, the code from before goes on: cannot import app.py: SyntaxError")
+        await dev.logged("│     def broken(:\n")
         assert await greeting(client) == "first"
         write_app(tmp_path, "second")
         await dev.logged("reloaded greet")
@@ -273,17 +274,25 @@ async def test_nothing_is_left_when_the_command_itself_is_killed(tmp_path: Path,
         ([], "no APP"),
         (["missing.py"], "no such file: missing.py"),
         (["no_such_module_here"], "no module named"),
-        (["broken.py"], "cannot import broken.py: SyntaxError"),
         (["empty.py"], "no functions found in empty.py"),
     ],
 )
 def test_an_app_that_cannot_be_run_is_one_clear_line(tmp_path: Path, words: list[str], message: str) -> None:
-    (tmp_path / "broken.py").write_text("def broken(:", encoding="utf-8")
     (tmp_path / "empty.py").touch()
     refused = run_here(tmp_path, "dev", *words)
     assert refused.returncode == 2
     assert message in refused.stderr.splitlines()[-1]
     assert refused.stdout == ""
+    assert not (tmp_path / ".ironflow").exists()
+
+
+def test_an_app_with_a_mistyped_line_is_refused_with_that_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def broken(:", encoding="utf-8")
+    refused = run_here(tmp_path, "dev", "broken.py")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    message, *code = refused.stderr.splitlines()
+    assert message.startswith("cannot import broken.py: SyntaxError: ")
+    assert code == ["    def broken(:", "               ^"]
     assert not (tmp_path / ".ironflow").exists()
 
 

@@ -108,6 +108,45 @@ def test_what_cannot_be_loaded_is_said_in_one_line(app: str, content: str | None
     assert "\n" not in str(refused.value)
 
 
+def details_of(app: str) -> list[str]:
+    with pytest.raises(DefinitionError) as refused:
+        load_app(app)
+    notes: list[str] = getattr(refused.value, "__notes__", [])
+    return [line for note in notes for line in note.splitlines()]
+
+
+def test_code_that_cannot_be_read_is_shown_with_where_it_went_wrong() -> None:
+    write("bad.py", "x = 1\nif x:\n    def f(:\n")
+    assert details_of("bad.py") == ["    def f(:", "          ^"]
+
+
+def test_the_way_to_a_file_that_cannot_be_read_is_shown() -> None:
+    bad = write("inner.py", "def f(:\n")
+    app = write("app.py", "x = 1\nimport inner\n")
+    assert details_of("app.py") == [
+        f"  {Path(app).resolve()}:2 in <module>",
+        f"  {Path(bad).resolve()}:1",
+        "    def f(:",
+        "          ^",
+    ]
+
+
+def test_the_way_to_an_error_is_shown_through_the_apps_own_code_and_nobody_elses() -> None:
+    inner = write("failing.py", "import json\ndef read(text):\n    return json.loads(text)\n")
+    app = write("app.py", "import failing\n\nfailing.read('nope')\n")
+    assert details_of("app.py") == [f"  {Path(app).resolve()}:3 in <module>", f"  {Path(inner).resolve()}:3 in read"]
+
+
+def test_an_error_in_the_app_itself_needs_no_more_than_its_place() -> None:
+    write("bad.py", "import json\njson.loads('nope')\n")
+    assert details_of("bad.py") == []
+
+
+def test_of_a_long_way_the_end_is_shown() -> None:
+    write("bad.py", "def down(left):\n    return down(left - 1) if left else 1 / 0\n\ndown(100)\n")
+    assert len(details_of("bad.py")) == 10
+
+
 def test_a_module_that_lacks_a_module_is_not_taken_for_missing_itself() -> None:
     write("shop.py", "import missing_library")
     with pytest.raises(DefinitionError, match=r"cannot import shop: ModuleNotFoundError: .*missing_library"):
