@@ -13,14 +13,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any
 
-import structlog
-
 from ironflow.annotations import ADVICE, annotation_of, raw_annotations, readable, with_self
 from ironflow.errors import DefinitionError, StepTimeoutError
+from ironflow.logs import get_logger
 from ironflow_worker.log_bindings import logged_attempt, logged_step
 from ironflow_worker.signals import BodyFailure, is_pass_end
 
-_log = structlog.get_logger("ironflow.worker")
+_log = get_logger("ironflow.worker")
 
 _AWAITABLES = (Awaitable, Coroutine, Generator)
 
