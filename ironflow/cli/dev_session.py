@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -30,6 +31,7 @@ DRAIN = "3s"
 """What a worker has for its passes when it is replaced: somebody waits for the code that was just saved."""
 
 _SHOWN_FILES = 3
+_SHOWN_FUNCTIONS = 5
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,19 @@ class Session:
         variables = hint_variables(url, self._plan.names)
         put(banner(url, self._plan.data, functions, variables))
         sys.stdout.flush()
+        await self._tell_left_over(url, functions)
+
+    async def _tell_left_over(self, url: str, functions: Iterable[DescribedFunction]) -> None:
+        """Say which functions are registered from before that none of the apps has: a renamed one is two."""
+        left_over = sorted(await registered_functions(url, self._plan.names) - {function.id for function in functions})
+        for function in left_over[:_SHOWN_FUNCTIONS]:
+            self._say(
+                "dev",
+                f"{function} is registered from before, and none of the apps has it: its events go on starting runs, "
+                f"which wait for a worker; `ironflow functions delete {shlex.quote(function)}` ends that",
+            )
+        if len(left_over) > _SHOWN_FUNCTIONS:
+            self._say("dev", f"and {len(left_over) - _SHOWN_FUNCTIONS} more like it, see `ironflow functions list`")
 
     async def _keep_server(self, server: EmbeddedServer) -> None:
         """Start the NATS server again should it crash: same port, same data."""
@@ -139,6 +154,7 @@ class Session:
         programs = self._worker_programs(functions, environment)
         await asyncio.gather(*(worker.replace(program) for worker, program in zip(workers, programs, strict=True)))
         self._say("dev", f"reloaded {', '.join(function.id for function in functions)}")
+        await self._tell_left_over(environment["NATS_URL"], functions)
 
 
 async def stop(tasks: Sequence[asyncio.Task[None]], signals: StopSignals, services: Iterable[Service]) -> None:
@@ -151,25 +167,40 @@ async def stop(tasks: Sequence[asyncio.Task[None]], signals: StopSignals, servic
             service.kill()
 
 
-async def until_ready(url: str, names: Names, wanted: set[str]) -> bool:
-    """Wait until the engine knows these functions and workers have them; tell whether that came in time."""
+@contextlib.asynccontextmanager
+async def engine_at(url: str, names: Names) -> AsyncGenerator[EngineApi]:
+    """Ask engines at a NATS server.
+
+    Raises:
+        BrokerError, IronflowError: it cannot be reached.
+
+    """
     from ironflow.broker.nats import ConnectionSettings, connect  # noqa: PLC0415 - keeps --help fast
 
+    broker = await connect(ConnectionSettings(urls=(url,), name="ironflow-dev"))
     try:
-        broker = await connect(ConnectionSettings(urls=(url,), name="ironflow-dev"))
-    except (BrokerError, IronflowError):
-        return False
-    try:
-        engine = EngineApi(broker, names, timeout_seconds=1.0)
-        async with asyncio.timeout(READY_SECONDS):
+        yield EngineApi(broker, names, timeout_seconds=1.0)
+    finally:
+        await broker.close()
+
+
+async def until_ready(url: str, names: Names, wanted: set[str]) -> bool:
+    """Wait until the engine knows these functions and workers have them; tell whether that came in time."""
+    with contextlib.suppress(BrokerError, IronflowError, TimeoutError):
+        async with engine_at(url, names) as engine, asyncio.timeout(READY_SECONDS):
             while True:
                 if wanted <= await ready_functions(engine):
                     return True
                 await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError:
-        return False
-    finally:
-        await broker.close()
+    return False
+
+
+async def registered_functions(url: str, names: Names) -> set[str]:
+    """Return the ids of all functions that events start; none where no engine tells."""
+    with contextlib.suppress(BrokerError, IronflowError):
+        async with engine_at(url, names) as engine:
+            return {function.id for function in (await engine.functions()).functions}
+    return set()
 
 
 async def ready_functions(engine: EngineApi) -> set[str]:

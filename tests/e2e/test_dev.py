@@ -246,6 +246,10 @@ async def test_saved_code_is_taken_up_and_broken_code_waits_for_the_next_save(tm
         write_app(tmp_path, "second")
         await dev.logged("reloaded greet")
         await greets(client, "second")
+        assert "registered from before" not in dev.log
+        app.write_text(app.read_text(encoding="utf-8").replace('id="greet"', 'id="salute"'), encoding="utf-8")
+        await dev.logged("reloaded salute")
+        await dev.logged("greet is registered from before, and none of the apps has it")
     assert "ended with code" not in dev.log
 
 
