@@ -154,7 +154,14 @@ class Engine:
             broker, names, conductor, self._read_model, terminator, duty, self._settings.sweep_seconds
         )
         duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
-        self._takeover = Takeover(broker, names, duty, self.metrics, self._settings.lease_seconds)
+        self._takeover = Takeover(
+            broker,
+            names,
+            duty,
+            self.metrics,
+            lease_seconds=self._settings.lease_seconds,
+            idle_seconds=self._settings.sweep_seconds,
+        )
         census = Census(broker, names)
         history = archive.history if archive is not None else NoHistory()
         self._chores = self._find_chores(store, history, archive, make_token)

@@ -42,15 +42,19 @@ class Takeover:
         duty: has one engine at a time do it: a second one would take the tasks from those who got them.
         metrics: counts.
         lease_seconds: how long a worker keeps a task without renewal. Who says nothing of one for so long is asked.
+        idle_seconds: how often our own connection is looked at where no worker has anything.
 
     """
 
-    def __init__(self, broker: Broker, names: Names, duty: Duty, metrics: Metrics, lease_seconds: float) -> None:
+    def __init__(
+        self, broker: Broker, names: Names, duty: Duty, metrics: Metrics, *, lease_seconds: float, idle_seconds: float
+    ) -> None:
         self._metrics = metrics
         self._broker = broker
         self._names = names
         self._duty = duty
         self._lease_seconds = lease_seconds
+        self._idle_seconds = idle_seconds
         self._claims = ClaimBook()
         self._changed = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -74,7 +78,7 @@ class Takeover:
         while True:
             try:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._lease_seconds):
+                    async with asyncio.timeout(self._idle_seconds):
                         await self._changed.wait()
                 await asyncio.sleep(_LOOK_SECONDS)
                 self._ask_where_needed()

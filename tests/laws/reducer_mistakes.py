@@ -224,7 +224,11 @@ OF_RECONCILING: dict[str, Mistake] = {
         "def _review(state: RunState, fact: StateReviewed) -> Decision:\n    if state.status in TERMINAL:",
         "def _review(state: RunState, fact: StateReviewed) -> Decision:\n    if False:",
     ),
-    "waits stay lost": (overdue, "for fact in self._open.values() if due_at(fact) <= now_ms]", "for fact in ()]"),
+    "waits stay lost": (
+        overdue,
+        "for fact in self._open.values() if _has_time(fact) and due_at(fact) <= now_ms]",
+        "for fact in ()]",
+    ),
     "wake-ups stay lost": (overdue, "if self._ended_at > self._state.woken_by:", "if False:"),
     "an old wake-up comes again": (overdue, "sequence=self._ended_at)", "sequence=self._state.woken_by)"),
     "waits are not read": (overdue, 'case "wait" | "try":', 'case "try":'),

@@ -237,8 +237,7 @@ async def deployed(overlay: str, folder: Path, **secrets: Secret) -> AsyncGenera
 
 def module_of(command: str) -> str:
     """Return the module that a command of ours runs."""
-    module, _, _ = SCRIPTS[command].partition(".main:")
-    return module
+    return SCRIPTS[command].partition(":")[0].removesuffix(".__main__").removesuffix(".main")
 
 
 def nats_file(overlay: str, file: str) -> str:
