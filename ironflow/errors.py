@@ -98,8 +98,9 @@ class StepError(IronflowError):
 
     """
 
-    def __init__(self, step: str, attempts: int, cause_type: str, message: str) -> None:
-        super().__init__(f"step {step!r} failed after {attempts} attempt(s): {cause_type}: {message}")
+    def __init__(self, step: str, attempts: int, cause_type: str, message: str, *, path: str = "") -> None:
+        # In a branch of a parallel or map the name alone does not say which step it was.
+        super().__init__(f"step {path or step!r} failed after {attempts} attempt(s): {cause_type}: {message}")
         self.step = step
         self.attempts = attempts
         self.cause_type = cause_type

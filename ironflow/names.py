@@ -93,6 +93,14 @@ def step_token(scope: Scope, name: str) -> str:
     return token if len(token) <= LONGEST_TOKEN else f"=p{digest(token.encode())}"
 
 
+def step_path(scope: Scope, name: str) -> str:
+    """Return a step's name behind the parallels around it, for people: ``all[0] / pay``."""
+    path = ""
+    for part in scope:
+        path += f"[{part}]" if isinstance(part, int) else f"{' / ' if path else ''}{part}"
+    return f"{path} / {name}" if path else name
+
+
 def step_key(token: str, epoch: int) -> str:
     """Return what stands for a step in subjects when it is done in an epoch of its run; 0 is the first.
 

@@ -20,6 +20,7 @@ from ironflow.errors import (
     StepTimeoutError,
     WaitTimeoutError,
 )
+from ironflow.names import step_path
 from ironflow.records import ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
 from ironflow_worker.retry_after import asked_delay_ms, why_unusable
@@ -213,4 +214,5 @@ def _recorded_failure(record: StepRecord) -> IronflowError:
         return SerializationError(error.message, error.path)
     if own is not None:
         return own(error.message)
-    return StepError(record.name, record.attempt, error.type, error.message)
+    path = step_path(record.scope, record.name)
+    return StepError(record.name, record.attempt, error.type, error.message, path=path)

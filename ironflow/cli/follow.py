@@ -13,10 +13,10 @@ from ironflow.cli.output import (
     format_error,
     format_json,
     format_status,
+    path_of,
     print_json_line,
     printable,
     run_document,
-    step_path,
 )
 from ironflow.clock import now_ms, to_iso
 from ironflow.errors import EngineUnavailableError, RunNotFoundError
@@ -82,13 +82,13 @@ class TextShow:
     def run_with_steps(self, view: RunView, steps: Sequence[StepView]) -> None:
         """Print the steps that are new or have another status, and the run's status where that is new."""
         for step in steps:
-            key = f"{view.id} {view.attempt} {step_path(step)} {step.status} {step.attempt}"
+            key = f"{view.id} {view.attempt} {path_of(step)} {step.status} {step.attempt}"
             if key not in self._steps:
                 self._steps.add(key)
                 attempt = f" (attempt {step.attempt})" if step.attempt > 1 else ""
                 result = format_error(step.error) or format_json(step.output)
                 time = step.finished_at or step.started_at
-                self._line(time, f"{view.id}  {step_path(step)}", f"{step.status}{attempt}", result)
+                self._line(time, f"{view.id}  {path_of(step)}", f"{step.status}{attempt}", result)
         if view.status != self._status:
             self._status = view.status
             self.run(view)

@@ -11,6 +11,7 @@ import msgspec
 from ironflow.cli.common import put
 from ironflow.clock import now_ms, parse_when
 from ironflow.durations import format_milliseconds
+from ironflow.names import step_path
 
 if TYPE_CHECKING:
     from ironflow.messages import AwaitedView, ErrorView, RunView, StepView
@@ -172,7 +173,7 @@ def format_run(view: RunView, steps: Sequence[StepView], now: int | None = None)
     lines = [f"{name:<13}{printable(str(fact))}" for name, fact in facts if fact]
     if steps:
         lines += ["", _steps_table(steps, now)]
-    unasked = [printable(step_path(step)) for step in steps if step.unasked]
+    unasked = [printable(path_of(step)) for step in steps if step.unasked]
     if unasked:
         lines += ["", f"recorded, but the code did not ask for it any more: {', '.join(unasked)}"]
     return "\n".join(lines)
@@ -189,7 +190,7 @@ def _steps_table(steps: Iterable[StepView], now: int | None) -> str:
         ("STEP", "KIND", "STATUS", "ATTEMPT", "TOOK", "RESULT"),
         [
             (
-                step_path(step),
+                path_of(step),
                 step.kind,
                 step.status,
                 step.attempt,
@@ -219,12 +220,9 @@ def _format_awaited(awaited: AwaitedView) -> str:
     return f"awaits {awaited.event}" + ("" if awaited.path is None else f" with {awaited.path} {shown}")
 
 
-def step_path(step: StepView) -> str:
-    """Return a step's name behind the parallels around it: ``all[0] / pay``."""
-    path = ""
-    for part in step.scope:
-        path += f"[{part}]" if isinstance(part, int) else f"{' / ' if path else ''}{part}"
-    return f"{path} / {step.name}" if path else step.name
+def path_of(step: StepView) -> str:
+    """Return a step's name behind the parallels around it."""
+    return step_path(step.scope, step.name)
 
 
 def format_error(error: ErrorView | None) -> str:

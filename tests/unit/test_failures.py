@@ -188,3 +188,19 @@ def test_a_recorded_failure_is_raised_again(recorded: ErrorRecord | None, raised
     assert str(again.value) == str(raised)
     assert vars(raised).items() <= vars(again.value).items()
     assert recorded_at(again.value) == 7
+
+
+def test_a_failure_in_a_branch_says_in_which() -> None:
+    record = StepRecord(
+        name="reserve",
+        scope=("all", 1, "inner", 0),
+        kind="run",
+        status="failed",
+        token="t",
+        attempt=2,
+        error=ErrorRecord(type="LookupError", message="no stock"),
+    )
+    with pytest.raises(StepError) as caught:
+        raise_recorded(record, 7)
+    assert str(caught.value) == "step 'all[1] / inner[0] / reserve' failed after 2 attempt(s): LookupError: no stock"
+    assert caught.value.step == "reserve"

@@ -17,12 +17,12 @@ from ironflow.cli.output import (
     format_json,
     format_run,
     format_table,
+    path_of,
     print_json,
     print_json_line,
     print_table,
     printable,
     run_document,
-    step_path,
 )
 from ironflow.clock import parse_when
 from ironflow.messages import AwaitedView, ErrorView, EventView, RunView
@@ -125,7 +125,7 @@ def test_a_run_document_has_steps_only_where_they_are_given() -> None:
     [((), "pay"), (("all", 0), "all[0] / pay"), (("all", 0, "inner", 12), "all[0] / inner[12] / pay")],
 )
 def test_a_step_is_shown_with_the_branches_around_it(scope: tuple[str | int, ...], path: str) -> None:
-    assert step_path(step_view("pay", scope=scope)) == path
+    assert path_of(step_view("pay", scope=scope)) == path
 
 
 @pytest.mark.parametrize(
