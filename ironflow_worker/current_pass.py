@@ -185,9 +185,10 @@ class CurrentPass:
     def _free_token(self, scope: Scope, name: str) -> str:
         token = step_token(scope, name)
         if token in self._asked:
+            branch = "in a branch, use the step client that it is given, " if self.is_in_group() and not scope else ""
             msg = (
                 f"step {name!r} was used twice in one pass; names must be unique within their scope "
-                "(in a loop, add the index: f'{name}-{index}')"
+                f"({branch}in a loop, add the index: f'{{name}}-{{index}}')"
             )
             raise DuplicateStepError(msg)
         return token

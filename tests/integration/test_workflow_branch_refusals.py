@@ -192,3 +192,18 @@ async def test_one_step_more_than_the_items_of_maps_may_have_is_refused() -> Non
         view = await system.run(f)
         assert view.error is not None
         assert (view.error.type, len(await system.subjects("step"))) == ("LimitError", 10)
+
+
+async def test_a_branch_that_uses_the_steps_around_it_is_told_of_its_own() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        async def each(item: int, step: Step, index: int) -> None:
+            await ctx.step.run("work", lambda: item + index)
+
+        await ctx.step.map("all", [1, 2], each)
+
+    async with running_system(f) as system:
+        view = await system.run(f)
+    assert view.error is not None
+    assert view.error.message.startswith("step 'work' was used twice in one pass")
+    assert "in a branch, use the step client that it is given" in view.error.message
