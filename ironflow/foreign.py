@@ -33,6 +33,11 @@ def _encode_foreign(value: object) -> object:
     if inspect.isawaitable(value):
         msg = f"an awaitable ({type(value).__name__}) cannot be written as JSON; await it first"
         raise TypeError(msg)
+    if isinstance(value, BaseException):
+        msg = (
+            f"an exception ({type(value).__name__}) cannot be written as JSON; return what you want of it, say its text"
+        )
+        raise TypeError(msg)
     msg = f"Objects of type {type(value).__name__} cannot be written as JSON"
     raise TypeError(msg)
 

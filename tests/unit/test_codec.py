@@ -161,6 +161,10 @@ def test_a_number_that_json_has_not_is_refused_with_its_place(value: object, pla
     ("value", "complaint"),
     [
         (Unknown(), "it: Objects of type Unknown cannot be written as JSON"),
+        (
+            [1, ValueError("no")],
+            "it[1]: an exception (ValueError) cannot be written as JSON; return what you want of it",
+        ),
         ({"a": [1, Unknown()]}, "it.a[1]: Objects of type Unknown cannot be written as JSON"),
         (Order(lines=[Unknown()]), "it.lines[0]: Objects of type Unknown"),  # type: ignore[list-item]
         ({"f": len}, "it.f: Objects of type builtin_function_or_method"),
