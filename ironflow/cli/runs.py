@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -21,7 +21,11 @@ from ironflow.cli.common import (
 from ironflow.cli.follow import LineShow, TextShow, follow_namespace, follow_run, naming_run
 from ironflow.cli.output import format_run, print_json, print_runs, run_document
 from ironflow.cli.params import SINCE
+from ironflow.errors import RunNotFoundError
 from ironflow.records import RunStatus
+
+if TYPE_CHECKING:
+    from ironflow.client import Client
 
 
 @click.group(cls=CommandGroup)
@@ -135,28 +139,61 @@ async def cancel_run(
 
 
 @runs.command("retry")
-@click.argument("run")
+@click.argument("run_ids", metavar="[RUN]...", nargs=-1)
+@click.option("--function", metavar="ID", help="All failed runs of that function.")
+@click.option("--since", type=SINCE, help='All failed runs that were started since then: "1h" (ago), or ISO 8601.')
 @connection_options
 @json_option
 @run_async
-async def retry_run(connection: ConnectionOptions, *, as_json: bool, run: str) -> ExitCode:
-    """Have a failed run go on: what succeeded stays, what failed is done again.
+async def retry_runs(
+    connection: ConnectionOptions, *, as_json: bool, run_ids: tuple[str, ...], function: str | None, since: int | None
+) -> ExitCode:
+    """Have failed runs go on: what succeeded stays, what failed is done again.
 
-    Exits with 0 once that is recorded, with 1 where the run has not failed.
+    Name the runs, or say of which function, or since when, all shall go on that have failed.
+
+    Exits with 0 once that is recorded, with 1 where one of the runs has not failed. With --json one run is an object;
+    several, or those of an option, are a list.
 
     Example: ironflow runs retry 7m2pr5dqh6tvgk3xw4nbyc2soa
     """
+    wants_all = function is not None or since is not None
+    if wants_all == bool(run_ids):
+        raise click.UsageError("name the runs to retry, or say which failed ones with --function or --since")
     async with open_client(connection) as client:
+        if wants_all:
+            failed = client.engine.runs(status="failed", function=function, since_ms=since or 0)
+            run_ids = tuple([view.id async for view in failed])
+        is_list = wants_all or len(run_ids) > 1
+        answers = [await _retried(client, run, as_json=as_json, must_exist=not is_list) for run in run_ids]
+    if as_json:
+        print_json(answers if is_list else answers[0])
+    elif not answers:
+        complain("no failed runs")
+    return ExitCode.DONE if all(answer["recorded"] for answer in answers) else ExitCode.FAILED
+
+
+async def _retried(client: Client, run: str, *, as_json: bool, must_exist: bool) -> dict[str, object]:
+    """Retry a run, say what came of it, and return that.
+
+    Raises:
+        RunNotFoundError: there is no such run, and it must exist.
+
+    """
+    try:
         with naming_run(run):
             retried = await client.engine.retry(run)
-    if as_json:
-        print_json({"id": run, "recorded": retried.recorded, "status": retried.status, "attempt": retried.attempt})
-    elif retried.recorded:
+    except RunNotFoundError as error:
+        if must_exist:
+            raise
+        # The others shall go on all the same.
+        complain(str(error))
+        return {"id": run, "recorded": False, "status": None, "attempt": None}
+    if not retried.recorded:
+        complain(f"run {run} {_NOT_FAILED.get(retried.status, _GOES_ON)}")
+    elif not as_json:
         put(f"run {run} goes on, in attempt {retried.attempt}")
-    if retried.recorded:
-        return ExitCode.DONE
-    complain(f"run {run} {_NOT_FAILED.get(retried.status, _GOES_ON)}")
-    return ExitCode.FAILED
+    return {"id": run, "recorded": retried.recorded, "status": retried.status, "attempt": retried.attempt}
 
 
 _GOES_ON = "has not failed, it goes on; only a failed run is retried. Follow it with 'ironflow runs watch'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -305,6 +306,61 @@ def test_a_run_that_has_not_failed_is_not_retried(
     result = shell("runs", "retry", "r1", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {"id": "r1", "recorded": False, "status": status, "attempt": 1}
+
+
+def test_several_runs_are_retried_and_one_that_has_not_failed_is_said(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs = {
+        "r1": [run_view("r1", status="failed")],
+        "r2": [run_view("r2")],
+        "r3": [run_view("r3", status="failed")],
+    }
+    result = shell("runs", "retry", "r1", "r2", "r3")
+    assert (result.exit_code, result.stdout) == (1, "run r1 goes on, in attempt 2\nrun r3 goes on, in attempt 2\n")
+    assert result.stderr.startswith("run r2 has completed")
+    result = shell("runs", "retry", "r1", "r3", "--json")
+    assert [(each["id"], each["recorded"]) for each in json.loads(result.stdout)] == [("r1", True), ("r3", True)]
+    assert result.exit_code == 0
+
+
+def test_of_several_runs_one_that_there_is_not_keeps_no_other_from_going_on(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs = {"r1": [run_view("r1", status="failed")]}
+    result = shell("runs", "retry", "r0", "r1")
+    assert (result.exit_code, result.stdout) == (1, "run r1 goes on, in attempt 2\n")
+    assert result.stderr == "no run r0\n"
+    result = shell("runs", "retry", "r0", "r1", "--json")
+    assert [(each["id"], each["recorded"]) for each in json.loads(result.stdout)] == [("r0", False), ("r1", True)]
+
+
+@pytest.mark.parametrize(
+    ("option", "asked"),
+    [
+        (("--function", "pay"), {"function": "pay"}),
+        (("--since", "2026-11-21T20:00:00Z"), {"since_ms": parse_when("2026-11-21T20:00:00Z")}),
+    ],
+)
+def test_all_failed_runs_of_a_function_or_since_a_time_are_retried(
+    shell: Shell, engine: FakeEngine, option: tuple[str, str], asked: dict[str, Any]
+) -> None:
+    engine.runs = {"r1": [run_view("r1", status="failed")]}
+    result = shell("runs", "retry", *option)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "run r1 goes on, in attempt 2\n", "")
+    assert engine.requests == [ListRuns(status="failed", limit=50, **asked), RetryRun(id="r1")]
+    assert [each["id"] for each in shell.json("runs", "retry", *option)] == ["r1"]
+
+
+def test_where_none_has_failed_none_is_retried(shell: Shell, engine: FakeEngine) -> None:
+    engine.runs = {}
+    result = shell("runs", "retry", "--function", "pay")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no failed runs\n")
+    assert shell.json("runs", "retry", "--function", "pay") == []
+
+
+@pytest.mark.parametrize("words", [(), ("r1", "--function", "pay"), ("r1", "--since", "1h")])
+def test_which_runs_are_retried_has_to_be_said_in_one_way(shell: Shell, engine: FakeEngine, words: tuple[str]) -> None:
+    result = shell("runs", "retry", *words)
+    assert result.exit_code == 2
+    assert "name the runs to retry, or say which failed ones with --function or --since" in result.stderr
+    assert engine.requests == []
 
 
 def test_a_step_that_the_code_did_not_ask_for_is_said_of_that_step_alone(shell: Shell, engine: FakeEngine) -> None:
