@@ -26,7 +26,6 @@ def begin(state: RunState, fact: OutcomeRecorded) -> Decision:
         number=outcome.number + 1,
         live=True,
         due_ms=0,
-        only_sleeps=False,
         dispatched_for=fact.sequence,
         told="",
         # The pass must see that outcome: it says how the run ends.

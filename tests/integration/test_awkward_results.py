@@ -389,7 +389,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "a module": (lambda: types, "", "Objects of type module cannot"),
     "a path": (lambda: pathlib.Path("a"), "", "Objects of type PosixPath cannot"),
     "an open file": (lambda: {"file": io.StringIO("a")}, ".file", "Objects of type StringIO cannot"),
-    "an exception": (lambda: [ValueError("no")], "[0]", "Objects of type ValueError cannot"),
+    "an exception": (lambda: [ValueError("no")], "[0]", "an exception (ValueError) cannot"),
     "a range": (lambda: range(3), "", "Objects of type range cannot"),
     "a deque": (lambda: collections.deque([1]), "", "Objects of type deque cannot"),
     "the values of a dict": ({"a": 1}.values, "", "Objects of type dict_values cannot"),

@@ -120,7 +120,7 @@ def test_a_mistake_about_sleeps_breaks_a_law(mistake: str, monkeypatch: pytest.M
     make(mistakes.OF_SLEEPS[mistake], monkeypatch)
 
     with pytest.raises(AssertionError, match=r"L[1-9]"):
-        check_all(reducer.decide, cases(8, 5_000, undos=(0, 1), may_lose=(False,)))
+        check_all(reducer.decide, cases(11, 5_000, undos=(0, 1), may_lose=(False,)))
 
 
 @pytest.mark.parametrize("mistake", mistakes.OF_REMEMBERED_STATES)

@@ -44,8 +44,8 @@ class TestCommandLines:
         Bad("runs show r1", "No such command 'show'. ironflow runs has: cancel, get, list, retry, watch"),
         Bad("runs get", "Missing argument 'RUN'"),
         Bad("runs get a b", "Got unexpected extra argument (b)"),
-        Bad("runs retry", "Missing argument 'RUN'"),
-        Bad("runs retry a b", "Got unexpected extra argument (b)"),
+        Bad("runs retry", "name the runs to retry, or say which failed ones with --function or --since"),
+        Bad("runs retry a --since 1h", "name the runs to retry, or say which failed ones with --function or --since"),
         Bad(
             "runs list --status done",
             "'done' is not one of 'queued', 'running', 'waiting', 'compensating', 'completed'",
