@@ -153,15 +153,7 @@ class Engine:
         self.reconciler = Reconciler(
             broker, names, conductor, self._read_model, terminator, duty, self._settings.sweep_seconds
         )
-        duty = Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token)
-        self._takeover = Takeover(
-            broker,
-            names,
-            duty,
-            self.metrics,
-            lease_seconds=self._settings.lease_seconds,
-            idle_seconds=self._settings.sweep_seconds,
-        )
+        self._takeover = self._make_takeover(make_token)
         census = Census(broker, names)
         history = archive.history if archive is not None else NoHistory()
         self._chores = self._find_chores(store, history, archive, make_token)
@@ -240,6 +232,17 @@ class Engine:
         self._read_model.close()
         self._wait_keeper.close()
         _log.info("engine stopped", engine=self.id)
+
+    def _make_takeover(self, make_token: Callable[[], str]) -> Takeover:
+        broker, names, settings = self._broker, self._names, self._settings
+        return Takeover(
+            broker,
+            names,
+            Duty(broker, names, "take-over", self.id, takeover.DUTY_SECONDS, make_token),
+            self.metrics,
+            lease_seconds=settings.lease_seconds,
+            idle_seconds=settings.sweep_seconds,
+        )
 
     def _find_chores(
         self, store: RunStore, history: History, archive: Archive | None, make_token: Callable[[], str]

@@ -12,38 +12,13 @@ from msgspec.structs import replace
 import ironflow
 from ironflow import Context, Retry, Step
 from ironflow.broker.local import Stage
-from ironflow.broker.protocol import BrokerError, Publication, StorageFull, Unavailable
-from ironflow.codec import decode_record, encode_record
-from ironflow.handles import RunHandle
-from ironflow.messages import FunctionsPage, RegisterFunctions, Reply
-from ironflow.names import ENGINE_CONSUMER
-from ironflow.records import FunctionRecord, OutcomeRecord, RunState
-from ironflow_engine import conductor, reconciler
-from ironflow_engine.facts import Decision, Fact, StateReviewed, WaitRecorded
-from ironflow_engine.overdue import RunJournal
-from ironflow_engine.reducer import decide
+from ironflow.broker.protocol import BrokerError, Publication
+from ironflow.codec import encode_record
+from ironflow_engine import reconciler
+from tests.integration.overdue_runs import WITHIN_SECONDS, dies_ending_runs, no_room, purge, seconds_of
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
-
-WITHIN_SECONDS = 35
-
-
-async def purge(system: System, *streams: str) -> None:
-    """Lose every task, or every timer, fired or not."""
-    for stream in streams:
-        await system.broker.purge(stream, ">")
-
-
-def no_room(stage: Stage, verb: str, subject: str) -> BrokerError | None:
-    return StorageFull("no room") if stage == "before" and verb == "publish" else None
-
-
-async def seconds_of(run: RunHandle[Any]) -> float:
-    """Return how long a run takes from now on."""
-    begun = asyncio.get_running_loop().time()
-    await run.wait("3h")
-    return asyncio.get_running_loop().time() - begun
 
 
 async def test_a_sleep_whose_timer_is_lost_ends_all_the_same() -> None:
@@ -256,24 +231,6 @@ async def test_a_wait_for_an_event_times_out_without_its_timer() -> None:
         assert await run.result() == "nothing"
 
 
-def dies_ending_runs(system: System) -> asyncio.Event:
-    """Have the engine die before it records how a run has ended, and all timers with it; return what tells of that."""
-    dead = asyncio.Event()
-
-    def strike(stage: Stage, verb: str, subject: str) -> BrokerError | None:
-        if (stage, verb) != ("before", "publish") or ".outcome." not in subject:
-            return None
-        system.server.interceptor = None
-        (engine,) = system.engines
-        system.cut_off(engine)
-        system.soon(engine.stop(), purge(system, system.names.all_shards[0].timers))
-        dead.set()
-        return Unavailable("killed")
-
-    system.server.interceptor = strike
-    return dead
-
-
 async def test_a_run_whose_wait_timed_out_fails_although_its_engine_died_before_it_had_ended_it() -> None:
     @ironflow.function(id="f")
     async def f(ctx: Context) -> None:
@@ -379,179 +336,6 @@ async def test_a_sleep_whose_timer_is_lost_ends_however_many_runs_are_overdue_th
                 Publication(subject=system.names.run_key(state.id), payload=encode_record(state))
             )
         assert await seconds_of(run) <= 50 + WITHIN_SECONDS + 3 * reconciler.SWEEP_SECONDS
-
-
-@pytest.mark.parametrize("rest", ["wait.x.y", "wait.x", "try.x.1", "try.x", "step.x", "closed.x.y", "began.x.y"])
-@pytest.mark.parametrize("payload", [b"{}", b'{"name": "x", "kind": "sleep", "token": "x", "delay_ms": 1}'])
-async def test_a_record_that_nobody_can_read_keeps_no_other_run_from_going_on(rest: str, payload: bytes) -> None:
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        await ctx.step.sleep("nap", 60)
-
-    async with running_system(f) as system:
-        poisoned, run = await system.client.start(f), await system.client.start(f)
-        await asyncio.sleep(5)
-        subject = f"{system.names.journal_of_run('default', poisoned.id).removesuffix('>')}{rest}"
-        await system.broker.publish(Publication(subject=subject, payload=payload))
-        await purge(system, system.names.all_shards[0].timers)
-        assert await seconds_of(run) <= 60 + WITHIN_SECONDS
-        state = await system.broker.consumer_state(system.names.all_shards[0].journal, ENGINE_CONSUMER)
-        assert (state.pending, state.ack_pending) == (0, 0)
-
-
-@pytest.mark.parametrize("is_lost", [False, True])
-@pytest.mark.parametrize("payload", [b"", b"{}", b'{"token": "x", "status": 7}'])
-async def test_a_run_whose_wait_has_an_end_that_nobody_can_read_goes_on_and_fails(
-    payload: bytes, *, is_lost: bool
-) -> None:
-    @ironflow.function(id="child")
-    async def child(ctx: Context) -> None:
-        await ctx.step.sleep("nap", "1h")
-
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        if ctx.event.data == "invoke":
-            await ctx.step.invoke(child, timeout="1m")
-        await ctx.step.sleep("nap", 60)
-
-    async with running_system(f, child) as system:
-        runs = {"nap": await system.client.start(f), "child": await system.client.start(f, "invoke")}
-        await asyncio.sleep(5)
-        for step, run in runs.items():
-            subject = system.names.journal_step("default", run.id, step)
-            await system.broker.publish(Publication(subject=subject, payload=payload))
-        timers = system.names.all_shards[0].timers
-        if is_lost:
-            await purge(system, timers)
-        for run in runs.values():
-            error = (await run.wait("3h")).error
-            assert error is not None
-            assert error.type == "TaskUnreadable"
-        assert (await system.broker.consumer_state(timers, ENGINE_CONSUMER)).ack_pending == 0
-
-
-@pytest.mark.parametrize("rest", ["wait.x.y", "wait.x", "try.x"])
-async def test_a_run_whose_timer_is_lost_goes_on_and_fails_where_a_record_of_it_cannot_be_read(rest: str) -> None:
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        await ctx.step.sleep("nap", 60)
-
-    async with running_system(f) as system:
-        run = await system.client.start(f)
-        await asyncio.sleep(5)
-        subject = f"{system.names.journal_of_run('default', run.id).removesuffix('>')}{rest}"
-        await system.broker.publish(Publication(subject=subject, payload=b"{}"))
-        await purge(system, system.names.all_shards[0].timers)
-        error = (await run.wait("3h")).error
-        assert error is not None
-        assert error.type == "TaskUnreadable"
-
-
-@pytest.mark.parametrize("due_ms", [2**63 - 1, 2**63, 10**30])
-async def test_a_run_that_says_it_rests_for_ever_stops_neither_lists_nor_others(due_ms: int) -> None:
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        await ctx.step.sleep("nap", 60)
-
-    @ironflow.function(id="hostile")
-    async def hostile(ctx: Context) -> None:
-        await ctx.step.run("work", asyncio.sleep, 3_600)
-
-    async with running_system(f, hostile) as system:
-        poisoned, run = await system.client.start(hostile), await system.client.start(f)
-        await asyncio.sleep(5)
-        outcome = OutcomeRecord(number=0, status="suspended", token="x", seen=10**6, due_ms=due_ms)
-        subject = system.names.journal_outcome("default", poisoned.id, 0)
-        await system.broker.publish(Publication(subject=subject, payload=encode_record(outcome)))
-        await purge(system, system.names.all_shards[0].timers)
-        assert await seconds_of(run) <= 60 + WITHIN_SECONDS
-        assert {each.id async for each in system.client.runs()} == {run.id, poisoned.id}
-
-
-@pytest.mark.parametrize("timeout_ms", [-1, 0, 366 * 86_400_000 + 1, 2**63])
-async def test_a_function_whose_runs_could_take_longer_than_any_may_is_not_registered(timeout_ms: int) -> None:
-    async with running_system(workers=0) as system:
-        request = RegisterFunctions(functions=(FunctionRecord(id="f", queue="q", timeout_ms=timeout_ms),))
-        answer = await system.broker.request(system.names.api("functions.register"), encode_record(request), 10.0)
-        failure = decode_record(Reply, answer).failure
-        assert failure is not None
-        assert failure.type == "BadRequest"
-        assert "timeout" in failure.message
-        assert await system.client.engine.functions() == FunctionsPage(functions=())
-
-
-@pytest.mark.parametrize("fact", [WaitRecorded, StateReviewed])
-async def test_a_run_about_which_the_engine_makes_a_mistake_keeps_no_other_from_going_on(
-    fact: type[Fact], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mistaken: set[str] = set()
-
-    def decides(state: RunState | None, about: Fact) -> Decision:
-        if about.run in mistaken and isinstance(about, fact):
-            raise AssertionError(about.run)
-        return decide(state, about)
-
-    monkeypatch.setattr(conductor, "decide", decides)
-
-    @ironflow.function(id="f", timeout="1m")
-    async def f(ctx: Context) -> None:
-        await ctx.step.sleep("nap", "2m" if ctx.event.data == "too long" else 50)
-
-    async with running_system(f) as system:
-        runs = [await system.client.start(f, data) for data in ("a nap", "too long") for _ in range(20)]
-        await asyncio.sleep(5)
-        mistaken |= {run.id for run in runs[::7]}
-        await purge(system, system.names.all_shards[0].timers)
-        for run in runs:
-            if run.id not in mistaken:
-                assert await seconds_of(run) <= 60 + WITHIN_SECONDS
-
-
-async def test_a_run_that_the_engine_fails_to_look_at_keeps_no_other_from_going_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    mistaken: set[str] = set()
-    facts = RunJournal.facts
-
-    def looks(journal: RunJournal, now_ms: int) -> list[Fact]:
-        found = facts(journal, now_ms)
-        if any(fact.run in mistaken for fact in found):
-            raise AssertionError
-        return found
-
-    monkeypatch.setattr(RunJournal, "facts", looks)
-
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        await ctx.step.sleep("nap", 60)
-
-    async with running_system(f) as system:
-        mistaken.add((await system.client.start(f)).id)
-        run = await system.client.start(f)
-        await asyncio.sleep(5)
-        await purge(system, system.names.all_shards[0].timers)
-        assert await seconds_of(run) <= 60 + WITHIN_SECONDS
-
-
-async def test_runs_whose_waits_timed_out_fail_although_what_one_of_them_did_cannot_be_read() -> None:
-    @ironflow.function(id="f")
-    async def f(ctx: Context) -> None:
-        await ctx.step.wait_for_event("approval", event="approved", timeout="1m")
-
-    async with running_system(f) as system:
-        poisoned = await system.client.start(f)
-        await asyncio.sleep(0.5)
-        run = await system.client.start(f)
-        await asyncio.sleep(49)
-        subject = system.names.journal_step("default", poisoned.id, "aaa")
-        await system.broker.publish(Publication(subject=subject, payload=b'{"status":7}'))
-        await dies_ending_runs(system).wait()
-        await system.add_engine()
-        assert await seconds_of(run) <= WITHIN_SECONDS
-        # It may have something to undo, and when no worker can tell what, it ends all the same.
-        await poisoned.wait("1h")
-        state = await poisoned.state()
-        assert (state.status, state.compensation) == ("failed", "failed")
 
 
 async def test_a_load_whose_tasks_and_timers_are_all_lost_again_and_again_completes() -> None:
