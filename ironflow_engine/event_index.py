@@ -68,7 +68,7 @@ class EventIndex:
     """An index over what EVENTS retains, made for those names and paths of which much would have to be read.
 
     It is built by reading, grows by what has come since, and is a temporary file that ends with the process, of some
-    30 bytes for each event and path. What it returns may match: other values can share a hash.
+    20 bytes for each event and path. What it returns may match: other values can share a hash.
 
     Args:
         broker: the connection.

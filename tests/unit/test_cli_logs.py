@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import click
 import pytest
@@ -14,15 +14,6 @@ import structlog
 from click.testing import CliRunner
 
 from ironflow.cli.logs import configure_logging, logging_options
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    structlog.configure(**before)
 
 
 def test_both_kinds_of_loggers_write_json_lines_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -16,11 +15,8 @@ LOG = get_logger("ironflow.test", worker="w1")
 
 
 @pytest.fixture
-def _unconfigured() -> Iterator[None]:
-    before = structlog.get_config()
+def _unconfigured() -> None:
     structlog.reset_defaults()
-    yield
-    structlog.configure(**before)
 
 
 def test_a_program_that_configures_nothing_reads_warnings_on_stderr_and_nothing_else() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -20,15 +19,6 @@ NAMES = (
     *("event", "run", "function", "step", "attempt", "level", "logger", "timestamp", "error_text"),
     *("self", "method_name", "positional_args"),
 )
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("name", NAMES)
