@@ -114,8 +114,10 @@ class Intake(ABC):
         applying = [*self._applying, *self._looking_back]
         for task in applying:
             task.cancel()
-        await asyncio.gather(*applying, return_exceptions=True)
-        self.hand_back(0.0, *self._in_hand.values())
+        try:
+            await asyncio.gather(*applying, return_exceptions=True)
+        finally:
+            self.hand_back(0.0, *self._in_hand.values())
 
     async def _may_apply(self, runs: set[str]) -> None:
         """Wait until few enough batches are being applied, and none about one of these runs: facts have an order."""

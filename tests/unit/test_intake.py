@@ -216,6 +216,24 @@ async def test_what_an_engine_leaves_behind_goes_to_the_next_at_once(bench: Benc
     await second.broker.close()
 
 
+async def test_an_engine_that_is_interrupted_while_it_leaves_keeps_nothing(bench: Bench) -> None:
+    bench.conductor.seconds = 100.0
+    bench.put("a")
+    await asyncio.sleep(0.01)
+    (running,) = (task for task in asyncio.all_tasks() if "Intake.run" in repr(task.get_coro()))
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    second = Bench(bench.server)
+    taking = asyncio.create_task(second.intake.run())
+    await asyncio.sleep(0.1)
+    assert second.conductor.applied == {"a": 1}
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    await second.broker.close()
+
+
 async def test_while_a_batch_is_being_stored_the_next_one_is_applied_and_a_third_waits(bench: Bench) -> None:
     bench.conductor.seconds = 1.0
     for run in "abcd":
