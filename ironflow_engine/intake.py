@@ -118,6 +118,8 @@ class Intake(ABC):
             await asyncio.gather(*applying, return_exceptions=True)
         finally:
             self.hand_back(0.0, *self._in_hand.values())
+            if self._renewal is not None:
+                self._renewal.cancel()
 
     async def _may_apply(self, runs: set[str]) -> None:
         """Wait until few enough batches are being applied, and none about one of these runs: facts have an order."""

@@ -111,7 +111,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Function[Any, Any]], Any, str]] = {
 async def run_to_its_end(system: System, function: Function[Any, Any], expected: Any, ended: str) -> None:
     """Run a parent to its end, and check that all is as if nothing had happened."""
     run = await system.client.start(function, id="the-one")
-    await asyncio.sleep(1200)
+    await asyncio.sleep(400)  # longer than the wait that is given up, shorter than the other one
     await system.client.publish("x", "late")
     assert await run.result("1h") == expected
     await asyncio.sleep(60)  # the engine that has told it may die before it has stored it
