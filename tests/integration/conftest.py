@@ -21,7 +21,8 @@ _databases = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def no_functions_left() -> Iterator[None]:
-    """Forget the functions that a test has defined, so that the next may use their ids."""
+    """Forget the functions that a test file or a test has defined, so that the next may use their ids."""
+    forget_functions()
     yield
     forget_functions()
 
