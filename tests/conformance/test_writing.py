@@ -362,6 +362,14 @@ async def test_one_message_is_deleted_and_its_subject_is_free_again(arena: Arena
     assert await arena.broker.at(journal.name, 2) is not None
 
 
+async def test_a_message_between_others_is_deleted_once(arena: Arena) -> None:
+    journal = await arena.journal()
+    await journal.put_many(["a", "b", "c"])
+    assert await arena.broker.delete(journal.name, 2) is True
+    # The server has another error for a gap than for what lies before its first message, or behind its last one.
+    assert await arena.broker.delete(journal.name, 2) is False
+
+
 async def test_a_purged_keep_first_subject_is_free_again(arena: Arena) -> None:
     journal = await arena.journal()
     await journal.put("a", b"old")

@@ -11,8 +11,8 @@ from ironflow.broker.protocol import BrokerError, ConsumerSpec, NoSuchStream, St
 
 STREAM_EXISTS = 10058
 ATTEMPTS = 3
-_NO_SUCH_MESSAGE = frozenset({10037, 10057})
-"""No message found, and what deleting one fails with where it is gone."""
+_NO_SUCH_MESSAGE = frozenset({10037, 10043, 10057})
+"""No message found; and what deleting one fails with where it left a gap, or lies outside of what there is."""
 SHARDS = "ironflow.shards"
 """What streams and consumers of a namespace that is divided have in their metadata: into how many shards."""
 MAX_WAITING_PULLS = 4096
