@@ -194,8 +194,7 @@ class ChildKeeper:
         if version.state is None or version.state.status in TERMINAL:
             return
         record = await self._step(link)
-        # Whoever recorded a time-out may have died before the child was ended.
-        if record is None or children.has_timed_out(record):
+        if children.has_no_end(record):
             await self._cancel(child, children.PARENT_ENDED, compensate=compensate)
 
     async def _cancel(self, child: str, reason: str, *, compensate: bool = False) -> None:

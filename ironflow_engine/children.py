@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ironflow.clock import to_iso
 from ironflow.durations import format_milliseconds
 from ironflow.errors import InvokeError, InvokeTimeoutError
+from ironflow.fences import is_fence
 from ironflow.names import invoke_event_id, is_invoke_event_id, parse_step_key, run_id, wait_timer
 from ironflow.records import (
     NULL,
@@ -173,6 +174,15 @@ def _step(wait: WaitRecord, error: ErrorRecord | None, duration_ms: int) -> Step
 def has_timed_out(record: StepRecord | None) -> bool:
     """Tell whether a step's result says that its time to wait was over first."""
     return record is not None and record.error is not None and record.error.type == InvokeTimeoutError.__name__
+
+
+def has_no_end(record: StepRecord | None) -> bool:
+    """Tell whether a step's result, where there is one, came from elsewhere than its child.
+
+    Whoever recorded a time-out may have died before the child was ended. And the pass that undoes what the parent did
+    takes the places of results, also before its child is ended.
+    """
+    return record is None or has_timed_out(record) or is_fence(record)
 
 
 # What is believed

@@ -198,6 +198,33 @@ async def test_a_parent_that_fails_beside_its_child_ends_it() -> None:
         assert await states(system) == {"hasty": "failed", "nap": "cancelled"}
 
 
+@pytest.mark.parametrize("ended_by", ["a cancel", "its timeout", "a wait", "a failure"])
+async def test_a_parent_that_undoes_what_it_did_ends_its_child(ended_by: str) -> None:
+    """The pass that undoes takes the place of the child's result, mostly before the child is ended."""
+
+    @ironflow.function(id="saga", timeout="1m" if ended_by == "its timeout" else None)
+    async def saga(ctx: Context) -> None:
+        await ctx.step.run("reserve", str)
+        ctx.step.compensate("reserve", str)
+        await asyncio.gather(ctx.step.invoke(middle, "5h"), other(ctx.step))
+
+    async def other(step: Step) -> None:
+        if ended_by == "a wait":
+            await step.wait_for_event("approval", event="never", timeout="1m")
+        if ended_by == "a failure":
+            await step.sleep("a while", "1m")
+            await step.run("work", fail)
+
+    async with running_system(saga, middle, nap) as system:
+        run = await system.client.start(saga)
+        await asyncio.sleep(30)
+        if ended_by == "a cancel":
+            assert await run.cancel(compensate=True)
+        view = await run.wait("1h")
+        assert (view.status, view.compensation) == ("cancelled" if ended_by == "a cancel" else "failed", "completed")
+        assert await states(system) == {"saga": view.status, "middle": "cancelled", "nap": "cancelled"}
+
+
 # Branches
 
 

@@ -217,7 +217,7 @@ class World:
     def _end_children(self) -> None:
         for step, (wait, _) in self.waits.items():
             child = children.child_of(PARENT, step, wait)
-            if child in self.states and (step not in self.steps or children.has_timed_out(self.steps[step])):
+            if child in self.states and children.has_no_end(self.steps.get(step)):
                 self._end(child, "cancelled", reason="parent")
 
     # What must hold
@@ -303,7 +303,7 @@ MISTAKES = {
 def test_a_mistake_breaks_a_law(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = _with_mistake(*MISTAKES[mistake])
     monkeypatch.setattr(reducer, "children", mutant)
-    for name in ("is_orphan", "has_timed_out", "result", "time_out"):
+    for name in ("is_orphan", "has_timed_out", "has_no_end", "result", "time_out"):
         monkeypatch.setattr(children, name, getattr(mutant, name))
 
     @given(choices=CHOICES)
