@@ -66,7 +66,7 @@ class ChildKeeper:
                 case ReportChild():
                     return await self._report(command)
                 case EndChild():
-                    await self._cancel(command.child, command.reason)
+                    await self._cancel(command.child, command.reason, compensate=True)
                 case EndChildren():
                     await self._end_children(command)
         except BrokerError as error:
@@ -130,7 +130,8 @@ class ChildKeeper:
             parent = (await self._store.load(link.run)).state
             record, closed = await self._step(link), await self._is_closed(link)
             if children.is_orphan(parent, link, record, closed=closed):
-                await self._cancel(child, children.PARENT_ENDED)
+                compensate = closed or record is not None or children.undo_what_they_did(parent)
+                await self._cancel(child, children.PARENT_ENDED, compensate=compensate)
         except BrokerError as error:
             return error
         return None
@@ -170,7 +171,7 @@ class ChildKeeper:
             BrokerError: it is not known whether it ended.
 
         """
-        await self._cancel(children.child_of(link.run, link.step, wait), children.PATIENCE_OVER)
+        await self._cancel(children.child_of(link.run, link.step, wait), children.PATIENCE_OVER, compensate=True)
 
     async def _end_children(self, command: EndChildren) -> None:
         links: list[tuple[ParentLink, WaitRecord]] = []
@@ -195,9 +196,9 @@ class ChildKeeper:
             return
         record = await self._step(link)
         if children.has_no_end(record):
-            await self._cancel(child, children.PARENT_ENDED, compensate=compensate)
+            await self._cancel(child, children.PARENT_ENDED, compensate=compensate or record is not None)
 
-    async def _cancel(self, child: str, reason: str, *, compensate: bool = False) -> None:
+    async def _cancel(self, child: str, reason: str, *, compensate: bool) -> None:
         await self._end_run(child, ErrorRecord(type="Cancelled", message=reason), compensate)
 
     # What is recorded

@@ -5,6 +5,9 @@ run of its own. The child's end becomes the step's result, unless the time to wa
 takes one of the two. A parent that ends has its children ended. A child may be started while its parent ends:
 one of the two writes of their states comes first, so either the parent's end finds the child, or whoever has
 started the child finds that nothing waits for it (:func:`is_orphan`).
+
+Nobody gets to know what a child did that is ended so, and nothing else can undo it. So it undoes that itself, unless
+somebody has cancelled its parent and did not ask for that (:func:`undo_what_they_did`).
 """
 
 from __future__ import annotations
@@ -94,15 +97,17 @@ def close(state: RunState, fact: WaitClosed) -> Decision:
     return Decision(state, (EndChild(run=fact.run, child=child, reason=BRANCH_CANCELLED),))
 
 
-def leave(state: RunState, *, compensate: bool = False) -> tuple[Command, ...]:
-    """Return what is left to do about the children of a run that has ended, or has begun to undo what it did.
-
-    Args:
-        state: the parent.
-        compensate: its children are to undo what they did, too.
-
-    """
+def leave(state: RunState) -> tuple[Command, ...]:
+    """Return what is left to do about the children of a run that has ended, or has begun to undo what it did."""
+    compensate = undo_what_they_did(state)
     return (EndChildren(run=state.id, queue=state.queue, compensate=compensate),) if state.has_children else ()
+
+
+def undo_what_they_did(parent: RunState | None) -> bool:
+    """Tell whether children that are left behind by a run undo what they did: unless it was just cancelled."""
+    if parent is None or parent.status != "cancelled":
+        return True
+    return parent.ending is not None or parent.compensation is not None
 
 
 def report(state: RunState, output: msgspec.Raw = NULL) -> tuple[Command, ...]:

@@ -130,7 +130,8 @@ class Terminator:
             event=event,
             imposed=True,
         )
-        if not compensate or not await self._has_steps(state):
+        # Its children undo what they did where it does, also of a run that has nothing of its own to undo.
+        if not compensate or not (state.has_children or await self._has_steps(state)):
             return outcome
         if event is not None and not await self._record_input(state, event, token):
             return replace(outcome, compensation="failed")

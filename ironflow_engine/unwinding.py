@@ -73,5 +73,5 @@ def _commands(state: RunState, fact: OutcomeRecorded, *, again: bool) -> tuple[C
         Dispatch(state=state, again=again),
         *(stop(state, outcome.number, timers=False) if outcome.imposed else ()),
         *event_waits.leave(state),
-        *children.leave(state, compensate=True),
+        *children.leave(state),
     )
