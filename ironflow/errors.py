@@ -43,7 +43,10 @@ class DuplicateStepError(IronflowError):
 
 
 class NondeterminismError(IronflowError):
-    """The code asks for a recorded step as another kind of step. Not retried; nothing is overwritten."""
+    """The code does not fit what is recorded of its run. Not retried; nothing is overwritten.
+
+    It asks for a recorded step as another kind of step, say, or cannot read the result that one has.
+    """
 
 
 class SerializationError(IronflowError):

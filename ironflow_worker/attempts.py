@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ironflow.broker.protocol import MessageTooLarge
 from ironflow.codec import decode_record, decode_value, encode_value
-from ironflow.errors import PayloadTooLargeError
+from ironflow.errors import NondeterminismError, PayloadTooLargeError, SerializationError
 from ironflow.journal import Appended
 from ironflow.limits import Limits, check_payload
 from ironflow.names import Scope
@@ -207,6 +207,29 @@ async def encoded_result(
 
     """
     return encoded(await body(), f"result of step {name!r}", limits, expected)
+
+
+def recorded_result(name: str, output: msgspec.Raw, expected: Any) -> Any:
+    """Return the recorded result of a body, as a value of what it is annotated with.
+
+    Args:
+        name: the step's name.
+        output: its result.
+        expected: what it is to be decoded into.
+
+    Raises:
+        NondeterminismError: it is not what is expected. That was made sure of when it was recorded, so the code has
+            changed since then. What stands behind the step may not be reached any more, nor undone.
+
+    """
+    try:
+        return decode_value(output, expected, f"result of step {name!r}")
+    except SerializationError as error:
+        msg = (
+            f"{error}; it was recorded by other code, and nothing was changed. Have the code read what is recorded "
+            "(with a default for a new field, say), or restore it, then retry the run"
+        )
+        raise NondeterminismError(msg) from error
 
 
 def encoded(value: object, what: str, limits: Limits, expected: Any = Any) -> msgspec.Raw:

@@ -115,7 +115,7 @@ class Replay:
         try:
             context = self._context()
         except SerializationError as error:
-            return self._fail(error_record(error))
+            return self._unreadable_event(error)
         return await self._conclude(await self._run_handler(context))
 
     def follows(self, record: asyncio.Future[None]) -> None:
@@ -326,6 +326,12 @@ class Replay:
         await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
         self._current.note_due(tools.due_ms(delay_ms), backs_off=True)
         return self._suspended()
+
+    def _unreadable_event(self, error: SerializationError) -> OutcomeRecord:
+        self._tools.log.warning("run failed", error=type(error).__name__, error_text=str(error))
+        # Where steps have results, earlier code could read it. Without it nobody knows what there is to undo, so the
+        # run keeps what it did, and goes on there once the code is right.
+        return self._end_failed(error_record(error))
 
     def _fail(self, error: ErrorRecord) -> OutcomeRecord:
         """Return the outcome of a run that fails; where it has something to undo, other passes do that first."""

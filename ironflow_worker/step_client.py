@@ -33,7 +33,7 @@ from ironflow.step import OnError, Step
 from ironflow.telemetry.tracing import passed_on
 from ironflow.triggers import DETACHED, check_event_name
 from ironflow_worker.arguments import check_ahead, policy_of, refuse_body
-from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result
+from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result, recorded_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
 from ironflow_worker.calls import noted
@@ -107,7 +107,7 @@ class StepClient(Step):
         expected = result_type(fn)
         do = functools.partial(encoded_result, name, body, self._tools.limits, expected)
         record = await self._memoized(call, do)
-        return decode_value(record.output, expected, f"result of step {name!r}")
+        return recorded_result(name, record.output, expected)
 
     @noted
     async def sleep(self, name: str, duration: Duration) -> None:
