@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.local.virtual_time import run_virtual
@@ -28,6 +28,8 @@ from ironflow_worker.worker import Worker, WorkerSettings
 In = TypeVar("In")
 Out = TypeVar("Out")
 P = ParamSpec("P")
+Tests = TypeVar("Tests")
+"""A class of tests."""
 
 _SWEEP_SECONDS = 3_600.0
 """Nothing gets lost in here, and what is done every few seconds makes months long."""
@@ -177,11 +179,11 @@ def workflow_test(
     seed: int = 0,
     begins_at: str | datetime | None = None,
     patience: Duration | None = None,
-) -> Callable[[Callable[Concatenate[Environment, P], Coroutine[Any, Any, None]]], Callable[P, None]]:
+) -> _Decorator:
     """Make a test of an ``async`` function that is given an :class:`Environment`, and run it in virtual time.
 
-    What it returns is a plain function, for pytest or any other runner. Further parameters stay, so pytest gives
-    fixtures for them::
+    What it returns is a plain function, for pytest or any other runner, or a method of a class of tests. Further
+    parameters stay, so pytest gives fixtures for them::
 
         @workflow_test(approve_order)
         async def test_nobody_decides(env: Environment) -> None:
@@ -197,29 +199,56 @@ def workflow_test(
         patience: how far the clock may go before the test counts as stuck; default two years.
 
     Raises:
+        DefinitionError: as for :class:`Environment`; or the test is not async, or takes no environment.
         StuckError: when it runs: it waits for what never comes. The message says where.
 
     """
+    _by_id(functions)
     longest_seconds = _LONGEST_SECONDS if patience is None else parse_duration(patience, "patience") / 1_000
 
-    def decorate(test: Callable[Concatenate[Environment, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
-        async def main(*args: P.args, **kwargs: P.kwargs) -> None:
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        parameters = [*inspect.signature(test).parameters.values()]
+        place = 1 if parameters and parameters[0].name == "self" else 0
+        _check_test(test, len(parameters) > place)
+
+        async def main(*args: Any, **kwargs: Any) -> None:
             async with Environment(*functions, limits=limits, seed=seed, begins_at=begins_at) as environment:
-                await test(environment, *args, **kwargs)
+                await test(*args[:place], environment, *args[place:], **kwargs)
 
         @functools.wraps(test)
-        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        def run(*args: Any, **kwargs: Any) -> None:
             run_virtual(main(*args, **kwargs), longest_seconds=longest_seconds)
 
         # What is shown of it has one parameter less than what it wraps.
         del run.__wrapped__
-        signature = inspect.signature(test)
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*signature.parameters.values()][1:], return_annotation=None
-        )
+        shown = [*parameters[:place], *parameters[place + 1 :]]
+        run.__signature__ = inspect.Signature(shown, return_annotation=None)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+class _Decorator(Protocol):
+    """Makes a plain function of an ``async`` one, or a plain method of an ``async`` one."""
+
+    @overload
+    def __call__(
+        self, test: Callable[Concatenate[Environment, P], Coroutine[Any, Any, None]], /
+    ) -> Callable[P, None]: ...
+    @overload
+    def __call__(
+        self, test: Callable[Concatenate[Tests, Environment, P], Coroutine[Any, Any, None]], /
+    ) -> Callable[Concatenate[Tests, P], None]: ...
+
+
+def _check_test(test: Callable[..., object], takes_environment: bool) -> None:  # noqa: FBT001
+    name = getattr(test, "__name__", repr(test))
+    if not inspect.iscoroutinefunction(test):
+        msg = f"a workflow test must be an async function; {name!r} is not one"
+        raise DefinitionError(msg)
+    if not takes_environment:
+        msg = f"a workflow test is given an environment; {name!r} has no parameter for its environment"
+        raise DefinitionError(msg)
 
 
 def _by_id(functions: tuple[Function[Any, Any], ...]) -> dict[str, Function[Any, Any]]:

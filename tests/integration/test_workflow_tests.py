@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,37 @@ def test_a_test_is_a_plain_function_without_the_environment() -> None:
     assert not inspect.iscoroutinefunction(test_nobody_decides_for_three_days)
     assert list(inspect.signature(test_nobody_decides_for_three_days).parameters) == []
     assert test_nobody_decides_for_three_days.__name__ == "test_nobody_decides_for_three_days"
+
+
+class TestInAClass:
+    number = 3
+
+    @pytest.mark.parametrize("by", [1, 2])
+    @workflow_test(two_steps)
+    async def test_a_test_may_be_a_method_with_fixtures_and_parameters(
+        self, env: Environment, by: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.number * by == by * 3
+        monkeypatch.setenv("ORDER", str(by))
+        assert await env.run(two_steps) == [1, 2]
+
+
+async def takes_nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("functions", "test", "complaint"),
+    [
+        ((takes_nothing,), takes_nothing, "made by @ironflow.function; got <function takes_nothing"),
+        ((), takes_nothing, "got none"),
+        ((two_steps,), charge_card, "must be an async function; 'charge_card' is not one"),
+        ((two_steps,), takes_nothing, "'takes_nothing' has no parameter for its environment"),
+    ],
+    ids=["without functions", "without any", "plain", "without the environment"],
+)
+def test_what_is_no_workflow_test_is_refused_where_it_stands(functions: Any, test: Any, complaint: str) -> None:
+    with pytest.raises(DefinitionError, match=complaint):
+        workflow_test(*functions)(test)
 
 
 def test_what_fails_within_fails_the_test() -> None:

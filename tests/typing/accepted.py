@@ -136,3 +136,12 @@ async def in_process(env: Environment, number: int) -> None:
 
 
 in_process(1)
+
+
+class InAClass:
+    @workflow_test(bare)
+    async def in_process(self, env: Environment, number: int) -> None:
+        await env.sleep(number)
+
+
+InAClass().in_process(1)
