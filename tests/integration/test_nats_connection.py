@@ -415,10 +415,12 @@ async def test_the_insides_of_nats_py_are_where_the_wire_expects_them() -> None:
     wire, plain = Wire(lambda _info: None), Client()
     for name in ("_pending", "_pending_data_size", "_flush_queue", "_pongs", "_transport", "_sid", "_server_info"):
         assert hasattr(plain, name), f"nats-py has no {name} any more"
-    for name in ("_process_op_err", "_process_err", "_process_info", "_process_connect_init", "_read_loop"):
+    taken_over = "_connect_to_server", "_process_connect_init", "_process_err", "_process_info", "_process_op_err"
+    for name in (*taken_over, "_read_loop"):
         theirs, ours = inspect.signature(getattr(plain, name)), inspect.signature(getattr(wire, name))
         assert list(theirs.parameters) == list(ours.parameters), f"nats-py has changed {name}"
-    for name in ("_process_pong", "_reading_task", "_ping_interval_task", "_flusher_task", "_error_cb"):
+    tasks = "_reading_task", "_ping_interval_task", "_flusher_task", "_reconnection_task"
+    for name in (*tasks, "_process_pong", "_error_cb"):
         assert hasattr(plain, name), f"nats-py has no {name} any more"
     for name in (_READER, _WRITER):
         assert hasattr(TcpTransport(), name), f"the streams of nats-py's transport are not called {name} any more"  # type: ignore[no-untyped-call]

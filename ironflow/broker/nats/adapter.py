@@ -139,13 +139,15 @@ class NatsBroker:
         if self._closing:
             return
         self._closing = True
-        for listening in list(self._listenings):
-            await listening.stop()
-        # Unread answers in the socket would make the close a reset, and the server drop what it has not read.
-        await self._wire.barrier(CLOSE_SECONDS)
-        self._requester.close()
-        self._pacer.close()
-        await self._wire.shut()
+        try:
+            for listening in list(self._listenings):
+                await listening.stop()
+            # Unread answers in the socket would make the close a reset, and the server drop what it has not read.
+            await self._wire.barrier(CLOSE_SECONDS)
+        finally:
+            self._requester.close()
+            self._pacer.close()
+            await self._wire.shut()
 
     # Writing
 

@@ -67,6 +67,7 @@ class Wire(Client):
         self._unpinged: list[asyncio.Future[bool]] = []
         self._operations: set[asyncio.Task[None]] = set()
         self._will_flush = False
+        self._was_shut = False
 
     @property
     def server_info(self) -> dict[str, Any]:
@@ -247,16 +248,24 @@ class Wire(Client):
         self._came_up()
 
     async def shut(self) -> None:
-        """Disconnect for good, in whatever state the connection is."""
+        """Disconnect for good, in whatever state the connection is, and however often this is cancelled meanwhile."""
         self.up = False
-        # Only made while connecting, which bad credentials already prevent.
-        if self._flush_queue is not None:
-            await self.close()
-        # nats-py takes a failed first attempt for closed, with a second one's socket open.
-        if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call] # nats-py has no types there
+        self._was_shut = True
+        try:
+            # Only made while connecting, which bad credentials already prevent.
+            if self._flush_queue is not None:
+                await self.close()
+        finally:
+            # nats-py takes for closed what it has begun to close, and a failed first attempt with another one open.
+            self._cancel_tasks()
+            if self._reconnection_task is not None:
+                self._reconnection_task.cancel()
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call] # nats-py has no types there
 
     async def _reconnected(self) -> None:
+        if self._was_shut:
+            return
         self._came_up()
         for command in self._kept.values():
             self._write(command)
@@ -285,9 +294,30 @@ class Wire(Client):
             self._introduced(info)
         await super()._process_info(info, initial_connection)
 
+    async def _connect_to_server(self, s: Any) -> None:
+        self._check_wanted()
+        await super()._connect_to_server(s)
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
+        """Have whoever connects give up where the connection was shut meanwhile.
+
+        Before Python 3.12 ``asyncio.wait_for``, which nats-py connects with, keeps a cancellation for itself that comes
+        together with what it waits for.
+
+        Raises:
+            CancelledError: it was.
+
+        """
+        if self._was_shut:
+            self._cancel_tasks()
+            self._abort()
+            raise asyncio.CancelledError
+
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
+            self._check_wanted()
             if not self.is_connected:
                 self._cancel_tasks()
                 message = "nats: the server closed the connection during the handshake"
