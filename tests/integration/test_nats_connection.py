@@ -22,7 +22,7 @@ from nats.aio.transport import TcpTransport
 from structlog.testing import capture_logs
 
 from ironflow.broker.embedded import EmbeddedServer
-from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect, connection
+from ironflow.broker.nats import ConnectionSettings, NatsBroker, adapter, connect, connection
 from ironflow.broker.nats.settings import split_urls
 from ironflow.broker.nats.wire import _AT_END, _READER, _WRITER, Wire
 from ironflow.broker.protocol import (
@@ -367,6 +367,19 @@ class TestBrokenConnection:
             await watchful.publish(Publication(subject="tasks.1", payload=b""))
         await watchful.close()
 
+    async def test_closing_does_not_wait_for_a_server_that_hangs(self, server: EmbeddedServer) -> None:
+        leaving = await connect(settings_for(server.url))
+        os.kill(server.pid, signal.SIGSTOP)
+        # More than the system buffers: some of it stays in the process.
+        publishing = asyncio.create_task(
+            leaving.publish_all([Publication(subject="tasks.x", payload=bytes(1_000_000))] * 20)
+        )
+        await eventually(lambda: has_unsent(leaving))
+        publishing.cancel()
+        async with asyncio.timeout(adapter.CLOSE_SECONDS + 2.0):
+            await leaving.close()
+        os.kill(server.pid, signal.SIGCONT)
+
     async def test_an_error_of_the_server_does_not_end_the_connection_for_good(self, broker: NatsBroker) -> None:
         broker._wire._transport.write(b"NONSENSE\r\n")  # type: ignore[union-attr]
         await eventually(lambda: is_down(broker))
@@ -429,6 +442,10 @@ async def test_the_insides_of_nats_py_are_where_the_wire_expects_them() -> None:
 
 async def has_pulls(broker: NatsBroker) -> None:
     assert (await broker.consumer_state("TASKS", "orders")).waiting_pulls
+
+
+def has_unsent(broker: NatsBroker) -> None:
+    assert broker._wire._find_socket().get_write_buffer_size()
 
 
 def is_down(broker: NatsBroker) -> None:

@@ -139,15 +139,16 @@ class NatsBroker:
         if self._closing:
             return
         self._closing = True
+        is_flushed = False
         try:
             for listening in list(self._listenings):
                 await listening.stop()
             # Unread answers in the socket would make the close a reset, and the server drop what it has not read.
-            await self._wire.barrier(CLOSE_SECONDS)
+            is_flushed = await self._wire.barrier(CLOSE_SECONDS)
         finally:
             self._requester.close()
             self._pacer.close()
-            await self._wire.shut()
+            await self._wire.shut(is_flushed=is_flushed)
 
     # Writing
 

@@ -247,10 +247,18 @@ class Wire(Client):
         )
         self._came_up()
 
-    async def shut(self) -> None:
-        """Disconnect for good, in whatever state the connection is, and however often this is cancelled meanwhile."""
+    async def shut(self, *, is_flushed: bool = False) -> None:
+        """Disconnect for good, in whatever state the connection is, and however often this is cancelled meanwhile.
+
+        Args:
+            is_flushed: whether the server has all that was sent. Otherwise it may take nothing any more, and what has
+                not left this process is dropped.
+
+        """
         self.up = False
         self._was_shut = True
+        if not is_flushed:
+            self._abort()
         try:
             # Only made while connecting, which bad credentials already prevent.
             if self._flush_queue is not None:
