@@ -6,8 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import pytest
+
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, connect
+from ironflow.broker.protocol import NobodyListens
 from tests.support import eventually
 
 TURN_SECONDS = 0.002
@@ -60,3 +63,14 @@ async def test_a_connection_is_closed_although_its_closing_is_interrupted(nats_s
             closing.cancel()
         await asyncio.wait([closing])
         await eventually(nothing_is_left)
+
+
+async def test_whoever_is_cancelled_while_it_begins_to_listen_listens_no_more(nats_server: EmbeddedServer) -> None:
+    broker = await connect(ConnectionSettings(urls=(nats_server.url,)))
+    listening = asyncio.create_task(broker.listen("hints.interrupted", lambda request: request.respond(b"heard")))
+    await asyncio.sleep(0)  # it waits for the server's word now
+    listening.cancel()
+    await asyncio.wait([listening])
+    with pytest.raises(NobodyListens):
+        await broker.request("hints.interrupted", b"", 5.0)
+    await broker.close()

@@ -256,9 +256,15 @@ class NatsBroker:
 
         listening = Listening(self._wire, subject, listener, group)
         self._listenings.add(listening)
-        if not confirm or await listening.confirm(LISTEN_SECONDS):
+        stands = not confirm
+        try:
+            stands = stands or await listening.confirm(LISTEN_SECONDS)
+        finally:
+            # Whoever is cancelled here has nothing to stop it by.
+            if not stands:
+                await listening.stop()
+        if stands:
             return listening
-        await listening.stop()
         message = f"the account's permissions do not allow to listen on {subject}"
         raise Denied(message)
 
