@@ -98,6 +98,7 @@ class RunHandle(Generic[Out]):
             RunFailedError: the run failed.
             RunCancelledError: the run was cancelled.
             RunNotFoundError: there is no run with this id.
+            EngineUnavailableError: NATS cannot be reached.
             TimeoutError: it has not ended in time; it goes on.
 
         """
@@ -183,6 +184,14 @@ class RunHandle(Generic[Out]):
         """Wait until the run ends and return its state, with what *fill* adds that was left out."""
         most_ms = None if timeout is None else parse_duration(timeout, "timeout")
         quiet = self._start.quiet_seconds(asyncio.get_running_loop().time()) if self._start is not None else 0.0
+        try:
+            async with asyncio.timeout(None if most_ms is None else most_ms / 1000):
+                return await self._hear_or_ask(quiet, fill)
+        except TimeoutError:
+            msg = f"run {self.id} has not ended within {format_milliseconds(most_ms or 0)}; it goes on"
+            raise TimeoutError(msg) from None
+
+    async def _hear_or_ask(self, quiet: float, fill: _Fill) -> RunView:
         hint = EndHint(self.id, self._attempt)
         # Listen first, then ask: a run that ends in between is seen by one of the two. What is not asked at once comes
         # to the server behind the wish to listen anyway.
@@ -192,11 +201,7 @@ class RunHandle(Generic[Out]):
             msg = f"cannot wait for run {self.id}: {error}"
             raise EngineUnavailableError(msg) from error
         try:
-            async with asyncio.timeout(None if most_ms is None else most_ms / 1000):
-                return await self._filled(await self._ask_until_ended(hint, quiet), fill)
-        except TimeoutError:
-            msg = f"run {self.id} has not ended within {format_milliseconds(most_ms or 0)}; it goes on"
-            raise TimeoutError(msg) from None
+            return await self._filled(await self._ask_until_ended(hint, quiet), fill)
         finally:
             await subscription.stop()
 

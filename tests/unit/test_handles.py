@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ironflow.broker.protocol import Request
+from ironflow.broker.protocol import Request, Unavailable
 from ironflow.client import Client
-from ironflow.errors import RunFailedError
+from ironflow.errors import EngineUnavailableError, RunFailedError
 from ironflow.handles import RunHandle
 from ironflow.messages import ErrorView, RunView
 from ironflow.names import run_id, start_event_id
@@ -172,3 +172,19 @@ async def test_a_run_that_may_have_ended_before_is_asked_for_at_once(
     began = asyncio.get_running_loop().time()
     assert await handle.result() == {"total": 1.0}
     assert asyncio.get_running_loop().time() == began
+
+
+async def test_a_time_limit_counts_while_there_is_no_connection(
+    engine: FakeEngine, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_connection(*_: object, **__: object) -> None:
+        await asyncio.sleep(15)
+        raise Unavailable("not connected")
+
+    monkeypatch.setattr(engine, "listen", no_connection)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(TimeoutError, match="has not ended within 1s"):
+        await client.run(RUN).result("1s")
+    assert asyncio.get_running_loop().time() - began == 1.0
+    with pytest.raises(EngineUnavailableError, match="not connected"):
+        await client.run(RUN).result("1h")
