@@ -176,9 +176,24 @@ class Engine:
 
         Raises:
             WrongShards: the namespace stands with another number of shards; nothing was changed.
-            BrokerError: the broker refuses or cannot be reached.
+            BrokerError: the broker refuses or cannot be reached; nothing goes on then.
 
         """
+        try:
+            await self._begin()
+        except BaseException:
+            await self._leave()
+            raise
+        kept = self._settings.retention_ms
+        _log.info(
+            "engine started",
+            engine=self.id,
+            namespace=self._names.namespace,
+            version=__version__,
+            retention=format_milliseconds(kept) if kept else "for ever",
+        )
+
+    async def _begin(self) -> None:
         for stream in streams(self._names, self._settings.replicas, archived=self._archived):
             await self._broker.ensure_stream(stream)
         for consumer in engine_consumers(self._names):
@@ -190,14 +205,6 @@ class Engine:
         self._tasks.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
         self._tasks.append(asyncio.create_task(self._takeover.run(), name="takeover"))
         self._tasks += [asyncio.create_task(chore(), name=name) for name, chore in self._chores.items()]
-        kept = self._settings.retention_ms
-        _log.info(
-            "engine started",
-            engine=self.id,
-            namespace=self._names.namespace,
-            version=__version__,
-            retention=format_milliseconds(kept) if kept else "for ever",
-        )
 
     async def wait(self) -> None:
         """Return when a part of the engine has ended, which none does by itself; raise what ended it."""
@@ -220,18 +227,23 @@ class Engine:
     async def stop(self) -> None:
         """Take no more, answer what was asked, and leave. What was half done is done again by another engine."""
         self._stopping = True
+        await self._leave()
+        _log.info("engine stopped", engine=self.id)
+
+    async def _leave(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        await self._foresight.stop()
-        await self._takeover.stop()
-        if self._hears_of_ends is not None:
-            await self._hears_of_ends.stop()
-        await self._service.stop()
-        self._read_model.close()
-        self._wait_keeper.close()
-        _log.info("engine stopped", engine=self.id)
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._tasks = []
+            await self._foresight.stop()
+            await self._takeover.stop()
+            if self._hears_of_ends is not None:
+                await self._hears_of_ends.stop()
+            await self._service.stop()
+        finally:
+            self._read_model.close()
+            self._wait_keeper.close()
 
     def _make_takeover(self, make_token: Callable[[], str]) -> Takeover:
         broker, names, settings = self._broker, self._names, self._settings

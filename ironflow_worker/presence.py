@@ -60,10 +60,8 @@ class Presence:
 
     async def start(self) -> None:
         """Be seen until :meth:`stop`."""
-        self._subscriptions = [
-            await be_seen(self._broker, self._names, self._worker, "work"),
-            await self._broker.listen(self._names.ask_for_claims, self._tell_all),
-        ]
+        self._subscriptions.append(await be_seen(self._broker, self._names, self._worker, "work"))
+        self._subscriptions.append(await self._broker.listen(self._names.ask_for_claims, self._tell_all))
 
     async def stop(self) -> None:
         """Be seen no more; what is still held is handed back by then."""

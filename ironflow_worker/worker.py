@@ -140,18 +140,22 @@ class Worker:
         self._canaries = [Canary(broker, subject, self.id) for subject in writable]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._left = False
 
     async def start(self) -> None:
         """Begin to take tasks.
 
         An engine is not needed for it: a worker that restarts while none runs goes on with what is queued.
+
+        Raises:
+            BrokerError, EngineUnavailableError: NATS refuses it or cannot be reached; nothing goes on then.
+
         """
-        await self._lease_keeper.start()
-        await self._cancellations.start()
-        await self._presence.start()
-        await self._registrar.answer_census()
-        self._tasks = [asyncio.create_task(self._register(), name="registrar")]
-        self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
+        try:
+            await self._begin()
+        except BaseException:
+            await self._leave()
+            raise
         for function in self._functions.values():
             if function.unreadable is not None:
                 _log.warning(
@@ -161,6 +165,14 @@ class Worker:
                     advice=ADVICE,
                 )
         _log.info("worker started", worker=self.id, queues=list(self._settings.queues), version=__version__)
+
+    async def _begin(self) -> None:
+        await self._lease_keeper.start()
+        await self._cancellations.start()
+        await self._presence.start()
+        await self._registrar.answer_census()
+        self._tasks = [asyncio.create_task(self._register(), name="registrar")]
+        self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
 
     async def wait(self) -> None:
         """Return when a part of the worker has ended, which none does by itself; raise what ended it.
@@ -214,10 +226,15 @@ class Worker:
         return True
 
     async def stop(self) -> None:
-        """Leave now: passes are given up and handed back. Harmless the second time."""
-        if self._stopped:
+        """Leave now: passes are given up and handed back. Harmless the second time; goes on where it was cancelled."""
+        if self._left:
             return
         self._stopped = True
+        await self._leave()
+        self._left = True
+        _log.info("worker stopped", worker=self.id)
+
+    async def _leave(self) -> None:
         await asyncio.gather(*(runner.give_up() for runner in self._runners))
         for task in self._tasks:
             task.cancel()
@@ -229,7 +246,6 @@ class Worker:
         await self._lease_keeper.stop()
         # A plain body cannot be stopped; nobody waits for what it returns.
         self._threads.shutdown(wait=False, cancel_futures=True)
-        _log.info("worker stopped", worker=self.id)
 
     async def _take_tasks(self, runner: QueueRunner) -> None:
         # The queue of a function that is new is made when the function is registered.

@@ -1,0 +1,93 @@
+"""What fails to start, or is interrupted while it leaves, leaves nothing going on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import ironflow
+from ironflow import Context
+from ironflow.broker.local import LocalBroker
+from ironflow.broker.protocol import Broker, Denied, Listener, Subscription
+from ironflow.function import Function
+from ironflow_engine.engine import Engine
+from ironflow_worker.leases import InlineLeaseKeeper
+from ironflow_worker.worker import Worker, WorkerSettings
+from tests.support.inprocess import System, running_system
+
+pytestmark = pytest.mark.virtual_time
+
+
+def idle(id: str = "idle", queue: str = "default") -> Function[Any, str]:
+    @ironflow.function(id=id, queue=queue)
+    async def handle(ctx: Context) -> str:
+        return "done"
+
+    return handle
+
+
+class MayNotListen:
+    """Has a connection refuse one subject, as permissions that do not allow it do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, broker: LocalBroker, refused: str) -> None:
+        self._listen = broker.listen
+        self._refused = refused
+        monkeypatch.setattr(broker, "listen", self.listen)
+
+    async def listen(self, subject: str, listener: Listener, group: str = "", *, confirm: bool = True) -> Subscription:
+        if subject == self._refused:
+            raise Denied(subject)
+        return await self._listen(subject, listener, group, confirm=confirm)
+
+
+def new_worker(system: System, broker: Broker) -> Worker:
+    return Worker(
+        broker,
+        system.names,
+        system.functions,
+        WorkerSettings(queues=("default",)),
+        lambda leases, be_seen: InlineLeaseKeeper(leases, broker, be_seen),
+        now_ms=system.now_ms,
+        monotonic=asyncio.get_running_loop().time,
+    )
+
+
+async def test_an_engine_that_may_not_hear_something_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_system(idle()) as system:
+        broker = system.server.connect()
+        MayNotListen(monkeypatch, broker, system.names.every_cancel)
+        engine = Engine(broker, system.names, monotonic=asyncio.get_running_loop().time)
+        before = asyncio.all_tasks()
+        with pytest.raises(Denied):
+            await engine.start()
+        assert asyncio.all_tasks() == before
+        await broker.close()
+
+
+async def test_a_worker_that_may_not_hear_something_ends_what_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_system(idle()) as system:
+        broker = system.server.connect()
+        MayNotListen(monkeypatch, broker, system.names.worker_census)
+        worker = new_worker(system, broker)
+        before = asyncio.all_tasks()
+        with pytest.raises(Denied):
+            await worker.start()
+        assert asyncio.all_tasks() == before
+        await broker.close()
+
+
+async def test_a_worker_whose_stop_was_interrupted_can_be_stopped_again() -> None:
+    async with running_system(idle()) as system:
+        broker = system.server.connect()
+        before = asyncio.all_tasks()
+        worker = new_worker(system, broker)
+        await worker.start()
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.wait([stopping])
+        await worker.stop()
+        assert asyncio.all_tasks() == before
+        await broker.close()
