@@ -174,6 +174,7 @@ class ThreadLeaseKeeper:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stops = False
 
     async def start(self) -> None:
         """Begin; the connection is there when this returns.
@@ -194,6 +195,8 @@ class ThreadLeaseKeeper:
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        # Said before it is looked: a thread that has just begun sees it, or is seen.
+        self._stops = True
         loop, task = self._loop, self._task
         if loop is not None and task is not None:
             with contextlib.suppress(RuntimeError):  # the thread's loop has closed by itself
@@ -207,13 +210,25 @@ class ThreadLeaseKeeper:
     async def _keep(self, caller: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        if self._stops:
+            return
         try:
             broker = await self._connect()
-            await self._be_seen(broker)
         except Exception as error:  # noqa: BLE001 - it is raised again where start() waits
-            caller.call_soon_threadsafe(_settle, ready, error)
+            _tell(caller, ready, error)
             return
-        caller.call_soon_threadsafe(_settle, ready, None)
+        try:
+            await self._renew_on(broker, caller, ready)
+        finally:
+            await broker.close()
+
+    async def _renew_on(self, broker: Broker, caller: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+        try:
+            await self._be_seen(broker)
+        except Exception as error:  # noqa: BLE001 - likewise
+            _tell(caller, ready, error)
+            return
+        _tell(caller, ready, None)
         try:
             await self._leases.renew_for_ever(broker)
         except asyncio.CancelledError:
@@ -221,8 +236,11 @@ class ThreadLeaseKeeper:
         except Exception:
             _log.exception("leases are no longer renewed; other workers will take this worker's tasks over")
             raise
-        finally:
-            await broker.close()
+
+
+def _tell(caller: asyncio.AbstractEventLoop, ready: asyncio.Future[None], error: Exception | None) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop of whoever started us has closed
+        caller.call_soon_threadsafe(_settle, ready, error)
 
 
 def _settle(ready: asyncio.Future[None], error: Exception | None) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Broker, Denied
 from ironflow_worker.leases import InlineLeaseKeeper, Leases, ThreadLeaseKeeper
 from tests.support import eventually
 
@@ -196,6 +196,40 @@ async def test_a_keeper_may_be_stopped_while_it_connects() -> None:
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await asyncio.wait_for(keeper.stop(), 5)
+
+
+async def test_a_keeper_may_be_stopped_before_its_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_begin = threading.Event()
+    begin = threading.Thread.run
+
+    def begin_late(thread: threading.Thread) -> None:
+        if thread.name == "ironflow-leases":
+            may_begin.wait()
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "run", begin_late)
+    renewals = Renewals()
+    keeper = ThreadLeaseKeeper(Leases(), lambda: _connect(renewals), be_seen)
+    starting = asyncio.create_task(keeper.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    stopping = asyncio.create_task(keeper.stop())
+    await asyncio.sleep(0)
+    may_begin.set()
+    await asyncio.wait_for(stopping, 5)
+
+
+async def test_a_connection_that_cannot_be_seen_is_closed() -> None:
+    async def may_not_be_seen(_broker: Broker) -> Seen:
+        raise Denied("ping")
+
+    renewals = Renewals()
+    keeper = ThreadLeaseKeeper(Leases(), lambda: _connect(renewals), may_not_be_seen)
+    with pytest.raises(Denied):
+        await keeper.start()
+    await keeper.stop()
+    assert renewals.closed
 
 
 async def _connect(renewals: Renewals) -> Broker:
