@@ -80,21 +80,29 @@ class Environment:
     async def __aenter__(self) -> Self:
         self._server = LocalServer(epoch_ms=self._begins_ms - round(asyncio.get_running_loop().time() * 1_000))
         self.client = Client(self._server.connect(), self._names, self._limits, ask_again_seconds=_ASK_AGAIN_SECONDS)
-        broker = self._server.connect()
-        engine = Engine(
-            broker,
-            self._names,
-            EngineSettings(read_model=":memory:", sweep_seconds=_SWEEP_SECONDS),
-            monotonic=asyncio.get_running_loop().time,
-        )
-        await engine.start()
-        self._engine = engine, broker
-        await self._start_worker()
+        try:
+            await self._start_engine()
+            await self._start_worker()
+        except BaseException:
+            await self._leave()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Stop whatever was started, however often whoever waits for it is cancelled."""
+        stopping = asyncio.create_task(self._stop(), name="environment ends")
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            await asyncio.wait([stopping])
+            raise
+
+    async def _stop(self) -> None:
         for process in (self._worker, self._engine):
             if process is not None:
                 await process[0].stop()
@@ -154,6 +162,17 @@ class Environment:
         await worker.stop()
         await self._start_worker()
 
+    async def _start_engine(self) -> None:
+        broker = self._server.connect()
+        engine = Engine(
+            broker,
+            self._names,
+            EngineSettings(read_model=":memory:", sweep_seconds=_SWEEP_SECONDS),
+            monotonic=asyncio.get_running_loop().time,
+        )
+        self._engine = engine, broker
+        await engine.start()
+
     async def _start_worker(self) -> None:
         broker = self._server.connect()
         queues = tuple(sorted({function.queue for function in self._functions.values()}))
@@ -168,9 +187,9 @@ class Environment:
             monotonic=asyncio.get_running_loop().time,
             limits=self._limits,
         )
+        self._worker = worker, broker
         await worker.start()
         await worker.registered.wait()
-        self._worker = worker, broker
 
 
 def workflow_test(

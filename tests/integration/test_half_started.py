@@ -13,6 +13,7 @@ from ironflow.broker.local import LocalBroker
 from ironflow.broker.protocol import Broker, Denied, Listener, Subscription
 from ironflow.function import Function
 from ironflow_engine.engine import Engine
+from ironflow_testing import Environment
 from ironflow_worker.leases import InlineLeaseKeeper
 from ironflow_worker.worker import Worker, WorkerSettings
 from tests.support.inprocess import System, running_system
@@ -91,3 +92,40 @@ async def test_a_worker_whose_stop_was_interrupted_can_be_stopped_again() -> Non
         await worker.stop()
         assert asyncio.all_tasks() == before
         await broker.close()
+
+
+async def turns(task: asyncio.Task[object], most: int) -> None:
+    """Let a task go on for so many turns of the event loop, or until it has ended."""
+    for _ in range(most):
+        if task.done():
+            return
+        await asyncio.sleep(0)
+
+
+async def stay_in(environment: Environment) -> None:
+    async with environment:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("begins", range(1, 50, 3))
+async def test_an_environment_that_is_given_up_while_it_begins_leaves_nothing(begins: int) -> None:
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(stay_in(Environment(idle())))
+    await turns(running, begins)
+    running.cancel()
+    await asyncio.wait([running])
+    await asyncio.sleep(0.01)  # what was cancelled ends
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 3, 5, 10])
+async def test_an_environment_whose_end_is_interrupted_leaves_nothing(leaves: int) -> None:
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(stay_in(Environment(idle())))
+    await asyncio.sleep(1)
+    running.cancel()
+    await turns(running, leaves)
+    running.cancel()
+    await asyncio.wait([running])
+    await asyncio.sleep(0.01)  # what was cancelled ends
+    assert asyncio.all_tasks() == before
