@@ -104,14 +104,17 @@ class EventReader:
             return ()
 
     async def runs_of(self, request: RunsOfEvent) -> EventRuns:
-        """Return the runs that an event started; wait until it has been matched, at most as long as asked for."""
+        """Return the runs that an event started; wait until it has been matched, at most as long as asked for.
+
+        An engine that leaves does not wait: another one may match it, and can be asked.
+        """
         deadline = asyncio.get_running_loop().time() + request.wait_ms / 1000
         while True:
             self._intake.progress.clear()
             matched = await self._is_matched(request.sequence)
             runs = await self._runs(request)
             left = deadline - asyncio.get_running_loop().time()
-            if matched or left <= 0:
+            if matched or left <= 0 or self._intake.has_left:
                 return EventRuns(runs=tuple(runs), matched=matched)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LOOK_AGAIN_SECONDS)):

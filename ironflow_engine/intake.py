@@ -56,6 +56,8 @@ class Intake(ABC):
         self._renewal: asyncio.TimerHandle | None = None
         self.progress = asyncio.Event()
         """Set after each batch; whoever waits for progress clears it first."""
+        self.has_left = False
+        """Whether no progress comes any more."""
         self._puller: Puller | None = None
 
     @property
@@ -120,6 +122,8 @@ class Intake(ABC):
             self.hand_back(0.0, *self._in_hand.values())
             if self._renewal is not None:
                 self._renewal.cancel()
+            self.has_left = True
+            self.progress.set()
 
     async def _may_apply(self, runs: set[str]) -> None:
         """Wait until few enough batches are being applied, and none about one of these runs: facts have an order."""

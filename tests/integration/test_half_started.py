@@ -12,6 +12,7 @@ from ironflow import Context
 from ironflow.broker.local import LocalBroker
 from ironflow.broker.protocol import Broker, Denied, Listener, Subscription
 from ironflow.function import Function
+from ironflow.messages import RunsOfEvent
 from ironflow_engine.engine import Engine
 from ironflow_testing import Environment
 from ironflow_worker.leases import InlineLeaseKeeper
@@ -92,6 +93,19 @@ async def test_a_worker_whose_stop_was_interrupted_can_be_stopped_again() -> Non
         await worker.stop()
         assert asyncio.all_tasks() == before
         await broker.close()
+
+
+async def test_an_engine_that_leaves_answers_at_once_who_waits_for_an_event() -> None:
+    function = idle()
+    async with running_system(function) as system:
+        not_stored_yet = RunsOfEvent(id="e-1", name="order.placed", sequence=1_000, wait_ms=10_000)
+        asking = asyncio.create_task(system.client.engine.runs_of_event(not_stored_yet))
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        (engine,) = system.engines
+        await engine.stop()
+        assert asyncio.get_running_loop().time() - began < 1
+        assert not (await asking).matched
 
 
 async def turns(task: asyncio.Task[object], most: int) -> None:
