@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -56,7 +57,7 @@ class ChildKeeper:
         """Carry out commands; return for each what it failed with, or the facts that follow from it."""
         starts = [command for command in commands if isinstance(command, StartChild)]
         started = iter(await self._start(starts) if starts else [])
-        others = [self._other(command) for command in commands if not isinstance(command, StartChild)]
+        others = (self._other(command) for command in commands if not isinstance(command, StartChild))
         done = iter(await _some_at_a_time(others))
         return [next(started) if isinstance(command, StartChild) else next(done) for command in commands]
 
@@ -227,9 +228,12 @@ def _read(record_type: type[R], message: StoredMessage | None) -> R | None:
 
 
 async def _some_at_a_time(things: Iterable[Awaitable[T]]) -> list[T]:
-    """Await things, not all at once: each may do the same with things of its own, so that no semaphore will do."""
-    waiting = list(things)
+    """Await things, not all at once: each may do the same with things of its own, so that no semaphore will do.
+
+    They are taken as they are awaited, for Python complains about coroutines that were made and never awaited.
+    """
+    left = iter(things)
     results: list[T] = []
-    for first in range(0, len(waiting), _AT_A_TIME):
-        results += await asyncio.gather(*waiting[first : first + _AT_A_TIME])
+    while some := list(itertools.islice(left, _AT_A_TIME)):
+        results += await asyncio.gather(*some)
     return results
