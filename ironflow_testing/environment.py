@@ -108,6 +108,7 @@ class Environment:
                 await process[0].stop()
                 await process[1].close()
         await self.client.broker.close()
+        self._server.stop()
 
     @property
     def now(self) -> datetime:

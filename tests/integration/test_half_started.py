@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from ironflow.broker.local import LocalBroker
 from ironflow.broker.protocol import Broker, Denied, Listener, Subscription
 from ironflow.function import Function
 from ironflow.messages import RunsOfEvent
+from ironflow.names import Names
 from ironflow_engine.engine import Engine
 from ironflow_testing import Environment
 from ironflow_worker.leases import InlineLeaseKeeper
@@ -143,3 +146,19 @@ async def test_an_environment_whose_end_is_interrupted_leaves_nothing(leaves: in
     await asyncio.wait([running])
     await asyncio.sleep(0.01)  # what was cancelled ends
     assert asyncio.all_tasks() == before
+
+
+async def test_what_an_environment_has_stored_goes_with_it_although_something_was_to_happen_in_a_year() -> None:
+    @ironflow.function(id="rests")
+    async def rests(ctx: Context) -> None:
+        await ctx.step.sleep("long", "300d")
+
+    async with Environment(rests) as environment:
+        await environment.client.start(rests)
+        await asyncio.sleep(1)
+        (shard,) = Names("test").all_shards
+        timers = weakref.ref(environment._server.stream(shard.timers))  # noqa: SLF001 - it has all that is to fire
+    del environment
+    await asyncio.sleep(60)  # what has a bound of its own is over
+    gc.collect()
+    assert timers() is None
