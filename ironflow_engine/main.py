@@ -11,6 +11,7 @@ from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
+    complain,
     connection_options_with_shards,
     errors_as_exit_codes,
     run_async,
@@ -18,7 +19,16 @@ from ironflow.cli.common import (
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.params import Parsed, parse_milliseconds
-from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, names_of, opened
+from ironflow.cli.process import (
+    Interrupted,
+    StopSignals,
+    collect_rarely,
+    connector,
+    first_of,
+    names_of,
+    opened,
+    unless_stopped,
+)
 from ironflow.doctor.monitor import look
 from ironflow.doctor.server import check_sync
 from ironflow.durations import format_milliseconds
@@ -116,7 +126,11 @@ async def engine(
         signals = StopSignals()
         running = Engine(broker, names, settings, archive=archive)
         async with served(health_port, running):
-            await running.start()
+            try:
+                await unless_stopped(signals, running.start())
+            except Interrupted:
+                complain("interrupted")
+                return ExitCode.INTERRUPTED
             checking = asyncio.create_task(_warn_of_weak_sync(connection, broker, monitor_url))
             try:
                 await first_of(signals.first.wait(), running.wait())
