@@ -12,6 +12,7 @@ import structlog
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.local.virtual_time import VirtualTimeLoop
+from ironflow.function import forget_functions
 from tests.support import fresh_namespace, nats_server_in
 from tests.support.containers import ContainerServer, nats_container, wanted
 
@@ -55,6 +56,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, text in report.user_properties:
             if name == _SHOWN and report.when == "call":
                 terminalreporter.write_line(f"\n{text}\n")
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Let test files define functions of the same ids: each is imported after the functions of others are forgotten."""
+    if isinstance(collector, pytest.Module):
+        forget_functions()
 
 
 @pytest.hookimpl(optionalhook=True)

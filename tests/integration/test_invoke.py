@@ -47,9 +47,6 @@ async def broken(ctx: Context) -> None:
     await ctx.step.run("work", fail, ctx.event.data)
 
 
-forget_functions()  # other test files define functions of the same ids
-
-
 def fail(message: str) -> None:
     raise ValueError(message)
 

@@ -12,7 +12,6 @@ import ironflow
 from ironflow import Context, Function, InvokeError, NonRetryableError, Step, StepError
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Unavailable
-from ironflow.function import forget_functions
 from ironflow.handles import RunHandle
 from ironflow.names import bucket_stream, invoke_event_id, run_id, step_token
 from tests.support.inprocess import System, running_system
@@ -34,9 +33,6 @@ async def middle(ctx: Context) -> str:
 @ironflow.function(id="approval")
 async def approval(ctx: Context) -> Any:
     return (await ctx.step.wait_for_event("approval", event="order.approved", timeout="2h")).data
-
-
-forget_functions()  # other test files define functions of the same ids
 
 
 def top(callee: Function[Any, Any], data: object = "5h", **options: Any) -> Function[Any, Any]:

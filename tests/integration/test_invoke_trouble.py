@@ -331,7 +331,10 @@ async def test_an_event_that_lies_about_what_it_starts_is_said_so_of_and_is_an_e
     async with running_system(child, triggered) as system:
         with capture_logs() as logs:
             await store(
-                system, EventRecord(id="e-1", name="order.placed", time="", data=msgspec.Raw(b"7"), target="child")
+                system,
+                EventRecord(
+                    id="e-1", name="order.placed", time="2026-01-01T00:00:00Z", data=msgspec.Raw(b"7"), target="child"
+                ),
             )
             await asyncio.sleep(60)
         assert [(await each.state()).function async for each in system.client.runs()] == ["triggered"]

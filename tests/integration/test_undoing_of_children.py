@@ -13,7 +13,6 @@ import ironflow
 from ironflow import Context, Function, InvokeTimeoutError, NonRetryableError, Retry, Step, StepError
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Unavailable
-from ironflow.function import forget_functions
 from ironflow.handles import RunHandle
 from tests.support.inprocess import System, running_system
 
@@ -99,9 +98,6 @@ async def fails_outside_of_steps(ctx: Context) -> None:
 @ironflow.function(id="waits-for-what-never-comes")
 async def waits_for_what_never_comes(ctx: Context) -> None:
     await asyncio.gather(ctx.step.invoke(middle), ctx.step.wait_for_event("ok", event="never", timeout="1m"))
-
-
-forget_functions()  # other test files define functions of the same ids
 
 
 async def the_run_of(system: System, function: str) -> RunHandle[Any]:
