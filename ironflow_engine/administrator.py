@@ -20,7 +20,7 @@ from ironflow.messages import (
     RegisterFunctions,
     WorkersPage,
 )
-from ironflow.names import Names
+from ironflow.names import Names, readable
 from ironflow.records import FunctionRecord
 from ironflow_engine.census import Census
 from ironflow_engine.fullness import queue_state
@@ -123,5 +123,5 @@ def _takeover(before: FunctionRecord | None, now: FunctionRecord) -> Iterator[st
     if before.queue != now.queue:
         yield f"function {now.id} moved from queue {before.queue} to {now.queue}; {_ANOTHER_APP}"
     if set(before.triggers) != set(now.triggers):
-        old, new = (", ".join(each.triggers) or "nothing" for each in (before, now))
+        old, new = (", ".join(map(readable, each.triggers)) or "nothing" for each in (before, now))
         yield f"function {now.id} is triggered by {new} now, before by {old}; {_ANOTHER_APP}"

@@ -155,8 +155,9 @@ def complain(message: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return a text without line breaks."""
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """Return a text without line breaks, and without what would move a terminal's cursor."""
+    line = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

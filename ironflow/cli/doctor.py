@@ -16,7 +16,7 @@ from ironflow.cli.common import (
     put,
     run_async,
 )
-from ironflow.cli.output import print_json
+from ironflow.cli.output import print_json, printable
 
 if TYPE_CHECKING:
     from ironflow.doctor import Finding, Level
@@ -65,6 +65,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
     """Print findings for people: one line each, and below it what to do."""
     for finding in findings:
         level = click.style(f"{finding.level:<{len(_MARGIN)}}", fg=_COLORS[finding.level])
-        put(f"{level}{finding.check}: {finding.text}")
+        put(f"{level}{finding.check}: {printable(finding.text)}")
         if finding.advice:
-            put(f"{_MARGIN}→ {finding.advice}")
+            put(f"{_MARGIN}→ {printable(finding.advice)}")

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ironflow.cli.common import ExitCode, complain, put
+from ironflow.cli.common import ExitCode, complain, one_line, put
 from ironflow.cli.output import (
     format_elapsed,
     format_error,
@@ -179,7 +179,7 @@ class Pace:
             answer = await question()
         except EngineUnavailableError as error:
             if not self._away:
-                complain(f"waiting for an engine: {error}")
+                complain(f"waiting for an engine: {one_line(str(error))}")
             self._away = True
             return None
         self._away = False

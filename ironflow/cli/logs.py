@@ -8,12 +8,13 @@ whoever may read the data of the runs.
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 import structlog
@@ -29,6 +30,8 @@ ERROR_TEXT = "error_text"
 """The key of an exception's text in a log entry; it is left out where texts are."""
 
 _NO_HALF_CLOSED_TLS = "returning true from eof_received() has no effect"
+
+_KEPT_BREAKS = frozenset("\n\t")
 
 _DEEPEST_SHOWN = 20
 """How many exceptions are shown of those that led to one another, or are groups within groups."""
@@ -116,7 +119,27 @@ def _renderers(*, json: bool) -> list[Processor]:
     if json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    return [_without_controls, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_print_traceback)]
+
+
+def _without_controls(_logger: object, _method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what would move the terminal's cursor: subjects, names and ids in lines may be of who has broken in."""
+    return {_visible(str(key)): _visible(value) if isinstance(value, str) else value for key, value in entry.items()}
+
+
+def _print_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    file.write(_visible(text.getvalue()))
+
+
+def _visible(text: str) -> str:
+    """Return a text with escapes in place of what is not shown; it keeps its lines."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in _KEPT_BREAKS else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _says_something(record: logging.LogRecord) -> bool:

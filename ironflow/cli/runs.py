@@ -14,6 +14,7 @@ from ironflow.cli.common import (
     connection_options,
     json_option,
     limit_option,
+    one_line,
     open_client,
     put,
     run_async,
@@ -187,7 +188,7 @@ async def _retried(client: Client, run: str, *, as_json: bool, must_exist: bool)
         if must_exist:
             raise
         # The others shall go on all the same.
-        complain(str(error))
+        complain(one_line(str(error)))
         return {"id": run, "recorded": False, "status": None, "attempt": None}
     if not retried.recorded:
         complain(f"run {run} {_NOT_FAILED.get(retried.status, _GOES_ON)}")

@@ -63,6 +63,7 @@ WHO_MAY = (
     [
         (RunNotFoundError("no run ABC"), 1, "no run ABC"),
         (IronflowError("one\n  two\n\nthree"), 1, "one two three"),
+        (IronflowError("\x1b[2Jgone\x9b1A\rover"), 1, "\\x1b[2Jgone\\x9b1A over"),
         (IronflowError(), 1, "IronflowError"),
         (PublishError("not stored"), 1, "not stored"),
         (_caused(PublishError("not stored"), Denied("no")), 1, f"not stored; {WHO_MAY}"),

@@ -62,6 +62,29 @@ def test_an_exception_is_written_with_its_text_on_request(capsys: pytest.Capture
     assert len(err.splitlines()) == 1 or not as_json
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_nothing_that_a_line_says_moves_the_terminals_cursor(
+    capsys: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    configure_logging("info", json=as_json, error_texts=True)
+    hostile = "a\x1b[2J\x9b1A\r\u202eb"
+    structlog.get_logger("ironflow.test").warning(f"said {hostile}", subject=hostile, ids=[hostile], **{hostile: 1})
+    logging.getLogger("library").warning("said %s", hostile)
+    try:
+        charge(hostile)
+    except ValueError:
+        structlog.get_logger("ironflow.test").exception("failed")
+    err = capsys.readouterr().err
+    assert not set(err) & set("\x1b\x9b\r\u202e")
+    assert "\\x1b[2J" in err.replace("\\u001b", "\\x1b")
+
+
+def test_lines_that_code_breaks_stay_broken_in_text(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
+    structlog.get_logger("ironflow.test").info("one\n\ttwo: käse 🧀")
+    assert "one\n\ttwo: käse 🧀" in capsys.readouterr().err
+
+
 def charge(card: str) -> None:
     raise ValueError(f"no such card: {card}")
 

@@ -280,6 +280,11 @@ def test_findings_are_printed_with_what_to_do(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "ok       clock: right\nerror    engine: none\n         → start one\n"
 
 
+def test_nothing_that_a_worker_calls_itself_moves_the_terminals_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding(check="workers", level="warning", text="v\x1b[2J\r\nok", advice="stop \x9b1A")])
+    assert capsys.readouterr().out == "warning  workers: v\\x1b[2J ok\n         → stop \\x9b1A\n"
+
+
 @pytest.mark.parametrize(("level", "code"), [("ok", 0), ("warning", 0), ("unknown", 0), ("error", 1)])
 def test_only_an_error_makes_the_command_fail(monkeypatch: pytest.MonkeyPatch, level: Any, code: int) -> None:
     async def findings(_: Examination) -> list[Finding]:
