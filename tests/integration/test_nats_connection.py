@@ -38,6 +38,7 @@ from ironflow.broker.protocol import (
 from ironflow.errors import DefinitionError, EngineUnavailableError
 from tests.support import eventually
 from tests.support.identities import make_certificates
+from tests.support.ports import free_port
 from tests.support.servers import configured_server, info_line, stub_server
 
 
@@ -172,6 +173,17 @@ def was_warned(logs: list[Any]) -> None:
     assert reasons[0].startswith(NO_TLS)
 
 
+def names_the_password(logs: list[Any]) -> None:
+    """Say it once, and once only."""
+    reasons = [entry["reason"] for entry in logs if entry["event"] == "cannot use NATS any more; keeps trying"]
+    assert [reason for reason in reasons if "Check user, password, token or credentials" in reason] == reasons
+    assert len(reasons) == 1
+
+
+def was_tried(logs: list[Any], times: int) -> None:
+    assert len([entry for entry in logs if entry["event"] == "NATS connection"]) >= times
+
+
 ADMIN = {"user": "admin", "password": "a"}
 WORKER = {"user": "worker", "password": "w"}
 WORKER_RIGHTS = {
@@ -201,6 +213,30 @@ class TestPermissions:
         message = await refusal(settings_for(url, **WORKER | {"password": "guess"}), within=1.0)
         assert "refused to sign in" in message
         assert "guess" not in message
+
+    async def test_credentials_that_are_taken_away_are_said_to_be_until_they_are_right_again(
+        self, tmp_path: Path
+    ) -> None:
+        port = free_port()
+        with contextlib.ExitStack() as servers:
+
+            def serve(name: str, **users: object) -> None:
+                servers.close()
+                (folder := tmp_path / name).mkdir()
+                store = {"store_dir": str(folder)}
+                servers.enter_context(configured_server(folder, port=port, jetstream=store, authorization=users))
+
+            serve("first", users=[ADMIN])
+            broker = await connect(settings_for(f"nats://127.0.0.1:{port}", **ADMIN))
+            with capture_logs() as logs:
+                serve("second", users=[ADMIN | {"password": "another"}])
+                await eventually(lambda: names_the_password(logs))
+                tries = len([entry for entry in logs if entry["event"] == "NATS connection"])
+                await eventually(lambda: was_tried(logs, tries + 5))
+                names_the_password(logs)
+                serve("third", users=[ADMIN])
+                await eventually(lambda: is_up(broker))
+            await broker.close()
 
     async def test_a_worker_needs_no_more_than_its_own_subjects(self, url: str) -> None:
         worker = await connect(settings_for(url, **WORKER, inbox_prefix="_WORKER"))
@@ -450,6 +486,10 @@ def has_unsent(broker: NatsBroker) -> None:
 
 def is_down(broker: NatsBroker) -> None:
     assert not broker._wire.up
+
+
+def is_up(broker: NatsBroker) -> None:
+    assert broker._wire.up
 
 
 async def crash(server: EmbeddedServer, broker: NatsBroker) -> None:

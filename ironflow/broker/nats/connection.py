@@ -103,7 +103,8 @@ class _Attempt:
         self._errors: list[Exception] = []
         self._tried_all = asyncio.Event()
         self._connected = False
-        self._unfit = ""
+        self._told: set[str] = set()
+        """What was said of the connection that is being made again."""
 
     async def run(self, wire: Wire, options: dict[str, Any]) -> None:
         """Connect.
@@ -133,29 +134,33 @@ class _Attempt:
         finally:
             failing.cancel()
             connecting.cancel()
-        raise EngineUnavailableError(self._explain(said_hello=bool(wire.server_info)))
+        # The others are mostly about servers that are just not there.
+        error = next((each for each in self._errors if isinstance(each, UnfitServerError)), self._errors[0])
+        raise EngineUnavailableError(self._explain(error, said_hello=bool(wire.server_info)))
 
     def lost(self) -> None:
         """Tell that the connection which stood is gone."""
         log.warning("lost the connection to NATS; reconnecting")
-        self._unfit = ""
+        self._told.clear()
 
     async def _take_error(self, error: Exception) -> None:
         if self._connected:
             log.debug("NATS connection", error=str(error) or type(error).__name__)
-            # Once, since this goes on for ever, four times a second.
-            if isinstance(error, UnfitServerError) and str(error) != self._unfit:
-                self._unfit = str(error)
-                log.warning("cannot use NATS any more; keeps trying", reason=self._unfit)
+            if _needs_somebody(error):
+                self._tell(str(error) if isinstance(error, UnfitServerError) else self._explain(error))
             return
         self._errors.append(error)
         if len(self._errors) >= len(self._settings.urls):
             self._tried_all.set()
 
-    def _explain(self, *, said_hello: bool) -> str:
+    def _tell(self, reason: str) -> None:
+        # Once, since this goes on for ever, four times a second.
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("cannot use NATS any more; keeps trying", reason=reason)
+
+    def _explain(self, error: Exception, *, said_hello: bool = False) -> str:
         where = self._settings.shown_urls
-        # The others are mostly about servers that are just not there.
-        error = next((each for each in self._errors if isinstance(each, UnfitServerError)), self._errors[0])
         if isinstance(error, UnfitServerError):
             return f"cannot use NATS at {where}: {error}"
         reason = reason_of(error)
@@ -175,6 +180,12 @@ class _Attempt:
             f"cannot reach NATS at {where}: {reason}. Is the server running? "
             "(`ironflow dev` starts one; NATS_URL or --nats-url names another)"
         )
+
+
+def _needs_somebody(error: Exception) -> bool:
+    """Tell whether a connection fails by more than that its server is away, which is over when it is back."""
+    # Of nats-py's own kind is what a server says, or what reading credentials ends with.
+    return isinstance(error, (UnfitServerError, ssl.SSLError, socket.gaierror)) or type(error) is nats.errors.Error
 
 
 def reason_of(error: Exception) -> str:
