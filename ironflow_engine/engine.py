@@ -53,6 +53,7 @@ from ironflow_engine.history import ARCHIVE_DUTY_SECONDS, Archive, History, NoHi
 from ironflow_engine.intake import Intake
 from ironflow_engine.journal_intake import JournalIntake
 from ironflow_engine.metrics import Metrics
+from ironflow_engine.queue_keeper import QueueKeeper
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.reconciler import Reconciler
 from ironflow_engine.retention import Retention
@@ -150,8 +151,9 @@ class Engine:
         self._gauges = Gauges(broker, names, self._functions, waits, self.metrics, archive)
         self._read_model = ReadModel(broker, names, _file(self._settings.read_model))
         duty = Duty(broker, names, "reconcile", self.id, reconciler.DUTY_SECONDS, make_token)
+        queues = QueueKeeper(broker, names, self._functions, self._settings.lease_seconds)
         self.reconciler = Reconciler(
-            broker, names, conductor, self._read_model, terminator, duty, self._settings.sweep_seconds
+            broker, names, conductor, self._read_model, terminator, duty, queues, self._settings.sweep_seconds
         )
         self._takeover = self._make_takeover(make_token)
         census = Census(broker, names)

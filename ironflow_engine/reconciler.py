@@ -26,6 +26,7 @@ from ironflow_engine.duty import Duty
 from ironflow_engine.facts import Fact, OutcomeRecorded, RunStarted, StateReviewed
 from ironflow_engine.fullness import stored_in
 from ironflow_engine.overdue import RunJournal
+from ironflow_engine.queue_keeper import QueueKeeper
 from ironflow_engine.read_model import ReadModel
 from ironflow_engine.terminator import Terminator
 from ironflow_engine.turns import Turns
@@ -57,6 +58,7 @@ class Reconciler:
         read_model: finds the runs.
         terminator: ends those that a wait was to end.
         duty: has one engine at a time do it.
+        queues: their consumers are looked at as well.
         every_seconds: how long it rests between two sweeps.
 
     """
@@ -69,6 +71,7 @@ class Reconciler:
         read_model: ReadModel,
         terminator: Terminator,
         duty: Duty,
+        queues: QueueKeeper,
         every_seconds: float = SWEEP_SECONDS,
     ) -> None:
         self._every_seconds = every_seconds
@@ -78,6 +81,7 @@ class Reconciler:
         self._read_model = read_model
         self._terminator = terminator
         self._duty = duty
+        self._queues = queues
         self._overdue, self._overtime = Turns(read_model.overdue), Turns(read_model.overtime)
         self._under_way = Turns(read_model.live)
         self._ack_floors: dict[tuple[str, str], int] = {}
@@ -102,6 +106,7 @@ class Reconciler:
 
         """
         self._ack_floors.clear()
+        await self._queues.restore()
         await self._read_model.catch_up()
         now_ms = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
         resting = self._overdue.take(now_ms - GRACE_MS, _MOST)

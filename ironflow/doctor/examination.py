@@ -181,9 +181,10 @@ class Examination:
         statuses: tuple[RunStatus, ...] = ("queued", "running")
         try:
             listed = [await self._active(status) for status in statuses]
-        except EngineUnavailableError:
-            text = "not known, since no engine answers that could list the active runs"
-            return Finding(check="stuck runs", level="unknown", text=text, advice="start an engine")
+        except EngineUnavailableError as error:
+            text = f"not known, since the active runs cannot be listed: {error}"
+            advice = "see to what is said of the engine and of streams, then run it again"
+            return Finding(check="stuck runs", level="unknown", text=text, advice=advice)
         runs = {run.id: run for page in listed for run in page}
         now = await self._broker.server_time_ms(self._names.all_shards[0].tasks)
         old = [run for run in runs.values() if parse_when(run.started_at) < now - stuck.STUCK_SECONDS * 1000]

@@ -24,6 +24,10 @@ def check_engine(engine: EngineView | None) -> Finding:
 
 def check_workers(functions: Sequence[FunctionRecord], workers: Sequence[WorkerView]) -> list[Finding]:
     """Say of each queue that has functions whether workers pull from it and know them."""
+    if not functions and any(worker.functions for worker in workers):
+        text = f"no function is registered, although {_count(len(workers), 'worker')} answered: no event starts a run"
+        advice = "start an engine if none answers, else restart the workers: they register when they start"
+        return [Finding(check="workers", level="error", text=text, advice=advice)]
     if not functions:
         text = f"no function is registered; {_count(len(workers), 'worker')} answered"
         advice = "start a worker with 'ironflow-worker --queue QUEUE APP'; it registers its functions"

@@ -14,6 +14,7 @@ TUNABLE = frozenset({"duplicate_window", "max_ack_pending", "max_age", "max_wait
 """Settings that an operator may have reasons to change; the guarantees rest on the others."""
 
 _PROVISION = "start an engine: it makes what is missing"
+_RESTORE = "restart an engine, also where one runs: it makes what is missing when it starts"
 _REPAIR = "restart an engine: it sets what NATS lets it change, and names what must be made anew"
 
 
@@ -61,7 +62,7 @@ def _is_wrong(differences: Differences | None) -> bool:
 
 def _wrong(check: str, what: str, differences: Differences | None) -> Finding:
     if differences is None:
-        return Finding(check=check, level="error", text=f"{what} does not exist", advice=_PROVISION)
+        return Finding(check=check, level="error", text=f"{what} does not exist", advice=_RESTORE)
     listed = "; ".join(
         f"{key} is {found}, not {wanted}" for key, (found, wanted) in differences.items() if key not in OPTIONS
     )

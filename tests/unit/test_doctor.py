@@ -165,6 +165,7 @@ def test_a_missing_stream_and_a_changed_one_are_named() -> None:
     missing, changed = check_streams(found)
     assert (missing.level, missing.text) == ("error", "stream TEST_EVENTS does not exist")
     assert (changed.level, changed.text) == ("error", "stream TEST_TASKS: discard is old, not new")
+    assert "restart an engine" in missing.advice  # the one that runs does not make it
 
 
 def test_a_setting_that_an_operator_may_tune_is_only_warned_about() -> None:
@@ -195,6 +196,14 @@ def test_a_queue_with_functions_and_no_worker_is_warned_about() -> None:
     assert mails.level == "ok"
     assert (orders.level, orders.text) == ("warning", "queue orders: 1 function and no worker")
     assert "--queue orders" in orders.advice
+
+
+def test_workers_whose_functions_are_not_registered_any_more_are_an_error() -> None:
+    [finding] = check_workers([], [worker(queues=("mails",), functions=("mail",))])
+    assert finding.level == "error"
+    assert "restart the workers" in finding.advice
+    [finding] = check_workers([], [])
+    assert finding.level == "ok"
 
 
 def test_a_worker_that_drains_counts_no_more() -> None:
