@@ -38,6 +38,7 @@ class FunctionStore:
         self._make_token = make_token
         self._known: dict[str, FunctionRecord] = {}
         self._read_up_to = 0
+        self._bucket = ""
         self._matcher = Matcher(())
         self._lock = asyncio.Lock()
 
@@ -53,9 +54,12 @@ class FunctionStore:
         nothing; the definitions are read only where one has changed.
         """
         async with self._lock:
-            newest = (await self._broker.stream_state(self._stream)).last_sequence
-            if newest < self._read_up_to:  # the bucket was made anew
+            state = await self._broker.stream_state(self._stream)
+            newest = state.last_sequence
+            if newest < self._read_up_to or state.created != self._bucket:  # the bucket was made anew
                 self._known, self._read_up_to = {}, 0
+                self._bucket = state.created
+                self._matcher = Matcher(())
             if newest > self._read_up_to:
                 await self._read_changes()
             return self._matcher

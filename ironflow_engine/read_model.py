@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ironflow.broker.protocol import Broker, StoredMessage, Unavailable
+from ironflow.broker.protocol import Broker, StoredMessage, StreamState, Unavailable
 from ironflow.codec import decode_record
 from ironflow.errors import DefinitionError, SerializationError
 from ironflow.logs import get_logger
@@ -42,9 +42,9 @@ CREATE INDEX IF NOT EXISTS runs_by_life ON runs (live_since_ms) WHERE live_since
 CREATE INDEX IF NOT EXISTS runs_by_end ON runs (finished_ms, id) WHERE finished_ms IS NOT NULL;
 CREATE TABLE IF NOT EXISTS position (
     only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER NOT NULL, purged INTEGER NOT NULL,
-    begun_at INTEGER NOT NULL
+    begun_at INTEGER NOT NULL, bucket TEXT NOT NULL
 );
-INSERT OR IGNORE INTO position VALUES (0, 0, 0, 0);
+INSERT OR IGNORE INTO position VALUES (0, 0, 0, 0, '');
 """
 
 _UPSERT = """
@@ -53,7 +53,7 @@ INSERT OR REPLACE INTO runs
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_VERSION = 4
+_VERSION = 5
 """Of the tables; a file with others is made anew."""
 _TABLES = frozenset({"runs", "position"})
 _APPLICATION = int.from_bytes(b"Iron")
@@ -121,12 +121,13 @@ class ReadModel:
     async def catch_up(self) -> None:
         """Take in all that has been written to the bucket until now."""
         async with self._lock:
-            newest, position = await self._newest(), self._position()
-            if not position or newest < position:  # the bucket was made anew
-                position = self._begin(newest)
+            state, position = await self._state(), self._position()
+            newest = state.last_sequence
+            if not position or newest < position or state.created != self._bucket():  # the bucket was made anew
+                position = self._begin(state)
             if newest > position and not await self._read_on(position, newest):
-                newest = await self._newest()
-                await self._read_on(self._begin(newest), newest)
+                state = await self._state()
+                await self._read_on(self._begin(state), state.last_sequence)
 
     async def catch_up_within(self, seconds: float) -> None:
         """Take in all that has been written to the bucket until now, for somebody who does not wait for ever.
@@ -139,7 +140,7 @@ class ReadModel:
             async with asyncio.timeout(seconds):
                 await self.catch_up()
         except TimeoutError as error:
-            newest = await self._newest()
+            newest = (await self._state()).last_sequence
             message = (
                 f"it reads where all runs stand, and has come to change {self._position():,} of {newest:,}; ask again"
             )
@@ -213,14 +214,20 @@ class ReadModel:
         )
         return {run for (run,) in rows}
 
-    def _begin(self, newest: int) -> int:
-        """Forget everything, to read it all; what lists up to *newest* tell of is gone by then, and not read."""
+    def _begin(self, state: StreamState) -> int:
+        """Forget everything, to read it all; what lists tell of that are there by now is gone, and not read."""
         self._database.execute("DELETE FROM runs")
-        self._database.execute("UPDATE position SET sequence = 0, purged = 0, begun_at = ?", (newest,))
+        self._database.execute(
+            "UPDATE position SET sequence = 0, purged = 0, begun_at = ?, bucket = ?",
+            (state.last_sequence, state.created),
+        )
         return 0
 
-    async def _newest(self) -> int:
-        return (await self._broker.stream_state(self._stream)).last_sequence
+    async def _state(self) -> StreamState:
+        return await self._broker.stream_state(self._stream)
+
+    def _bucket(self) -> str:
+        return str(self._database.execute("SELECT bucket FROM position").fetchone()[0])
 
     def _position(self) -> int:
         return int(self._database.execute("SELECT sequence FROM position").fetchone()[0])

@@ -46,6 +46,7 @@ class WaitStore:
         """An event, the paths that it was looked at along, and what came of that, the last time."""
         self._paths: dict[str, set[str | None]] = {}
         self._looked_at = 0
+        self._bucket = ""
         self._read_up_to = 0
         self._lock = asyncio.Lock()
         self._room = asyncio.Semaphore(_AT_A_TIME)
@@ -174,9 +175,11 @@ class WaitStore:
     async def _current_paths(self) -> dict[str, set[str | None]]:
         """Return the paths in use of each event, as they are now."""
         async with self._lock:
-            newest = (await self._broker.stream_state(self._stream)).last_sequence
-            if newest < self._looked_at:  # the bucket was made anew
-                self._paths, self._read_up_to = {}, 0
+            state = await self._broker.stream_state(self._stream)
+            newest = state.last_sequence
+            if newest < self._looked_at or state.created != self._bucket:  # the bucket was made anew
+                self._paths, self._read_up_to, self._looked_at = {}, 0, 0
+                self._bucket = state.created
             if newest != self._looked_at:
                 async for page in self._broker.read(
                     self._stream, self._names.wait_paths, self._read_up_to, one_each=True

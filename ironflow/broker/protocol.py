@@ -162,12 +162,19 @@ class StoredMessage(msgspec.Struct, frozen=True):
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """How full a stream is."""
+    """How full a stream is.
+
+    Attributes:
+        created: when it was made, in the server's words: another one where it was deleted and made anew, with
+            sequences that begin at 1 again.
+
+    """
 
     messages: int
     first_sequence: int
     last_sequence: int
     size_bytes: int
+    created: str
 
 
 class ConsumerState(msgspec.Struct, frozen=True):

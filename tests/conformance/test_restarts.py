@@ -51,6 +51,14 @@ async def test_what_was_stored_is_there_after_a_restart(arena: Arena) -> None:
     assert await journal.put("c") == 3
 
 
+async def test_a_stream_says_after_a_restart_that_it_is_the_one_that_it_was(arena: Arena) -> None:
+    log, other = await arena.log(), await arena.journal()
+    before = [(await arena.broker.stream_state(stream.name)).created for stream in (log, other)]
+    assert len(set(before)) == 2
+    await arena.server.restart()
+    assert [(await arena.broker.stream_state(stream.name)).created for stream in (log, other)] == before
+
+
 async def test_a_message_id_is_known_after_a_restart_while_its_message_is_stored(arena: Arena) -> None:
     log, queue = await arena.log(), await arena.queue()
     worker = await queue.consumer()

@@ -173,7 +173,7 @@ class FakeEngine:
         """Return that a stream is there, where they are."""
         if not self.streams:
             raise NoSuchStream(stream)
-        return StreamState(messages=0, first_sequence=1, last_sequence=0, size_bytes=0)
+        return StreamState(messages=0, first_sequence=1, last_sequence=0, size_bytes=0, created="once")
 
     async def at(self, _stream: str, sequence: int) -> StoredMessage | None:
         """Return a kept event."""

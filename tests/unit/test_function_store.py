@@ -10,7 +10,7 @@ import pytest
 from ironflow.broker.local import LocalServer, Stage
 from ironflow.broker.protocol import Ambiguous, BrokerError, Publication, Unavailable
 from ironflow.broker.topology import streams
-from ironflow.names import Names
+from ironflow.names import Names, bucket_stream
 from ironflow.records import FunctionRecord
 from ironflow_engine.function_store import FunctionStore
 
@@ -94,3 +94,20 @@ async def test_a_read_that_breaks_off_is_finished_by_the_next(
         await store.current()
     server.interceptor = None
     assert await ids(store) == [f"f{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("changes", [1, 2, 3])
+async def test_functions_of_a_bucket_that_was_deleted_are_gone_from_every_engine(
+    server: LocalServer, changes: int
+) -> None:
+    ours, theirs = store_on(server), store_on(server)
+    for old in ("a", "b"):
+        await theirs.put(msgspec.structs.replace(FUNCTION, id=old))
+    assert await ids(ours) == ["a", "b"]
+    server.delete_stream(bucket_stream(NAMES.functions_bucket))
+    for stream in streams(NAMES):
+        server.ensure_stream(stream)
+    assert await ids(theirs) == []
+    for number in range(changes):
+        await theirs.put(msgspec.structs.replace(FUNCTION, triggers=(f"{number}",)))
+    assert await ids(ours) == await ids(theirs) == ["f"]

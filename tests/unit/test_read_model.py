@@ -249,8 +249,9 @@ async def test_changes_of_which_one_cannot_be_kept_are_taken_back(broker: LocalB
     assert ids(model, RunQuery()) == ["c", "b", "a"]
 
 
-async def test_a_bucket_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
-    for runs in (["a", "b"], ["c"]):
+@pytest.mark.parametrize("anew", [["c"], ["c", "d"], ["c", "d", "e"]])
+async def test_a_bucket_that_was_made_anew_is_read_anew(tmp_path: Path, anew: list[str]) -> None:
+    for runs in (["a", "b"], anew):
         broker = LocalServer().connect()
         for stream in streams(NAMES):
             await broker.ensure_stream(stream)
@@ -259,6 +260,23 @@ async def test_a_bucket_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
         await model.catch_up()
         assert sorted(ids(model, RunQuery())) == runs
         model.close()
+
+
+@pytest.mark.parametrize("anew", [["c"], ["c", "d"], ["c", "d", "e"]])
+async def test_a_bucket_that_is_made_anew_meanwhile_is_read_anew(anew: list[str]) -> None:
+    server = LocalServer()
+    broker = server.connect()
+    for stream in streams(NAMES):
+        await broker.ensure_stream(stream)
+    model = ReadModel(broker, NAMES, ":memory:")
+    await write(broker, state("a"), state("b"))
+    await model.catch_up()
+    server.delete_stream(bucket_stream(NAMES.runs_bucket))
+    for stream in streams(NAMES):
+        await broker.ensure_stream(stream)
+    await write(broker, *map(state, anew))
+    await model.catch_up()
+    assert sorted(ids(model, RunQuery())) == anew
 
 
 async def test_a_file_goes_on_where_it_was(broker: LocalBroker, tmp_path: Path) -> None:

@@ -135,3 +135,17 @@ async def test_a_wait_that_is_put_again_stays_as_it_is(server: LocalServer, stag
     )
     assert await waits_of(server).put_all([wait("r1", "a")]) == [None]
     assert await broker.stream_state(bucket) == stored
+
+
+@pytest.mark.parametrize("paths", [("b",), ("b", "c"), ("b", "c", None)])
+async def test_paths_of_a_bucket_that_was_deleted_hide_none_of_the_new_one(
+    server: LocalServer, paths: tuple[str | None, ...]
+) -> None:
+    ours, theirs = waits_of(server), waits_of(server)
+    await theirs.put_all([wait("r1", "a")])
+    assert await found(ours) == {"r1"}
+    server.delete_stream(bucket_stream(NAMES.waits_bucket))
+    for stream in streams(NAMES):
+        server.ensure_stream(stream)
+    await theirs.put_all([wait(f"new-{path}", path) for path in paths])
+    assert await found(ours) == {f"new-{path}" for path in paths}

@@ -165,6 +165,10 @@ class ServerProcess:
         else:
             stream.update(spec)
 
+    def delete_stream(self, name: str) -> None:
+        """Forget a stream with its messages and consumers, as an operator has a server do by hand."""
+        del self._streams[name]
+
     def ensure_consumer(self, spec: ConsumerSpec) -> None:
         """Create a consumer, or bring an existing one to *spec*; serve those who wait for it."""
         self.stream(spec.stream).ensure_consumer(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 
@@ -31,6 +32,8 @@ from ironflow.broker.protocol import (
 OVERHEAD_BYTES = 30
 """What a server's file store adds to a message, about."""
 
+_numbers = itertools.count(1)
+
 
 class Stream:
     """The messages of a stream and its consumers.
@@ -52,6 +55,7 @@ class Stream:
         self._index = SubjectIndex()
         self._last_sequence = 0
         self._size_bytes = 0
+        self._created = f"stream {next(_numbers)}"
         self._recent = RecentIds(_window_us(spec))
         self._schedules = Schedules(clock, lateness, self._fire)
 
@@ -208,6 +212,7 @@ class Stream:
             first_sequence=first if self._last_sequence else 0,
             last_sequence=self._last_sequence,
             size_bytes=self._size_bytes,
+            created=self._created,
         )
 
     # Consumers

@@ -46,6 +46,7 @@ class _StreamNumbers(msgspec.Struct):
 
 class _StreamAnswer(msgspec.Struct):
     state: _StreamNumbers
+    created: str = ""
 
 
 class _Clock(msgspec.Struct):
@@ -166,8 +167,9 @@ class Reader:
 
     async def stream_state(self, stream: str) -> StreamState:
         """Return how full a stream is, as its leader has it."""
-        numbers = (await self._stream_info(stream)).state
-        return StreamState(numbers.messages, numbers.first_seq, numbers.last_seq, numbers.bytes)
+        answer = await self._stream_info(stream)
+        numbers = answer.state
+        return StreamState(numbers.messages, numbers.first_seq, numbers.last_seq, numbers.bytes, answer.created)
 
     async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
         """Return how far a consumer is."""
