@@ -199,6 +199,17 @@ async def test_a_batch_that_takes_long_is_kept_and_not_handed_out_again(bench: B
     assert await bench.unsettled() == (0, 0)
 
 
+async def the_next_takes(bench: Bench, run: str) -> None:
+    """Check that what an engine has left is taken by another one at once."""
+    second = Bench(bench.server)
+    taking = asyncio.create_task(second.intake.run())
+    await asyncio.sleep(0.1)
+    assert second.conductor.applied == {run: 1}
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    await second.broker.close()
+
+
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
 async def test_what_an_engine_leaves_behind_goes_to_the_next_at_once(bench: Bench, seconds: float) -> None:
     bench.conductor.seconds = 100.0
@@ -207,13 +218,7 @@ async def test_what_an_engine_leaves_behind_goes_to_the_next_at_once(bench: Benc
     (running,) = (task for task in asyncio.all_tasks() if "Intake.run" in repr(task.get_coro()))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    second = Bench(bench.server)
-    taking = asyncio.create_task(second.intake.run())
-    await asyncio.sleep(0.1)
-    assert second.conductor.applied == {"a": 1}
-    taking.cancel()
-    await asyncio.gather(taking, return_exceptions=True)
-    await second.broker.close()
+    await the_next_takes(bench, "a")
 
 
 async def test_an_engine_that_is_interrupted_while_it_leaves_keeps_nothing(bench: Bench) -> None:
@@ -225,13 +230,7 @@ async def test_an_engine_that_is_interrupted_while_it_leaves_keeps_nothing(bench
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    second = Bench(bench.server)
-    taking = asyncio.create_task(second.intake.run())
-    await asyncio.sleep(0.1)
-    assert second.conductor.applied == {"a": 1}
-    taking.cancel()
-    await asyncio.gather(taking, return_exceptions=True)
-    await second.broker.close()
+    await the_next_takes(bench, "a")
 
 
 async def test_while_a_batch_is_being_stored_the_next_one_is_applied_and_a_third_waits(bench: Bench) -> None:
@@ -333,10 +332,4 @@ async def test_an_engine_that_leaves_while_it_looks_back_leaves_that_to_the_next
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert bench.conductor.looked_back == {}
-    second = Bench(bench.server)
-    taking = asyncio.create_task(second.intake.run())
-    await asyncio.sleep(0.1)
-    assert second.conductor.applied == {"old": 1}
-    taking.cancel()
-    await asyncio.gather(taking, return_exceptions=True)
-    await second.broker.close()
+    await the_next_takes(bench, "old")
