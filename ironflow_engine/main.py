@@ -11,7 +11,6 @@ from ironflow.broker.topology import TASK_LEASE_SECONDS
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
-    complain,
     connection_options_with_shards,
     errors_as_exit_codes,
     run_async,
@@ -19,16 +18,7 @@ from ironflow.cli.common import (
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.params import Parsed, parse_milliseconds
-from ironflow.cli.process import (
-    Interrupted,
-    StopSignals,
-    collect_rarely,
-    connector,
-    first_of,
-    names_of,
-    opened,
-    unless_stopped,
-)
+from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, has_started, names_of, opened
 from ironflow.doctor.monitor import look
 from ironflow.doctor.server import check_sync
 from ironflow.durations import format_milliseconds
@@ -126,10 +116,7 @@ async def engine(
         signals = StopSignals()
         running = Engine(broker, names, settings, archive=archive)
         async with served(health_port, running):
-            try:
-                await unless_stopped(signals, running.start())
-            except Interrupted:
-                complain("interrupted")
+            if not await has_started(signals, running.start()):
                 return ExitCode.INTERRUPTED
             checking = asyncio.create_task(_warn_of_weak_sync(connection, broker, monitor_url))
             try:

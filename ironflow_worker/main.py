@@ -10,7 +10,6 @@ import click
 from ironflow.cli.common import (
     ConnectionOptions,
     ExitCode,
-    complain,
     connection_options_with_shards,
     errors_as_exit_codes,
     put,
@@ -19,16 +18,7 @@ from ironflow.cli.common import (
 from ironflow.cli.health import health_option, served
 from ironflow.cli.logs import logging_options
 from ironflow.cli.params import DURATION
-from ironflow.cli.process import (
-    Interrupted,
-    StopSignals,
-    collect_rarely,
-    connector,
-    first_of,
-    names_of,
-    opened,
-    unless_stopped,
-)
+from ironflow.cli.process import StopSignals, collect_rarely, connector, first_of, has_started, names_of, opened
 from ironflow.errors import DefinitionError, LimitError
 from ironflow.function import Function, check_queue
 from ironflow.logs import get_logger
@@ -116,10 +106,7 @@ async def worker(
             broker, names, functions, settings, lambda leases, be_seen: ThreadLeaseKeeper(leases, connect, be_seen)
         )
         async with served(health_port, running):
-            try:
-                await unless_stopped(signals, running.start())
-            except Interrupted:
-                complain("interrupted")
+            if not await has_started(signals, running.start()):
                 return ExitCode.INTERRUPTED
             try:
                 await first_of(signals.first.wait(), running.wait())

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from ironflow.broker.protocol import Broker
-from ironflow.cli.common import ConnectionOptions
+from ironflow.cli.common import ConnectionOptions, complain
 from ironflow.names import DEFAULT_NAMESPACE, Names
 from ironflow.settings import connection_settings, environment_namespace
 
@@ -90,6 +90,16 @@ async def unless_stopped(signals: StopSignals, wait: Awaitable[T]) -> T:
     if task.cancelled():
         raise Interrupted
     return task.result()
+
+
+async def has_started(signals: StopSignals, start: Awaitable[None]) -> bool:
+    """Start a process; return whether it has, and say where a signal came first."""
+    try:
+        await unless_stopped(signals, start)
+    except Interrupted:
+        complain("interrupted")
+        return False
+    return True
 
 
 async def first_of(*waits: Awaitable[object]) -> None:
