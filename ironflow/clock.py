@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 from ironflow.errors import DefinitionError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 
 def now_ms() -> int:
@@ -21,8 +24,11 @@ def to_ms(when: datetime) -> int:
 
 
 def to_iso(milliseconds: int) -> str:
-    """Return a time as "2026-11-21T20:03:00.123Z"."""
-    when = _EPOCH + timedelta(milliseconds=milliseconds)
+    """Return a time as "2026-11-21T20:03:00.123Z"; what lies beyond the calendar as its end.
+
+    Of who writes records by other means than ours, any number may come.
+    """
+    when = _EPOCH + timedelta(milliseconds=min(max(milliseconds, _FIRST_MS), _LAST_MS))
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -60,11 +60,11 @@ def _read_time(text: str) -> datetime:
     # Whoever may publish to NATS may write events, and not all of them have read this.
     try:
         time = datetime.fromisoformat(text)
-    except ValueError as error:
+        if time.tzinfo is UTC:  # as we write it
+            return time
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the latter where UTC has another year
         raise SerializationError(f"time: {error}", "time") from error
-    if time.tzinfo is UTC:  # as we write it
-        return time
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def make_event(

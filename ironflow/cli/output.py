@@ -11,6 +11,7 @@ import msgspec
 from ironflow.cli.common import put
 from ironflow.clock import now_ms, parse_when
 from ironflow.durations import format_milliseconds
+from ironflow.errors import DefinitionError
 from ironflow.names import step_path
 
 if TYPE_CHECKING:
@@ -108,8 +109,14 @@ def printable(text: str) -> str:
 
 
 def format_age(time: str, now: int | None = None) -> str:
-    """Return how long ago an ISO 8601 time was: "42s", "5m", "3h", "12d"."""
-    age = max(0, (now_ms() if now is None else now) - parse_when(time))
+    """Return how long ago an ISO 8601 time was: "42s", "5m", "3h", "12d"; what is no such time as it is.
+
+    The times of events are their publishers', who may have another notion of time, and must not hide all other events.
+    """
+    try:
+        age = max(0, (now_ms() if now is None else now) - parse_when(time))
+    except DefinitionError:
+        return time
     for unit, size, until in (("s", _SECOND, _MINUTE), ("m", _MINUTE, _HOUR), ("h", _HOUR, 2 * _DAY)):
         if age < until:
             return f"{age // size}{unit}"

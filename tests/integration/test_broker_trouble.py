@@ -225,6 +225,9 @@ async def test_an_event_from_elsewhere_that_nobody_can_read_stops_neither_engine
         await publish_raw(system, "order.bad", b"\xff not json")
         await publish_raw(system, "order.bad", b'{"id": 5}')
         await publish_raw(system, "order.bad", b'{"id": "1", "name": "order.bad", "time": "yesterday"}')
+        # Times that are none in UTC.
+        await publish_raw(system, "order.bad", b'{"id": "2", "name": "order.bad", "time": "0001-01-01T00:00+14:00"}')
+        await publish_raw(system, "order.bad", b'{"id": "3", "name": "order.bad", "time": "9999-12-31T23:59-14:00"}')
         published = await system.client.publish_record("order.good")
         (run,), _ = await system.client.runs_of(published)
         await system.client.run(run).result("1h")
@@ -233,7 +236,7 @@ async def test_an_event_from_elsewhere_that_nobody_can_read_stops_neither_engine
         assert [(error.type, error.path) for error in errors if error is not None] == [
             ("EventUnreadable", None),
             ("EventUnreadable", None),
-            ("SerializationError", "time"),
+            *[("SerializationError", "time")] * 3,
         ]
     assert seen == ["order.good"]
 

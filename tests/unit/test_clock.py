@@ -48,6 +48,14 @@ def test_times_are_shown_in_utc_with_milliseconds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("milliseconds", "shown"),
+    [(2**53, "9999-12-31T23:59:59.999Z"), (2**63, "9999-12-31T23:59:59.999Z"), (-(2**53), "0001-01-01T00:00:00.000Z")],
+)
+def test_what_lies_beyond_the_calendar_is_shown_as_its_end(milliseconds: int, shown: str) -> None:
+    assert to_iso(milliseconds) == shown
+
+
+@pytest.mark.parametrize(
     ("when", "complaint"),
     [
         ("soon", "until must be an ISO 8601 time like '2027-01-31T09:00:00+01:00', got 'soon'"),

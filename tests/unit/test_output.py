@@ -55,6 +55,11 @@ def test_ages_are_short(seconds: float, shown: str) -> None:
     assert format_age(START, parse_when(START) + round(seconds * 1000)) == shown
 
 
+@pytest.mark.parametrize("time", ["9999999999", "", "yesterday", "2026-11-21T20:03:00"])
+def test_an_age_that_is_not_known_is_the_time_as_it_was_given(time: str) -> None:
+    assert format_age(time) == time
+
+
 @pytest.mark.parametrize(
     ("end", "shown"),
     [
