@@ -12,6 +12,7 @@ import msgspec
 from ironflow.broker.protocol import Broker, Unavailable
 from ironflow.codec import decode_record, encode_record
 from ironflow.errors import DefinitionError, RunNotFoundError, SerializationError
+from ironflow.logs import get_logger
 from ironflow.messages import GetRun, GetRunPart, GetSteps, ListRuns, RunsPage, RunView, StepsPage, StepView
 from ironflow.names import Names, readable
 from ironflow.records import NULL, TERMINAL, EventRecord, InputRecord, OutcomeRecord, RunState, RunStatus
@@ -26,6 +27,8 @@ from ironflow_engine.run_lists import RunLists
 from ironflow_engine.run_store import RunStore
 from ironflow_engine.triggering_event import recorded_event
 from ironflow_engine.views import StepHistory, brief_view, run_view
+
+_log = get_logger("ironflow.engine")
 
 MOST_RUNS = 500
 _AT_A_TIME = 20
@@ -128,7 +131,7 @@ class RunReader:
             if place % _AT_A_TIME == 0:
                 archived = await self._archived(states[place : place + _AT_A_TIME])
             status: RunStatus = "running" if state.status == "queued" and state.id in running else state.status
-            view = await self._view(state, status, room.left, archived)
+            view = await self._listed(state, status, room.left, archived)
             if not room.takes(view):
                 return RunsPage(runs=tuple(views), next=_place_text(states[place - 1]))
             views.append(view)
@@ -152,6 +155,8 @@ class RunReader:
             subject_filter = self._names.journal_of_run(state.queue, state.id)
             async for page in self._broker.read(self._names.shard_of(state.id).journal, subject_filter, one_each=True):
                 history.read(page)
+        for subject, reason in history.unreadable.items():
+            _log.warning("a record of a run is not shown", run=state.id, subject=subject, reason=reason)
         ended = state.status in TERMINAL
         steps: list[StepView] = []
         room = Room(self._broker)
@@ -170,6 +175,13 @@ class RunReader:
             steps.append(step)
         return StepsPage(steps=tuple(steps), next=None)
 
+    async def _listed(self, state: RunState, status: RunStatus, room: int, archived: Mapping[str, RunParts]) -> RunView:
+        """Return a run as lists show it: one of which something cannot be read must not hide the others."""
+        try:
+            return await self._view(state, status, room, archived)
+        except SerializationError:
+            return run_view(state, status=status, event_data=NULL, output=NULL)
+
     async def _view(self, state: RunState, status: RunStatus, room: int, archived: Mapping[str, RunParts]) -> RunView:
         """Return a run with as many of its large parts as there is room for."""
         left_out: list[str] = []
@@ -184,7 +196,7 @@ class RunReader:
         return msgspec.structs.replace(view, left_out=tuple(left_out)) if left_out else view
 
     async def _event_data(self, state: RunState, archived: RunParts) -> msgspec.Raw:
-        """Return the triggering event's data from wherever it still is; null where it is gone."""
+        """Return the triggering event's data from wherever it still is; null where it is gone, or cannot be read."""
         payload = archived.event if state.purged else await self._event(state)
         if payload is not None:
             with contextlib.suppress(SerializationError):  # such a one ends its run at once
@@ -193,8 +205,10 @@ class RunReader:
                     return event.data
         if not state.queue:  # the run never had a function, and so no journal
             return NULL
-        recorded = _kept_event(archived) if state.purged else await recorded_event(self._broker, self._names, state)
-        return recorded.data if recorded is not None else NULL
+        with contextlib.suppress(SerializationError):
+            recorded = _kept_event(archived) if state.purged else await recorded_event(self._broker, self._names, state)
+            return recorded.data if recorded is not None else NULL
+        return NULL
 
     async def _output(self, state: RunState, archived: RunParts) -> msgspec.Raw:
         if state.status != "completed":

@@ -9,6 +9,7 @@ import msgspec
 from ironflow.broker.protocol import StoredMessage
 from ironflow.clock import to_iso
 from ironflow.codec import decode_record
+from ironflow.errors import SerializationError
 from ironflow.fences import is_fence
 from ironflow.matching import show_path
 from ironflow.messages import AwaitedView, ErrorView, EventView, FunctionView, RunView, StepView, error_view
@@ -90,6 +91,9 @@ class StepHistory:
         epoch: the epoch that the run is in; what stayed open in an earlier one is not open any more.
         unasked: the keys of the steps that the code did not ask for.
 
+    Attributes:
+        unreadable: what is not shown, by subject, and why.
+
     """
 
     def __init__(self, epoch: int = 0, unasked: Collection[str] = ()) -> None:
@@ -97,14 +101,19 @@ class StepHistory:
         self._unasked = unasked
         self._recorded: dict[str, tuple[int, StepView]] = {}
         self._open: dict[str, _Open] = {}
+        self.unreadable: dict[str, str] = {}
 
     def read(self, messages: Iterable[StoredMessage]) -> None:
-        """Take in journal messages, in order."""
+        """Take in journal messages, in order; what cannot be read is left out, and the others are shown."""
         for message in messages:
-            address = parse_journal(message.subject)
-            if not address.step or parse_step_key(address.step)[0] == PASS_TOKEN:
-                continue
-            self._read_one(address.kind, address.step, message)
+            try:
+                address = parse_journal(message.subject)
+                if not address.step or parse_step_key(address.step)[0] == PASS_TOKEN:
+                    continue
+                self._read_one(address.kind, address.step, message)
+            except SerializationError as error:
+                # Of a newer version, or of someone who should not write here. A run fails of it, which says so.
+                self.unreadable[message.subject] = str(error)
 
     def recorded(self, *, with_open: bool = True, but_of: int = 0) -> list[tuple[int, StepView]]:
         """Return the steps with a result in the order in which they were recorded, each with its place.
@@ -159,9 +168,11 @@ class StepHistory:
                     view = _recorded_view(record, message.time_ms, unasked=step in self._unasked)
                     self._recorded[step] = message.sequence, view
             case "wait":
-                self._open_step(step, message).wait = decode_record(WaitRecord, message.payload)
+                wait = decode_record(WaitRecord, message.payload)
+                self._open_step(step, message).wait = wait
             case "try":
-                self._open_step(step, message).attempt = decode_record(TryRecord, message.payload)
+                attempt = decode_record(TryRecord, message.payload)
+                self._open_step(step, message).attempt = attempt
             case "due" if step in self._open:
                 self._open[step].is_due = True
             case _:
