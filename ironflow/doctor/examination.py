@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from ironflow.broker.nats.inspector import Inspector
 from ironflow.broker.nats.settings import API_PREFIX
-from ironflow.broker.protocol import Broker, BrokerError, Denied, NoSuchStream, Unavailable
+from ironflow.broker.protocol import Broker, BrokerError, Denied, NoSuchStream, StoredMessage, Unavailable
 from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.clock import now_ms, parse_when
 from ironflow.codec import decode_record
@@ -20,7 +20,7 @@ from ironflow.doctor.access import check_access
 from ironflow.doctor.finding import Finding
 from ironflow.doctor.keeping import check_events, check_keeping, check_writes
 from ironflow.engine_api import EngineApi
-from ironflow.errors import EngineUnavailableError, IronflowError
+from ironflow.errors import EngineUnavailableError, IronflowError, SerializationError
 from ironflow.messages import EngineView, RunView, WorkerCensus, WorkerView
 from ironflow.names import Names, bucket_stream
 from ironflow.records import TERMINAL, FunctionRecord, RunState, RunStatus
@@ -68,6 +68,8 @@ class Examination:
         self._inspector = Inspector(broker, api_prefix)
         self._nats_urls = tuple(nats_urls)
         self._monitor_url = monitor_url
+        self._strange_functions: set[str] = set()
+        self._strange_workers: set[bytes] = set()
 
     async def findings(self) -> list[Finding]:
         """Make all checks; in an order that leads from causes to consequences."""
@@ -86,7 +88,8 @@ class Examination:
         refused: dict[str, str] = {}
         await self._learn_shards()
         found = await asyncio.gather(*(_whatever_happens(name, check, refused) for name, check in checks))
-        return [check_access(refused), *(finding for findings in found for finding in findings)]
+        unreadable = fleet.check_readable(len(self._strange_functions), len(self._strange_workers))
+        return [check_access(refused), *(finding for findings in found for finding in findings), *unreadable]
 
     async def _learn_shards(self) -> None:
         """Find out how the namespace is divided; where that cannot be, the checks of what is divided say so."""
@@ -162,10 +165,19 @@ class Examination:
         try:
             await self._broker.stream_state(stream)  # reading would wait for a stream that does not exist
             async for page in self._broker.read(stream, f"$KV.{self._names.functions_bucket}.>"):
-                records += [decode_record(FunctionRecord, message.payload) for message in page if message.payload]
+                records += self._read_functions(page)
         except NoSuchStream:
             return []
         return [record for record in records if not record.deleted]
+
+    def _read_functions(self, page: Sequence[StoredMessage]) -> Iterator[FunctionRecord]:
+        """Yield the functions of which all can be read; the others are noted."""
+        for message in page:
+            try:
+                if message.payload:
+                    yield decode_record(FunctionRecord, message.payload)
+            except SerializationError:
+                self._strange_functions.add(message.subject)
 
     async def _answering_engine(self) -> EngineView | None:
         try:
@@ -175,7 +187,13 @@ class Examination:
 
     async def _answering_workers(self) -> list[WorkerView]:
         answers = await self._broker.survey(self._names.worker_census, b"", CENSUS_SECONDS)
-        return [decode_record(WorkerCensus, answer).worker for answer in answers]
+        workers: list[WorkerView] = []
+        for answer in answers:
+            try:
+                workers.append(decode_record(WorkerCensus, answer).worker)
+            except SerializationError:
+                self._strange_workers.add(answer)
+        return workers
 
     async def _runs(self) -> Finding:
         statuses: tuple[RunStatus, ...] = ("queued", "running")

@@ -110,5 +110,18 @@ def _check_namesakes(functions: Sequence[FunctionRecord], workers: Sequence[Work
             )
 
 
+def check_readable(functions: int, workers: int) -> list[Finding]:
+    """Say how many functions and workers could not be looked at, where there are any."""
+    told = [
+        _count(functions, "registered function") if functions else "",
+        f"the answer of {_count(workers, 'worker')}" if workers else "",
+    ]
+    if not any(told):
+        return []
+    text = f"{' and '.join(filter(None, told))} cannot be read"
+    advice = "another version has written them, or somebody who should not: see that all processes are of one version"
+    return [Finding(check="unreadable", level="warning", text=text, advice=advice)]
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"

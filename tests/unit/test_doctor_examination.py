@@ -72,6 +72,24 @@ def test_events_that_are_kept_for_an_archive_that_no_engine_has_are_found() -> N
     run_virtual(examine_kept())
 
 
+def test_what_cannot_be_read_of_one_hides_nothing_of_the_others() -> None:
+    async def examine_strange() -> None:
+        house = await Installation.make()
+        await house.register(FunctionRecord(id="pay", queue="orders"))
+        strange = Publication(subject=NAMES.function_key("newer"), payload=b'{"id": "newer", "queue": ["two", "of"]}')
+        await house.broker.publish(strange)
+        await house.worker(worker())
+        await house.strange_worker(b'{"worker": "of a newer version"}')
+        found = await house.examine()
+        assert levels(found)["workers"] == levels(found)["versions"] == "ok"
+        assert "queue orders: 1 worker" in texts(found)
+        [unread] = [finding for finding in found if finding.check == "unreadable"]
+        assert unread.level == "warning"
+        assert "1 registered function and the answer of 1 worker" in unread.text
+
+    run_virtual(examine_strange())
+
+
 def test_a_missing_consumer_is_found() -> None:
     async def examine_missing() -> None:
         house = await Installation.make()
@@ -196,7 +214,11 @@ class Installation:
 
     async def worker(self, view: WorkerView) -> None:
         """Let a worker answer the census."""
-        await self._answer_always(NAMES.worker_census, encode_record(WorkerCensus(worker=view, runs=())))
+        await self.strange_worker(encode_record(WorkerCensus(worker=view, runs=())))
+
+    async def strange_worker(self, answer: bytes) -> None:
+        """Let whoever listens answer the census."""
+        await self._answer_always(NAMES.worker_census, answer)
 
     async def register(self, function: FunctionRecord) -> None:
         """Store a function's definition."""
