@@ -32,6 +32,7 @@ ASK_AGAIN_SECONDS = 60.0
 
 _FIRST_ASK_AFRESH_SECONDS = 0.05
 _LAST_ASK_AFRESH_SECONDS = 2.0
+_LAST_ASK_UNKNOWN_SECONDS = 0.4
 
 
 class RunHandle(Generic[Out]):
@@ -97,7 +98,7 @@ class RunHandle(Generic[Out]):
         Raises:
             RunFailedError: the run failed.
             RunCancelledError: the run was cancelled.
-            RunNotFoundError: there is no run with this id.
+            RunNotFoundError: there is no run with this id, for most of a second.
             EngineUnavailableError: NATS cannot be reached.
             TimeoutError: it has not ended in time; it goes on.
 
@@ -173,7 +174,7 @@ class RunHandle(Generic[Out]):
             timeout: how long to wait at the most. Default for ever.
 
         Raises:
-            RunNotFoundError: there is no run with this id.
+            RunNotFoundError: there is no run with this id, for most of a second.
             EngineUnavailableError: NATS cannot be reached.
             TimeoutError: it has not ended in time; it goes on.
 
@@ -207,10 +208,19 @@ class RunHandle(Generic[Out]):
 
     async def _ask_until_ended(self, hint: EndHint, quiet: float) -> RunView:
         pause = _FIRST_ASK_AGAIN_SECONDS
+        unknown = _FIRST_ASK_AFRESH_SECONDS
         if quiet:
             await hint.rest(quiet)
         while True:
-            view = await hint.unless_told(self._look)
+            try:
+                view = await hint.unless_told(self._look)
+            except RunNotFoundError:
+                # A step or another process may just have started it, and an engine has yet to get to its event.
+                if unknown > _LAST_ASK_UNKNOWN_SECONDS:
+                    raise
+                await hint.rest(unknown)
+                unknown *= 2
+                continue
             if view is not None and view.status in TERMINAL:
                 return view
             await hint.rest(pause)

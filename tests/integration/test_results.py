@@ -10,6 +10,8 @@ import ironflow
 from ironflow import Context, RunFailedError
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Unavailable
+from ironflow.names import run_id, start_event_id
+from tests.support.eventually import eventually
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -27,6 +29,10 @@ def questions(system: System) -> list[str]:
 
     system.server.interceptor = note
     return asked
+
+
+def _count(asked: list[str], least: int) -> None:
+    assert len(asked) >= least
 
 
 @ironflow.function(id="three-steps")
@@ -52,6 +58,24 @@ async def test_the_result_of_a_run_that_was_just_started_costs_no_question() -> 
         asked = questions(system)
         assert await (await system.client.start(three_steps, "done")).result() == "done"
         assert asked == []
+
+
+async def test_the_result_of_a_run_that_somebody_else_is_about_to_start_can_be_waited_for() -> None:
+    async with running_system(three_steps) as system:
+        asked = questions(system)
+        run = system.client.run(run_id("three-steps", start_event_id("three-steps", "a")))
+        result = asyncio.create_task(run.result())
+        await eventually(lambda: _count(asked, 2))  # so the first has been answered: there is no such run
+        await system.client.start(three_steps, "done", id="a")
+        assert await result == "done"
+
+
+async def test_a_run_that_nobody_starts_is_soon_known_not_to_be_there() -> None:
+    async with running_system(three_steps) as system:
+        before = asyncio.get_running_loop().time()
+        with pytest.raises(ironflow.RunNotFoundError, match="no run NOBODY"):
+            await system.client.run("NOBODY").result()
+        assert asyncio.get_running_loop().time() - before < 1.0
 
 
 async def test_a_run_whose_result_is_known_shows_as_ended() -> None:
