@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -35,11 +36,19 @@ class Intake(ABC):
         stream: the stream to take from.
         consumer: its consumer.
         prefetch: how many deliveries may be on their way to us.
+        seconds: tells how time goes by, also while the process is stopped.
 
     """
 
     def __init__(
-        self, broker: Broker, conductor: Conductor, *, stream: str, consumer: str, prefetch: int = 2 * BATCH
+        self,
+        broker: Broker,
+        conductor: Conductor,
+        *,
+        stream: str,
+        consumer: str,
+        prefetch: int = 2 * BATCH,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.broker = broker
         self._conductor = conductor
@@ -49,7 +58,11 @@ class Intake(ABC):
         self._count_batch = conductor.metrics.batch_sizes(stream)
         self._consumer = consumer
         self._prefetch = prefetch
+        self._seconds = seconds
         self._in_hand: dict[str, Delivery] = {}
+        self._lapsed: set[str] = set()
+        """The leases of those in hand that may have lapsed, since this process was stopped for so long."""
+        self._renewed_at = 0.0
         self._applying: dict[asyncio.Task[None], set[str] | None] = {}
         """The batches that are being applied, each with the runs that it is about; None where that may be any run."""
         self._looking_back: set[asyncio.Task[None]] = set()
@@ -138,6 +151,7 @@ class Intake(ABC):
         for delivery in batch:
             if delivery.lease not in kept:
                 self._in_hand.pop(delivery.lease, None)
+        self._lapsed &= self._in_hand.keys()
         if self._puller is not None:
             self._puller.request(len(batch))
         self.progress.set()
@@ -185,9 +199,13 @@ class Intake(ABC):
         return {delivery.lease for delivery, _ in kept}
 
     def _finish_with(self, deliveries: Sequence[tuple[Delivery, set[str]]], failures: dict[str, BrokerError]) -> None:
+        self._see_what_lapsed()
         for delivery, runs in deliveries:
             failed = [failures[run] for run in runs & failures.keys()]
-            if not failed:
+            if delivery.lease in self._lapsed:
+                # Another engine may have it, and have died over what its own effects were to be.
+                self.hand_back(0.0, delivery)
+            elif not failed:
                 self.let_go(delivery)
             elif all(isinstance(failure, MessageTooLarge) for failure in failed):
                 self.hand_back(_TOO_LARGE_SECONDS, delivery)
@@ -256,6 +274,8 @@ class Intake(ABC):
 
     def _keep(self, batch: Sequence[Delivery]) -> None:
         """Keep the leases of a batch until it is let go of."""
+        if not self._in_hand:
+            self._renewed_at = self._seconds()
         self._in_hand |= {delivery.lease: delivery for delivery in batch}
         if self._renewal is None:
             self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
@@ -263,10 +283,16 @@ class Intake(ABC):
     def _renew(self) -> None:
         """Renew what is in hand; with nothing in hand no timer is set."""
         self._renewal = None
+        self._see_what_lapsed()
+        self._renewed_at = self._seconds()
         for lease in self._in_hand:
             self.broker.renew(lease)
         if self._in_hand:
             self._renewal = asyncio.get_running_loop().call_later(_RENEW_SECONDS, self._renew)
+
+    def _see_what_lapsed(self) -> None:
+        if self._seconds() - self._renewed_at > ENGINE_ACK_WAIT_SECONDS:
+            self._lapsed |= self._in_hand.keys()
 
     def unreadable(self, delivery: Delivery, error: SerializationError) -> None:
         """Say that a message cannot be read. It is acknowledged, since it never will be."""

@@ -10,7 +10,7 @@ import pytest
 
 from ironflow.broker.local import LocalBroker, LocalServer
 from ironflow.broker.protocol import BrokerError, Delivery, MessageTooLarge, Publication, StorageFull, Unavailable
-from ironflow.broker.topology import engine_consumers, streams
+from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS, engine_consumers, streams
 from ironflow.names import ENGINE_CONSUMER, Names
 from ironflow.records import WaitEntry, WaitRecord
 from ironflow_engine.child_keeper import ChildKeeper
@@ -111,7 +111,14 @@ class Bench:
         self.server = server
         self.broker = server.connect()
         self.conductor = Recorder(self.broker)
-        self.intake = Wakes(self.broker, self.conductor, stream=NAMES.events, consumer=ENGINE_CONSUMER)
+        self.stopped_seconds = 0.0
+        self.intake = Wakes(
+            self.broker, self.conductor, stream=NAMES.events, consumer=ENGINE_CONSUMER, seconds=self.seconds
+        )
+
+    def seconds(self) -> float:
+        """Return how much time has gone by, also while this process was stopped, and could not renew a lease."""
+        return asyncio.get_running_loop().time() + self.stopped_seconds
 
     def put(self, *runs: str) -> None:
         for run in runs:
@@ -195,6 +202,32 @@ async def test_a_batch_that_takes_long_is_kept_and_not_handed_out_again(bench: B
     bench.conductor.seconds = 60.0
     bench.put("a", "b")
     await asyncio.sleep(130)
+    assert bench.conductor.applied == {"a": 1, "b": 1}
+    assert await bench.unsettled() == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0])
+async def test_a_batch_is_done_again_where_the_engine_was_stopped_meanwhile_for_longer_than_its_lease(
+    bench: Bench, seconds: float
+) -> None:
+    bench.conductor.seconds = seconds
+    bench.put("a", "b")
+    await asyncio.sleep(0.5)
+    bench.stopped_seconds += ENGINE_ACK_WAIT_SECONDS + 1
+    await asyncio.sleep(seconds)
+    assert bench.conductor.applied == {"a": 1, "b": 1}
+    assert (await bench.unsettled())[0] == 2
+    await asyncio.sleep(seconds)
+    assert bench.conductor.applied == {"a": 2, "b": 2}
+    assert (await bench.unsettled())[0] == 0
+
+
+async def test_a_batch_is_done_once_where_the_engine_was_stopped_for_less_than_its_lease(bench: Bench) -> None:
+    bench.conductor.seconds = 1.0
+    bench.put("a", "b")
+    await asyncio.sleep(0.5)
+    bench.stopped_seconds += ENGINE_ACK_WAIT_SECONDS - 1
+    await asyncio.sleep(10)
     assert bench.conductor.applied == {"a": 1, "b": 1}
     assert await bench.unsettled() == (0, 0)
 
