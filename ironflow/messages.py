@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ironflow.records import NULL, ErrorRecord, EventRecord, FunctionRecord, RunStatus, StepKind, StepStatus
+from ironflow.records import NULL, ErrorRecord, EventRecord, FunctionRecord, RunStatus, StepKind, StepStatus, WaitEnd
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,6 +339,22 @@ class AskForClaims(Message, frozen=True, kw_only=True):
     """
 
     workers: tuple[str, ...] = ()
+
+
+class PassTold(Message, frozen=True, kw_only=True):
+    """A hint of an engine to a worker: how a wait has ended that a pass of its lingers for.
+
+    Attributes:
+        run: whose pass.
+        number: which one.
+        end: of the wait; the run's state has it, and the journal may not have it yet. None where it is too large to be
+            told: then the pass is not to linger any more.
+
+    """
+
+    run: str
+    number: int
+    end: WaitEnd | None
 
 
 class WorkersPage(Message, frozen=True, kw_only=True):

@@ -479,6 +479,14 @@ class Names(msgspec.Struct, frozen=True):
         """The filter of what workers listen on for as long as a connection of theirs stands."""
         return f"{self.namespace}.worker.*.*"
 
+    def told(self, queue: str, worker: str) -> str:
+        """The hint to a worker how a wait has ended that a pass of this queue lingers for."""
+        return f"{self.namespace}.told.{queue}.{escape_token(worker)}"
+
+    def every_told(self, queue: str = "*") -> str:
+        """The filter of the hints how waits have ended that passes of a queue linger for; default of any queue."""
+        return f"{self.namespace}.told.{queue}.*"
+
     def claims(self, queue: str) -> str:
         """The hint to all engines that a worker has taken tasks of a queue, or has done with them."""
         return f"{self.namespace}.claims.{queue}"

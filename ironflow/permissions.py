@@ -105,6 +105,7 @@ def engine(names: Names) -> Role:
             *(f"$KV.{bucket}.>" for bucket in buckets),
             names.every_end,
             names.every_cancel,
+            names.every_told(),
             names.ask_for_claims,
             names.worker_census,
             names.every_worker_ping,
@@ -133,7 +134,7 @@ def worker(names: Names, *queues: str) -> Role:
             names.api("functions.register"),
         ),
         streams=(*pulls, *reads),
-        hears=(names.every_cancel, names.ask_for_claims),
+        hears=(names.every_cancel, names.ask_for_claims, *map(names.every_told, queues)),
         answers=(names.worker_census, names.every_worker_ping),
         # Runs that are started, but for those that its own runs start and leave to themselves.
         never=(names.event(INVOKED), names.every_longer_reserved_event),

@@ -193,6 +193,8 @@ class WaitRecord(Record, frozen=True, kw_only=True):
         function: the id of the function that runs as a child; empty where none does.
         data: what the child is given.
         trace: the context of the trace that the child goes on.
+        worker: of a wait for an event: who has a pass that waits for nothing else, and lingers for it a moment; empty
+            where none does.
 
     """
 
@@ -209,6 +211,7 @@ class WaitRecord(Record, frozen=True, kw_only=True):
     function: str = ""
     data: msgspec.Raw = NULL
     trace: dict[str, str] = {}
+    worker: str = ""
 
 
 class WaitEntry(Record, frozen=True, kw_only=True):
@@ -282,6 +285,8 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
         due_ms: of "suspended": about when the first of the open waits and back-offs is over; 0 where none will be.
         only_sleeps: of "suspended": nothing but sleeps is open.
         told: the pass knew the end of a wait from its task, and has seen to it that the journal has it.
+        heard: short hashes of the steps whose waits have ended while the pass lingered, as a hint has told it; it has
+            seen to it that the journal has these ends.
         unasked: of "completed": the recorded steps, by key, that the code did not ask for; the first hundred.
 
     """
@@ -299,6 +304,7 @@ class OutcomeRecord(Record, frozen=True, kw_only=True):
     due_ms: Number = 0
     only_sleeps: bool = False
     told: bool = False
+    heard: tuple[str, ...] = ()
     unasked: tuple[str, ...] = ()
 
 
@@ -354,6 +360,8 @@ class RunState(Record, frozen=True, kw_only=True):
             journal sequence, by a short hash of the token of the pass.
         told: a short hash of the step that waited, where the task of the newest pass says how that wait has ended;
             once the run rests, the pass has known it.
+        hinted: short hashes of the steps of which the newest pass was told by hints, which can be lost, how their waits
+            have ended; once the run rests, the pass has known it.
         parent: who waits for the run's end.
         depth: how many runs stand above this one.
         has_children: whether the run has ever waited for a child run.
@@ -390,6 +398,7 @@ class RunState(Record, frozen=True, kw_only=True):
     rested_by: str = ""
     slept_out: dict[str, int] = {}
     told: str = ""
+    hinted: tuple[str, ...] = ()
     parent: ParentLink | None = None
     depth: int = 0
     has_children: bool = False

@@ -25,6 +25,7 @@ from ironflow_engine.facts import (
     RunStarted,
     SendCommand,
     SetTimer,
+    TellPass,
     WaitCommand,
 )
 from ironflow_engine.metrics import Metrics
@@ -181,11 +182,11 @@ class Conductor:
         if not about_waits:
             await sending
         elif _is_lone_and_told(to_send):
-            # The server stores two messages at a time more slowly than one, and the task is what is waited for.
+            # The server stores two messages at a time more slowly than one, and the pass is what is waited for.
             await sending
-            following = await self._keep(about_waits, course)
+            following = await self._keep(about_waits, course, began)
         else:
-            _, following = await asyncio.gather(sending, self._keep(about_waits, course))
+            _, following = await asyncio.gather(sending, self._keep(about_waits, course, began))
         about_children = [each for each in commands if isinstance(each, ChildCommand)]
         return following + await self._keep_children(about_children, course)
 
@@ -263,14 +264,16 @@ class Conductor:
             if failure is not None:
                 failures[_run_of(command)] = failure
 
-    async def _keep(self, commands: list[WaitCommand], course: _Course) -> list[Fact]:
-        """Do what is to be done about waits, and return the facts that follow from it."""
+    async def _keep(self, commands: list[WaitCommand], course: _Course, began: float) -> list[Fact]:
+        """Do what is to be done about waits since *began*, and return the facts that follow from it."""
         following: list[Fact] = []
         results = await self._keeper.carry_out(commands, course.later) if commands else []
+        # The pass that was told an end may have been lost meanwhile, and made up for by one that was not.
+        held_up = self._seconds() - began > HELD_UP_SECONDS
         for command, result in zip(commands, results, strict=True):
             if isinstance(result, BrokerError):
                 course.failures[_run_of(command)] = result
-            else:
+            elif held_up or not isinstance(command, AppendStep) or command.wakes:
                 following += result
         return following
 
@@ -300,8 +303,11 @@ def _run_of(command: Command) -> str:
 
 
 def _is_lone_and_told(commands: Sequence[SendCommand]) -> bool:
-    """Tell whether all there is to send is one task whose worker sees to it that the journal has how a wait ended."""
-    return len(commands) == 1 and isinstance(commands[0], Dispatch) and commands[0].end is not None
+    """Tell whether all there is to send is for one pass, and its worker sees to it that the journal has an end."""
+    if len(commands) != 1:
+        return False
+    (command,) = commands
+    return isinstance(command, TellPass) or (isinstance(command, Dispatch) and command.end is not None)
 
 
 def _decide(plan: _Plan) -> None:

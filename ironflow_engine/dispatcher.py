@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from ironflow.broker.protocol import Ambiguous, Broker, BrokerError, Publication, Schedule, Stored, SubjectTaken
 from ironflow.codec import encode_record
 from ironflow.logs import get_logger
+from ironflow.messages import PassTold
 from ironflow.names import Names
 from ironflow.records import RunState, Task
 from ironflow.telemetry.tracing import carrier_of, span, with_context
-from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun
+from ironflow_engine.facts import AnnounceEnd, Dispatch, SendCommand, SetTimer, StopRun, TellPass
 from ironflow_engine.views import brief_view
 
 _log = get_logger("ironflow.engine")
@@ -47,6 +48,7 @@ class Dispatcher:
     async def carry_out(self, commands: Sequence[SendCommand]) -> list[BrokerError | None]:
         """Carry out commands together; return what each failed with, in order."""
         self.announce([command for command in commands if isinstance(command, AnnounceEnd)])
+        self._tell([command for command in commands if isinstance(command, TellPass)])
         commands = [_traced(command) for command in commands]
         failures: list[BrokerError | None] = [None] * len(commands)
         left = [index for index, command in enumerate(commands) if isinstance(command, (Dispatch, SetTimer))]
@@ -145,6 +147,12 @@ class Dispatcher:
             payload = hint if len(hint) <= most else b""
             self._broker.notify(self._names.ended(end.state.id), payload, at_once=len(ends) == 1)
 
+    def _tell(self, hints: Sequence[TellPass]) -> None:
+        for hint in hints:
+            told = PassTold(run=hint.run, number=hint.number, end=hint.end)
+            subject = self._names.told(hint.queue, hint.worker)
+            self._broker.notify(subject, encode_record(told), at_once=len(hints) == 1)
+
     async def _stop(self, commands: Sequence[SendCommand]) -> None:
         stops = [command for command in commands if isinstance(command, StopRun)]
         if not stops:
@@ -176,7 +184,7 @@ class Dispatcher:
                 return self._task(command)
             case SetTimer():
                 return self._timer(command)
-            case AnnounceEnd() | StopRun():
+            case AnnounceEnd() | StopRun() | TellPass():
                 msg = "a hint is not stored"
                 raise AssertionError(msg)
 

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from ironflow.codec import encode_raw
 from ironflow.names import mark
-from ironflow.records import TERMINAL, RunState, StepRecord, WaitEnd, WaitEntry
-from ironflow_engine import epochs
+from ironflow.records import TERMINAL, OutcomeRecord, RunState, StepRecord, WaitEnd, WaitEntry
+from ironflow_engine import epochs, sleeps
 from ironflow_engine.facts import (
     AppendStep,
     Command,
@@ -25,9 +25,11 @@ from ironflow_engine.facts import (
     ForgetWait,
     ForgetWaits,
     RegisterWait,
+    TellPass,
     WaitClosed,
     WaitRecorded,
     WaitTimedOut,
+    Woken,
 )
 
 OPEN = ""
@@ -36,6 +38,8 @@ TIMED_OUT = "timeout"
 CLOSED = "closed"
 """The branch that waited was cancelled."""
 
+MOST_HINTED = 200
+"""One pass is told so many ends by hints: the state notes each, and has to fit into a message."""
 MOST_TOLD_BYTES = 16 * 1024
 """Of an event's data that goes into a task: larger ones are not stored twice, and may not fit a journal record."""
 
@@ -49,6 +53,8 @@ def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
         return Decision(state, too_late(fact))
     if known is None:
         after = _with(state, step, OPEN)
+        if fact.record.worker and state.live and state.status == "queued":
+            after = replace(after, status="waiting")  # its pass lingers
     else:
         after = state if state.waits_repeated else replace(state, waits_repeated=True)
     entry = WaitEntry(
@@ -79,8 +85,7 @@ def arrive(state: RunState | None, fact: EventArrived) -> Decision:
     if event in state.event_waits.values():
         # Another wait was quicker to take it. Behind it may stand one that is left for this wait.
         return Decision(state, (_registration(state, entry),) if fact.looked_back else ())
-    taken = _with(state, step, event)
-    return _tell(taken, fact) if _may_be_told(state, fact) else Decision(taken, (_event_end(fact),))
+    return _go_on(_with(state, step, event), fact)
 
 
 def time_out(state: RunState | None, fact: WaitTimedOut) -> Decision:
@@ -153,16 +158,12 @@ def _others_are_open(state: RunState, step: str) -> bool:
     return any(end == OPEN for other, end in state.event_waits.items() if other != step)
 
 
-def _may_be_told(state: RunState, fact: EventArrived) -> bool:
-    """Tell whether a run's next pass may begin before the journal has the end of the wait: its task says it.
-
-    The state has decided it by then, and whoever executes the pass sees to it that the journal has it, too.
-    """
-    return not state.live and len(fact.event.data) <= MOST_TOLD_BYTES
-
-
 def _tell(state: RunState, fact: EventArrived) -> Decision:
-    """Return what becomes of a run that rests when one of its waits ends: the pass that goes on behind it."""
+    """Return what becomes of a run that rests when one of its waits ends: the pass that goes on behind it.
+
+    It may begin before the journal has the end of the wait: its task says it. The state has decided it by then, and
+    whoever executes the pass sees to it that the journal has it, too.
+    """
     following = replace(
         state,
         status="queued",
@@ -172,14 +173,63 @@ def _tell(state: RunState, fact: EventArrived) -> Decision:
         due_ms=0,
         only_sleeps=False,
         told=mark(fact.entry.step),
+        hinted=(),
     )
     end = _event_end(fact, wakes=False)
     task = Dispatch(state=following, end=WaitEnd(step=end.step, record=end.record))
     return Decision(following, (task, end))
 
 
+def _go_on(state: RunState, fact: EventArrived) -> Decision:
+    """Return what becomes of a run when an event has ended one of its waits."""
+    small = len(fact.event.data) <= MOST_TOLD_BYTES
+    if not state.live:
+        return _tell(state, fact) if small else Decision(state, (_event_end(fact),))
+    if not fact.entry.wait.worker:
+        return Decision(state, (_event_end(fact),))
+    if not small or len(state.hinted) >= MOST_HINTED:
+        return Decision(state, (_hint_of(state, fact, told=False), _event_end(fact)))
+    return _hint(state, fact)
+
+
+def _hint(state: RunState, fact: EventArrived) -> Decision:
+    """Return what becomes of a run whose pass goes on when one of its waits ends, and may linger for that.
+
+    The hint can be lost, or come when the pass is over. So the journal's end of the wait wakes the run as ever, unless
+    the pass says in its outcome that it has heard of it.
+    """
+    hinted = replace(state, hinted=(*state.hinted, mark(fact.entry.step)))
+    return Decision(sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact)))
+
+
+def _hint_of(state: RunState, fact: EventArrived, *, told: bool = True) -> TellPass:
+    end = _event_end(fact)
+    return TellPass(
+        run=fact.run,
+        queue=fact.queue,
+        number=state.number,
+        worker=fact.entry.wait.worker,
+        end=WaitEnd(step=end.step, record=end.record) if told else None,
+    )
+
+
+def is_hinted(state: RunState, fact: Woken) -> bool:
+    """Tell whether the newest pass was told of the end of a wait that the journal has now.
+
+    Once the run rests, that pass has heard of it. One that goes on says in its outcome whether it has.
+    """
+    return fact.wait in state.hinted
+
+
+def has_missed(state: RunState, outcome: OutcomeRecord) -> bool:
+    """Tell whether a pass that has ended has not heard of the end of a wait that it was told."""
+    return any(step not in outcome.heard for step in state.hinted)
+
+
 def _tell_again(state: RunState, fact: EventArrived) -> tuple[Command, ...]:
     """Return what is left to do about a wait that an event has ended."""
+    if state.live and mark(fact.entry.step) in state.hinted:
+        return (_hint_of(state, fact), _event_end(fact))
     is_told = state.told == mark(fact.entry.step)
     end = _event_end(fact, wakes=not is_told)
     if not (is_told and state.live):

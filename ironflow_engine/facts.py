@@ -108,6 +108,7 @@ class Woken(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sleep: where that is the end of a sleep: where its begin stands; 0 otherwise.
+        wait: where that is the end of a wait for an event: a short hash of the step; empty otherwise.
 
     """
 
@@ -115,6 +116,7 @@ class Woken(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     sequence: int
     sleep: int = 0
+    wait: str = ""
 
 
 class SleepNearsEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,6 +252,21 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     timers: bool = True
 
 
+class TellPass(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell a worker how a wait has ended that a pass of its lingers for. A hint: it may be lost.
+
+    Attributes:
+        end: of the wait; None where the pass has to read it, and is not to linger any more.
+
+    """
+
+    run: str
+    queue: str
+    number: int
+    worker: str
+    end: WaitEnd | None
+
+
 class RegisterWait(msgspec.Struct, frozen=True, kw_only=True):
     """Have events find a wait, and see whether one came already.
 
@@ -272,7 +289,7 @@ class AppendStep(msgspec.Struct, frozen=True, kw_only=True):
     """Record how a wait for an event ended, then take it from where events find it.
 
     Attributes:
-        wakes: the run is to go on behind it.
+        wakes: the run is to go on behind it. Where it takes long to record, it does in any case.
 
     """
 
@@ -375,7 +392,8 @@ class EndChildren(msgspec.Struct, frozen=True, kw_only=True):
 
 ChildCommand: TypeAlias = StartChild | ReportChild | EndChild | EndChildren
 WaitCommand: TypeAlias = RegisterWait | AppendStep | ForgetWait | ForgetWaits
-SendCommand: TypeAlias = Dispatch | SetTimer | AnnounceEnd | StopRun
+Hint: TypeAlias = AnnounceEnd | StopRun | TellPass
+SendCommand: TypeAlias = Dispatch | SetTimer | Hint
 Command: TypeAlias = SendCommand | WaitCommand | ChildCommand
 
 

@@ -210,8 +210,7 @@ def _end_commands(state: RunState, fact: OutcomeRecorded) -> tuple[Command, ...]
 
 def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     state = replace(state, woken_by=max(state.woken_by, sleeps.unknown_to(state, fact.record.token)), slept_out={})
-    # A pass that was not told the end of the wait that it was there for may not have found it in the journal either.
-    if state.woken_by > fact.record.seen or (state.told and not fact.record.told):
+    if not _has_seen_all(state, fact.record):
         return _dispatch_next(state, fact.sequence)
     # A wake-up that the pass has seen may be folded after its outcome; it must not cause another pass.
     resting = replace(
@@ -224,8 +223,18 @@ def _suspend(state: RunState, fact: OutcomeRecorded) -> Decision:
     return Decision(replace(resting, live=False, woken_by=max(state.woken_by, fact.record.seen)))
 
 
+def _has_seen_all(state: RunState, outcome: OutcomeRecord) -> bool:
+    """Tell whether a pass that has ended knew all that has woken its run by now."""
+    if state.woken_by > outcome.seen or event_waits.has_missed(state, outcome):
+        return False
+    # A pass that was not told the end of the wait that it was there for may not have found it in the journal either.
+    return outcome.told or not state.told
+
+
 def _wake(state: RunState, fact: Woken | SleptOut) -> Decision:
     if state.status in TERMINAL:
+        return Decision(state)
+    if isinstance(fact, Woken) and event_waits.is_hinted(state, fact):
         return Decision(state)
     begun = sleeps.begun_again(state, fact) if isinstance(fact, Woken) else ()
     if fact.sequence <= state.woken_by:
@@ -245,7 +254,7 @@ def _sleep_out(state: RunState, fact: SleptOut) -> Decision:
 
 def _dispatch_next(state: RunState, cause: int) -> Decision:
     status = unwinding.status_while(state, "queued")
-    awake = replace(state, status=status, due_ms=0, only_sleeps=False, told="")
+    awake = replace(state, status=status, due_ms=0, only_sleeps=False, told="", hinted=())
     following = replace(awake, number=state.number + 1, live=True, dispatched_for=cause)
     return Decision(following, (Dispatch(state=following),))
 

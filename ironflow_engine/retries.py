@@ -30,6 +30,7 @@ def _next_epoch(state: RunState, fact: RunRetried) -> RunState:
         dispatched_for=fact.sequence,
         woken_by=fact.sequence,
         told="",
+        hinted=(),
         attempt=state.attempt + 1,
         epoch_sequence=fact.sequence,
         epoch_started_at=fact.time_ms,

@@ -42,6 +42,7 @@ def near_end(state: RunState, fact: SleepNearsEnd) -> Decision:
         dispatched_for=fact.sequence,
         woken_by=max(state.woken_by, fact.sequence),
         told="",
+        hinted=(),
     )
     return Decision(following, (Dispatch(state=following),))
 

@@ -28,6 +28,7 @@ def begin(state: RunState, fact: OutcomeRecorded) -> Decision:
         due_ms=0,
         dispatched_for=fact.sequence,
         told="",
+        hinted=(),
         # The pass must see that outcome: it says how the run ends.
         woken_by=max(state.woken_by, fact.sequence),
     )

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ironflow.broker.protocol import Broker, BrokerError, MessageTooLarge
 from ironflow.journal import Appended, Journal
-from ironflow.names import Names
+from ironflow.names import Names, mark
 from ironflow.records import NULL, ErrorRecord, StepRecord
 from ironflow_engine.facts import AppendStep, Fact, ForgetWait, ForgetWaits, RegisterWait, WaitCommand, Woken
 from ironflow_engine.look_back import LookBack
@@ -132,7 +132,7 @@ class WaitKeeper:
 def _outcome(end: AppendStep, answer: Appended | BrokerError) -> CarriedOut:
     if isinstance(answer, BrokerError):
         return answer
-    return [Woken(run=end.run, queue=end.queue, sequence=answer.sequence)] if end.wakes else []
+    return [Woken(run=end.run, queue=end.queue, sequence=answer.sequence, wait=mark(end.step))]
 
 
 def _too_large(end: AppendStep, reason: object) -> StepRecord:

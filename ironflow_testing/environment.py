@@ -181,7 +181,8 @@ class Environment:
             broker,
             self._names,
             self._functions,
-            WorkerSettings(queues=queues, threads=_THREADS),
+            # Replayed behind each wait, code that is not the same each time shows itself.
+            WorkerSettings(queues=queues, threads=_THREADS, linger_seconds=0),
             lambda leases, be_seen: InlineLeaseKeeper(leases, broker, be_seen),
             chance=self._chance.random,
             now_ms=self._server.clock.now_ms,

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from ironflow.broker.protocol import Broker, BrokerError, Request, Subscription
 from ironflow.logs import get_logger
 from ironflow.names import Names
+from ironflow.records import WaitEnd
 from ironflow_worker.around import Around
 from ironflow_worker.replay import Replay
 
@@ -62,6 +63,11 @@ class RunningPass:
         self.stopped = True
         if self._replay is not None:
             self._replay.stop()
+
+    def tell(self, end: WaitEnd | None) -> None:
+        """Tell the handler how a wait has ended, where it lingers for that; without an *end*, that it shall not."""
+        if self._replay is not None:
+            self._replay.tell(end)
 
 
 class Cancellations:

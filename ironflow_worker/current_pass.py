@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NoReturn
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, NoReturn
 
-from ironflow.errors import DefinitionError, DuplicateStepError, LimitError, NondeterminismError
+from ironflow.errors import LimitError
 from ironflow.limits import Limits
-from ironflow.names import COMPENSATE_PREFIX, Scope, step_token
-from ironflow.records import EventRecord, StepKind, WaitRecord
+from ironflow.records import EventRecord, StepRecord, WaitEnd, WaitRecord
 from ironflow_worker.calls import Calls
+from ironflow_worker.lingering import Lingering
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
 from ironflow_worker.signals import PassEnded
+from ironflow_worker.step_names import StepNames
 from ironflow_worker.strands import FIRST_REFUSAL_SECONDS, Strand, strand_here
 from ironflow_worker.undos import Undos
 
@@ -23,7 +26,8 @@ _QUIET_ROUNDS = 32
 exact; within one, a gather is not: a step that returns hands over to the code behind it within one round, and a
 gather or a task that it starts needs one more for each level. A round with nothing else to do costs a few
 microseconds."""
-_MOST_UNASKED = 100
+_ROUNDS_OF_A_GATHER = 3
+"""In so many rounds of the event loop all have begun that a handler starts together, but for groups within groups."""
 _LONGEST_REFUSAL_SECONDS = 1.0
 
 
@@ -42,12 +46,14 @@ class CurrentPass:
         unwinds: whether the pass is there to undo: the handler runs only to say what there is to undo, and
             nothing begins that is not recorded.
         naps: waits for sleeps that end in a moment; without, the pass ends when all that is left of it sleeps.
+        lingering: stays for a moment for an event; without, the pass ends when it waits for one.
 
     Attributes:
         over: set when the pass has ended, for whichever reason.
         ended: whether it has.
         ended_early: whether the pass ended before its handler did.
         waits: what steps have begun to wait for in this pass, by key.
+        names: the names of its steps.
         undos: what the handler has registered to undo its steps.
         calls: the steps that it has called.
         unwinds: as above.
@@ -65,6 +71,7 @@ class CurrentPass:
         *,
         unwinds: bool = False,
         naps: Naps | None = None,
+        lingering: Lingering | None = None,
     ) -> None:
         self.memo = memo
         self.limits = limits
@@ -75,24 +82,24 @@ class CurrentPass:
         self._failure: Exception | None = None
         self._left_because: Exception | None = None
         self.waits: dict[str, WaitRecord] = {}
+        self.names = StepNames(memo, limits)
         self.undos = Undos()
         self.calls = Calls()
         self.unwinds = unwinds
         self._quiet_since = 0
         self._refusal_seconds = FIRST_REFUSAL_SECONDS
-        self._asked: set[str] = set()
-        self._steps = {"run": 0, "map": 0}
-        self._map_items = 0
-        self._unasked = set(memo.recorded_tokens())
         self._at_work = 0
         self._until_idle: asyncio.Event | None = None
         self._strands: set[Strand] = set()
         self._going_on = 0
         self._at_gates: dict[asyncio.Future[None], Strand] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._executed = False
         self._naps = naps
+        self._lingering = lingering
         self._next_due_ms: int | None = None
+        self._dues: dict[str, int] = {}
+        """When the waits are over that this pass has recorded, by key."""
         self._new_sleep_ends_ms = math.inf
         self._backs_off = False
         self._open_waits = memo.open_waits("wait_for_event")
@@ -109,97 +116,11 @@ class CurrentPass:
     @property
     def is_replaying(self) -> bool:
         """Whether the handler has yet to come to something that is not recorded."""
-        return bool(self._unasked) and not self._executed
-
-    def unasked(self) -> tuple[str, ...]:
-        """Return the keys of recorded steps that the handler has not asked for; the first hundred."""
-        return self.memo.unasked(self._unasked, _MOST_UNASKED)
-
-    def leaves_results(self) -> bool:
-        """Tell whether there are results that the handler did not come to; what undoes them is not known then."""
-        return any(map(self.memo.is_done, self._unasked))
+        return self.names.any_unasked and not self._executed
 
     def executes(self) -> None:
         """Note that something new is done in this pass."""
         self._executed = True
-
-    def claim(self, scope: Scope, name: str, kind: StepKind, *, in_map: bool = False) -> tuple[str, bool]:
-        """Take a step's name for this pass; return its key, and whether nothing is recorded of it.
-
-        Args:
-            scope: the parallels around the step.
-            name: its name.
-            kind: what kind of step it is.
-            in_map: whether it belongs to an item of a map; those are counted apart.
-
-        Raises:
-            DefinitionError: the name is not a non-empty text.
-            LimitError: the name is too long, or the run has too many steps.
-            DuplicateStepError: the name was taken before in this pass.
-            NondeterminismError: it is recorded as another kind of step.
-
-        """
-        # A name that is allowed for a step is allowed for its undo.
-        self.check_name(name.removeprefix(COMPENSATE_PREFIX) if kind == "compensate" else name)
-        token = self._free_token(scope, name)
-        key = self.memo.key(token, kind)
-        recorded = self.memo.kind(key)
-        if recorded is not None:
-            self._check_kind(name, recorded, kind)
-        counted, limit = ("map", self.limits.map_items_per_run) if in_map else ("run", self.limits.steps_per_run)
-        if self._steps[counted] >= limit:
-            where = "the items of its maps" if in_map else "a run"
-            msg = f"{where} may have at most {limit:,} steps{' in all' if in_map else ''}; {name!r} is one more"
-            raise LimitError(msg)
-        self._steps[counted] += 1
-        self._asked.add(token)
-        self._unasked.discard(token)
-        return key, recorded is None
-
-    def claim_group(self, scope: Scope, name: str, kind: Literal["parallel", "map"], items: int) -> None:
-        """Take the name of a parallel or a map for this pass; it is not recorded, and so it is no step.
-
-        Raises:
-            DefinitionError: the name is not a non-empty text.
-            LimitError: the name is too long, or the maps of the run have too many items.
-            DuplicateStepError: the name was taken before in this pass.
-            NondeterminismError: it is recorded as a step.
-
-        """
-        self.check_name(name)
-        token = self._free_token(scope, name)
-        recorded = self.memo.kind(self.memo.key(token, "run"))
-        if recorded is not None:
-            self._check_kind(name, recorded, kind)
-        if kind == "map":
-            limit = self.limits.map_items_per_run
-            if self._map_items + items > limit:
-                msg = (
-                    f"the maps of a run may have at most {limit:,} items together; "
-                    f"{name!r} has {items:,}, and those before it {self._map_items:,}"
-                )
-                raise LimitError(msg)
-            self._map_items += items
-        self._asked.add(token)
-
-    def _free_token(self, scope: Scope, name: str) -> str:
-        token = step_token(scope, name)
-        if token in self._asked:
-            branch = "in a branch, use the step client that it is given, " if self.is_in_group() and not scope else ""
-            msg = (
-                f"step {name!r} was used twice in one pass; names must be unique within their scope "
-                f"({branch}in a loop, add the index: f'{{name}}-{{index}}')"
-            )
-            raise DuplicateStepError(msg)
-        return token
-
-    def _check_kind(self, name: str, recorded: StepKind, kind: StepKind | Literal["parallel", "map"]) -> None:
-        if recorded != kind:
-            msg = (
-                f"step {name!r} is recorded as {recorded!r}, and the code now asks for it as {kind!r}; "
-                "nothing was changed. Give the new step another name, or restore the code, then retry the run"
-            )
-            raise NondeterminismError(msg)
 
     def open_wait(self, name: str) -> None:
         """Take a place for one more wait for an event, which is not recorded yet.
@@ -232,17 +153,19 @@ class CurrentPass:
             return
         self._next_due_ms = min(due_ms, self._next_due_ms or due_ms)
 
-    def note_wait(self, wait: WaitRecord, begun_ms: float) -> None:
-        """Note a wait that this pass has recorded. Where it is a sleep, its end is for another pass.
+    def note_wait(self, key: str, wait: WaitRecord, begun_ms: float) -> None:
+        """Note a wait that this pass records. Where it is a sleep, its end is for another pass.
 
         Args:
+            key: of the step that waits.
             wait: what is recorded.
             begun_ms: a time that the server's clock had surely reached before it was recorded.
 
         """
+        self.waits[key] = wait
         delay_ms = wait.delay_ms or 0
         if wait.until_ms or delay_ms:
-            self.note_due(wait.until_ms or round(begun_ms) + delay_ms)
+            self._dues[key] = wait.until_ms or round(begun_ms) + delay_ms
         if wait.kind == "sleep":
             self._new_sleep_ends_ms = min(wait.until_ms or begun_ms + delay_ms, self._new_sleep_ends_ms)
 
@@ -259,7 +182,8 @@ class CurrentPass:
     @property
     def next_due_ms(self) -> int:
         """About when the first of all that the run waits for is over; 0 where nothing will be."""
-        return min((due for due in (self._next_due_ms, self.memo.next_due_ms()) if due), default=0)
+        dues = (self._next_due_ms, self.memo.next_due_ms(), *self._dues.values())
+        return min((due for due in dues if due), default=0)
 
     async def check_running(self) -> None:
         """Raise the signal again where the pass has ended: nothing new is started then.
@@ -313,12 +237,71 @@ class CurrentPass:
         if self.ended:
             raise self.signal()
 
+    async def may_linger(self, timeout_ms: int) -> bool:
+        """Tell whether the pass may linger for an event: the caller waits for it, and nothing else goes on.
+
+        Args:
+            timeout_ms: how long the caller waits for it at the most.
+
+        """
+        # In any case, so that waits that begin together are recorded in their order.
+        for _ in range(_ROUNDS_OF_A_GATHER):
+            await asyncio.sleep(0)
+        if self._at_work > 1 or self._going_on > 1 or self._waiting or self._at_gates:
+            return False
+        return self._lingering is not None and not self.unwinds and self._lingering.is_worthwhile(timeout_ms)
+
+    @contextmanager
+    def lingering(self, key: str) -> Generator[Callable[[], Awaitable[StepRecord]]]:
+        """Let the pass be told how a wait ends while the block runs; give what waits for that.
+
+        It blocks the calling branch until the pass is told, or until it ends. The hint may come before the server has
+        said that the wait is recorded.
+
+        Raises:
+            PassEnded: the pass has ended before.
+            CancelledError: it has, with its handler.
+
+        """
+        if self._lingering is None:
+            yield self.wait
+            return
+        lingering, end = self._lingering, self._lingering.add(key)
+
+        async def until_told() -> StepRecord:
+            await self._rest_until(end)
+            await lingering.awake()
+            # The pass may have ended meanwhile.
+            if self.ended:
+                raise self.signal()
+            return end.result()
+
+        try:
+            yield until_told
+        finally:
+            lingering.discard(key)
+
+    def linger_no_more(self) -> None:
+        """End the pass where it lingers."""
+        if self._lingering is not None:
+            self._lingering.leave()
+
+    def tell(self, end: WaitEnd) -> bool:
+        """Take in the end of a wait, which the journal may not have yet; return whether the pass lingers for it."""
+        if self.ended or self._lingering is None or not self._lingering.tell(end):
+            return False
+        self.memo.wait_ended(end)
+        del self.waits[end.step]
+        self._dues.pop(end.step, None)
+        self._open_waits -= 1
+        return True
+
     async def awake(self) -> None:
         """Wait until the pass may go on behind a sleep."""
         if self._naps is not None:
             await self._naps.awake()
 
-    async def _rest_until(self, future: asyncio.Future[None]) -> None:
+    async def _rest_until(self, future: asyncio.Future[Any]) -> None:
         if self.ended:  # nobody would end the wait
             raise self.signal()
         await self._check_not_cancelled()
@@ -407,11 +390,6 @@ class CurrentPass:
         strand = strand_here.get()
         return strand if strand is not None and strand.group is not None and strand in self._strands else None
 
-    def is_in_group(self) -> bool:
-        """Tell whether the caller belongs to a branch, be it one that was left behind."""
-        strand = strand_here.get()
-        return strand is not None and strand.group is not None
-
     def step_failed(self) -> None:
         """Note that the failure of a step of the caller is recorded."""
         strand = self.strand()
@@ -490,26 +468,6 @@ class CurrentPass:
         self._failure = self._failure or failure
         self._end_early()
 
-    def check_name(self, name: object) -> None:
-        """Refuse what cannot be the name of a step.
-
-        Raises:
-            DefinitionError: it is not a non-empty text.
-            LimitError: it is too long.
-
-        """
-        if not isinstance(name, str) or not name:
-            msg = f"a step's name must be a non-empty text, got {name!r}"
-            raise DefinitionError(msg)
-        try:
-            size = len(name.encode())
-        except UnicodeEncodeError as error:
-            msg = f"a step's name must be valid text, got {name!r}: {error.reason}"
-            raise DefinitionError(msg) from error
-        if size > self.limits.step_name_bytes:
-            msg = f"a step's name may have at most {self.limits.step_name_bytes:,} bytes, got {size:,}: {name[:40]!r}…"
-            raise LimitError(msg)
-
     def begin_work(self) -> None:
         """Note that one step more is at work."""
         self._at_work += 1
@@ -532,15 +490,22 @@ class CurrentPass:
         self._quiet_since += 1
         self._settle(self._quiet_since, _QUIET_ROUNDS)
 
-    def _settle(self, quiet_since: int, rounds: int) -> None:
+    def _settle(self, quiet_since: int, rounds: int, *, stays: bool = True) -> None:
         """End the pass where nothing was at work for so many rounds, and something waits that it does not wait for."""
         # What was at work in between begins the count anew.
         if self._at_work or self._going_on or self.ended or not self._waiting or quiet_since != self._quiet_since:
             return
         if rounds:
             asyncio.get_running_loop().call_soon(self._settle, quiet_since, rounds - 1)
-        elif self._naps is None or not self.only_sleeps or not self._naps.begin(self._new_sleep_ends_ms):
+        elif not stays or not (self._naps_now() or self._lingers_now()):
             self._end_early()
+
+    def _naps_now(self) -> bool:
+        return self._naps is not None and self.only_sleeps and self._naps.begin(self._new_sleep_ends_ms)
+
+    def _lingers_now(self) -> bool:
+        leave = partial(self._settle, self._quiet_since, 0, stays=False)
+        return self._lingering is not None and self._lingering.begin(len(self._waiting), leave)
 
     def signal(self) -> BaseException:
         """Return what ends a branch once the pass has ended: the signal, or a quiet cancellation."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge
+from ironflow.broker.protocol import Broker, BrokerError, Delivery, MessageTooLarge, Request
 from ironflow.broker.topology import ENGINE_ACK_WAIT_SECONDS
 from ironflow.codec import decode_record
 from ironflow.errors import SerializationError
@@ -18,8 +18,9 @@ from ironflow.function import Function
 from ironflow.journal import Journal
 from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.logs import get_logger
+from ironflow.messages import PassTold
 from ironflow.names import Names
-from ironflow.records import InputRecord, OutcomeRecord, Task, WaitEnd
+from ironflow.records import InputRecord, OutcomeRecord, Task
 from ironflow.server_clock import ServerClock
 from ironflow.telemetry.tracing import carrier_of, is_wanted
 from ironflow_worker.beginners import Beginners
@@ -27,6 +28,7 @@ from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations, RunningPass
 from ironflow_worker.dead_letters import DeadLetters
 from ironflow_worker.leases import Leases
+from ironflow_worker.lingering import Lingerers, Lingering
 from ironflow_worker.memo import Losses, Memo
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.naps import Naps
@@ -71,6 +73,7 @@ class Executor:
         now_ms: returns what this machine's clock says.
         monotonic: returns seconds that never jump.
         limits: what is refused before it is stored.
+        lingerers: the passes that stay for an event; default none.
 
     """
 
@@ -91,6 +94,7 @@ class Executor:
         now_ms: Callable[[], int],
         monotonic: Callable[[], float],
         limits: Limits = DEFAULT_LIMITS,
+        lingerers: Lingerers | None = None,
     ) -> None:
         self._broker = broker
         self._names = names
@@ -112,6 +116,7 @@ class Executor:
         self._clocks = {shard: ServerClock(monotonic) for shard in names.all_shards}
         self._asks = asyncio.Lock()
         self._recent = RecentMemos()
+        self._lingerers = lingerers or Lingerers(0)
         self._quarantine = Quarantine()
         self._beginners = Beginners(monotonic)
         self._spans_wanted = is_wanted({})
@@ -243,9 +248,10 @@ class Executor:
                 running.begun = await self._dead_letters.note_begun(queue, task, losses, self._worker_id)
             tools = self._tools(queue, task, running.leases, carrier_of(event.metadata))
             lost = undo_lost(losses) if gives_up_undo(task.mode, losses) else None
-            replay = Replay(function, task, event, memo, tools, Naps(tools.clock, slot), lost)
+            naps, lingering = Naps(tools.clock, slot), Lingering(self._lingerers, slot)
+            replay = Replay(function, task, event, memo, tools, naps, lingering, lost)
             running.replays(replay)
-            outcome = await self._run(task, replay, tools)
+            outcome = await replay.run()
             self._beginners.ended(task, outcome, tools.due_ms(0))
             outcome = await self._record(queue, running, replay, outcome, tools)
         running.succeeded = True
@@ -261,25 +267,19 @@ class Executor:
         now_ms = await self._broker.server_time_ms(self._names.shard_of(task.run).tasks, queue)
         return pause_ms(task.run, losses, now_ms, round((self._monotonic() - self._began) * 1000))
 
-    async def _run(self, task: Task, replay: Replay, tools: PassTools) -> OutcomeRecord:
-        """Replay; where the task says how a wait has ended, the journal has that too when this returns."""
-        end = task.end
-        if end is None:
-            return await replay.run()
-        recording = asyncio.create_task(self._record_end(task, end, tools))
-        recording.add_done_callback(_look_at)
-        replay.follows(recording)
+    def hear(self, request: Request) -> None:
+        """Take a hint how a wait has ended, for a pass that lingers for it."""
         try:
-            outcome = await replay.run()
-            await recording
-        finally:
-            recording.cancel()
-        return outcome
+            told = decode_record(PassTold, request.payload)
+        except SerializationError:
+            return  # of another version; the pass ends, and the next one finds it in the journal
+        running = self._cancellations.at_work(told.run, told.number)
+        if running is not None:
+            running.tell(told.end)
 
-    async def _record_end(self, task: Task, end: WaitEnd, tools: PassTools) -> None:
-        await asyncio.sleep(0)  # the handler goes on first
-        subject = self._names.journal_step(tools.queue, task.run, end.step)
-        await self._journal.ensure(subject, replace(end.record, token=tools.token))
+    def end_lingering(self) -> None:
+        """Let no pass linger any more."""
+        self._lingerers.close()
 
     async def _record(
         self,
@@ -398,6 +398,7 @@ class Executor:
             function=task.function,
             queue=queue,
             token=self._make_token(),
+            worker=self._worker_id,
             names=self._names,
             limits=self._limits,
             broker=self._broker,
@@ -415,12 +416,6 @@ class Executor:
 
     def _clock_of(self, task: Task) -> ServerClock:
         return self._clocks[self._names.shard_of(task.run)]
-
-
-def _look_at(recording: asyncio.Future[None]) -> None:
-    """Look at how it went: asyncio complains about what nobody has seen, and the pass may have failed before."""
-    if not recording.cancelled():
-        recording.exception()
 
 
 def _nobody_else_had(task: Task, delivery: Delivery, server: str) -> bool:

@@ -50,6 +50,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
         queue: the queue whose workers may write to the run's journal.
         depth: how many runs stand above this one.
         token: the random mark of this pass's records.
+        worker: who executes the pass.
         still_holds: tells whether the pass is surely nobody else's yet.
         chance: returns a random number in [0, 1).
         now_ms: returns what this machine's clock says.
@@ -64,6 +65,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
     function: str
     queue: str
     token: str
+    worker: str
     names: Names
     limits: Limits
     broker: Broker

@@ -25,12 +25,14 @@ from ironflow.records import (
     OutcomeStatus,
     Task,
     TryRecord,
+    WaitEnd,
 )
 from ironflow_worker.attempts import encoded
 from ironflow_worker.bodies import leave_bodies
 from ironflow_worker.calls import Unawaited
 from ironflow_worker.current_pass import CurrentPass
 from ironflow_worker.failures import error_record, is_parked
+from ironflow_worker.lingering import Lingering
 from ironflow_worker.log_bindings import logged_function, logged_run
 from ironflow_worker.memo import Memo
 from ironflow_worker.naps import Naps
@@ -39,6 +41,7 @@ from ironflow_worker.run_log import run_log
 from ironflow_worker.signals import PassStopped, exit_text, is_pass_end
 from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
+from ironflow_worker.told_ends import ToldEnds
 from ironflow_worker.unwinding import Unwinding
 
 _log = get_logger("ironflow.worker")
@@ -59,6 +62,7 @@ class Replay:
         memo: what is recorded of it.
         tools: what its steps need.
         naps: waits for sleeps that end in a moment; without, the pass ends when all that is left of it sleeps.
+        lingering: stays for a moment for an event; without, the pass ends when it waits for one.
         lost: of a pass that undoes: why the undo that is next fails, rather than being begun.
 
     """
@@ -71,6 +75,7 @@ class Replay:
         memo: Memo,
         tools: PassTools,
         naps: Naps | None = None,
+        lingering: Lingering | None = None,
         lost: ErrorRecord | None = None,
     ) -> None:
         self._function = function
@@ -81,8 +86,9 @@ class Replay:
         self._lost = lost
         max_payload = tools.broker.server.max_payload
         self._current = CurrentPass(
-            memo, tools.limits, event, max_payload, unwinds=task.mode == "compensate", naps=naps
+            memo, tools.limits, event, max_payload, unwinds=task.mode == "compensate", naps=naps, lingering=lingering
         )
+        self._ends = ToldEnds(tools)
         self._pass_key = step_key(PASS_TOKEN, task.attempt - 1)
         self._running: asyncio.Task[Any] | None = None
         self._stopped = False
@@ -102,10 +108,15 @@ class Replay:
         if self._stopped:
             raise PassStopped
         try:
-            return await self._run()
+            if self._task.end is not None:
+                self._current.follows = self._ends.take(self._task.end, by_hint=False)
+            outcome = await self._run()
+            await self._ends.recorded()
         finally:
+            self._ends.stop()
             # How it has ended leads back here; the journal would stay until the garbage collector comes.
             self._running = None
+        return outcome
 
     async def _run(self) -> OutcomeRecord:
         if self._current.unwinds:
@@ -118,9 +129,18 @@ class Replay:
             return self._unreadable_event(error)
         return await self._conclude(await self._run_handler(context))
 
-    def follows(self, record: asyncio.Future[None]) -> None:
-        """Have no body begin, and nothing be recorded, before a record is stored that the memo has already."""
-        self._current.follows = record
+    def tell(self, end: WaitEnd | None) -> None:
+        """Let the handler go on where the pass lingers for the end of a wait, which the journal may not have yet.
+
+        Args:
+            end: of the wait; None where the pass is not to linger any more.
+
+        """
+        if end is None:
+            self._current.linger_no_more()
+        elif self._current.tell(end):
+            # No body begins, and nothing is recorded, before the journal has it.
+            self._current.follows = self._ends.take(end, by_hint=True)
 
     def stop(self) -> None:
         """End the pass at once, since nothing that it does counts any more; no further step begins."""
@@ -304,7 +324,7 @@ class Replay:
             output = encoded(handler.result(), "output", self._tools.limits, self._function.output_type)
         except (SerializationError, PayloadTooLargeError) as error:
             return self._fail(error_record(error))
-        return self._outcome("completed", output=output, unasked=self._current.unasked())
+        return self._outcome("completed", output=output, unasked=self._current.names.unasked())
 
     async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
         """Fail the run, or have the whole pass done again after the function's back-off."""
@@ -336,7 +356,7 @@ class Replay:
     def _fail(self, error: ErrorRecord) -> OutcomeRecord:
         """Return the outcome of a run that fails; where it has something to undo, other passes do that first."""
         # What this pass did not come to, in a branch that was cancelled say, may have undos as well.
-        if self._current.undos or self._current.leaves_results():
+        if self._current.undos or self._current.names.leaves_results():
             return self._outcome("compensating", error=error, ending="failed")
         return self._end_failed(error)
 
@@ -356,6 +376,7 @@ class Replay:
             token=self._tools.token,
             seen=self._memo.seen,
             told=self._task.end is not None,
+            heard=self._ends.heard,
             event=self._event if keeps_event else None,
             **details,
         )

@@ -45,6 +45,7 @@ from ironflow_worker.invocation import detached_event, given_data, invocation
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools, WorkerDrains
 from ironflow_worker.signals import PassEnded
+from ironflow_worker.strands import is_in_group
 from ironflow_worker.undos import Undo
 
 P = ParamSpec("P")
@@ -251,7 +252,7 @@ class StepClient(Step):
         check_outside_of_bodies(step_name)
         if self._current.ended:
             raise self._current.signal()
-        self._current.check_name(step_name)
+        self._current.names.check_name(step_name)
         if not callable(fn):
             refuse_body(step_name, fn)
         token = step_token(self._scope, step_name)
@@ -268,7 +269,7 @@ class StepClient(Step):
         name = COMPENSATE_PREFIX + step_name
         undo = Undo(
             name=name,
-            key=self._current.claim(self._scope, name, "compensate", in_map=self._in_map)[0],
+            key=self._current.names.claim(self._scope, name, "compensate", in_map=self._in_map)[0],
             scope=self._scope,
             undone=step_name,
             after=after,
@@ -279,7 +280,7 @@ class StepClient(Step):
 
     def idempotency_key(self, name: str) -> str:
         """Return a text that is unique per run and step, and anew once the step was undone."""
-        self._current.check_name(name)
+        self._current.names.check_name(name)
         return self._effect_id(step_token(self._scope, name))
 
     def _effect_id(self, token: str) -> str:
@@ -298,7 +299,7 @@ class StepClient(Step):
         check_outside_of_bodies(name)
         self.calls.look()
         await self._current.check_running()
-        self._current.claim_group(self._scope, name, kind, len(each))
+        self._current.names.claim_group(self._scope, name, kind, len(each))
 
         def branch(index: int) -> Any:
             scope = (*self._scope, name, index)
@@ -357,7 +358,7 @@ class StepClient(Step):
         self.calls.look()
         if self._current.ended:
             await self._current.check_running()
-        key, is_new = self._current.claim(self._scope, name, kind, in_map=self._in_map)
+        key, is_new = self._current.names.claim(self._scope, name, kind, in_map=self._in_map)
         return Call(name, key, kind, self._scope, policy, is_new)
 
     def _named(self, name: str | None, base: str) -> str:
@@ -384,7 +385,7 @@ class StepClient(Step):
             if standing is None:
                 if not call.is_new and current.memo.is_backing_off(call.key):
                     await current.wait()
-                if current.is_in_group():
+                if is_in_group():
                     with current.new_work():
                         await self._may_begin(call)
                         standing = await self._attempt(call, do)
@@ -511,21 +512,35 @@ class StepClient(Step):
             if self._current.memo.is_closed(call.key):
                 await self._refuse_closed(call)
             recorded = self._current.memo.wait(call.key)
-            if recorded is not None and call.kind == "sleep":
-                return self._settled(call, await self._sleep_out(call))
             if recorded is None:
-                tools = self._tools
-                wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=tools.token, **awaited)
-                with self._current.new_work():
-                    await self._may_begin(call)
-                    if call.kind == "wait_for_event":
-                        self._current.open_wait(call.name)
-                    self._current.executes()
-                    self._current.waits[call.key] = wait
-                    begun_ms = tools.clock.at_least_ms()
-                    await self._append(tools.names.journal_wait(tools.queue, tools.run, call.key), wait)
-                    self._current.note_wait(wait, begun_ms)
+                return self._settled(call, await self._begin_wait(call, awaited))
+            if call.kind == "sleep":
+                return self._settled(call, await self._sleep_out(call))
             return await self._current.wait()
+
+    async def _begin_wait(self, call: Call, awaited: dict[str, Any]) -> Standing:
+        """Record that a step waits, and return how that has ended, where the pass is told it in time."""
+        wait = WaitRecord(name=call.name, kind=call.kind, scope=self._scope, token=self._tools.token, **awaited)
+        with self._current.new_work():
+            await self._may_begin(call)
+            if call.kind == "wait_for_event":
+                lingers = await self._current.may_linger(wait.delay_ms or 0)
+                self._current.open_wait(call.name)
+                if lingers:
+                    return await self._linger(call, msgspec.structs.replace(wait, worker=self._tools.worker))
+            await self._record_wait(call, wait)
+        return await self._current.wait()
+
+    async def _linger(self, call: Call, wait: WaitRecord) -> Standing:
+        with self._current.lingering(call.key) as end_of_wait:
+            await self._record_wait(call, wait)
+            record = await end_of_wait()
+        return Standing(record, self._current.memo.recorded_at(call.key))
+
+    async def _record_wait(self, call: Call, wait: WaitRecord) -> None:
+        self._current.executes()
+        self._current.note_wait(call.key, wait, self._tools.clock.at_least_ms())
+        await self._append(self._tools.names.journal_wait(self._tools.queue, self._tools.run, call.key), wait)
 
     async def _sleep_out(self, call: Call) -> Standing:
         """Return the end of a sleep that began in an earlier pass, where this one can wait for it."""

@@ -168,3 +168,9 @@ class _Blocked:
 
 strand_here: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("strand_here", default=None)
 """The strand that this code belongs to; tasks that it starts belong to it as well."""
+
+
+def is_in_group() -> bool:
+    """Tell whether the caller belongs to a branch of a parallel or a map, be it one that was left behind."""
+    strand = strand_here.get()
+    return strand is not None and strand.group is not None

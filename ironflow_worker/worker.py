@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ironflow.annotations import ADVICE
-from ironflow.broker.protocol import Broker
+from ironflow.broker.protocol import Broker, Subscription
 from ironflow.clock import now_ms
 from ironflow.errors import DefinitionError
 from ironflow.function import Function
@@ -29,6 +29,7 @@ from ironflow_worker.bodies import Bodies
 from ironflow_worker.cancellations import Cancellations
 from ironflow_worker.executor import Executor
 from ironflow_worker.leases import BeSeen, LeaseKeeper, Leases
+from ironflow_worker.lingering import LONGEST_SECONDS, Lingerers
 from ironflow_worker.metrics import Metrics
 from ironflow_worker.presence import Presence, be_seen
 from ironflow_worker.queue_runner import QueueRunner
@@ -52,6 +53,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
             of each.
         threads: how many plain step bodies run at a time.
         drain_seconds: how long passes may take to end once the worker is told to stop.
+        linger_seconds: how long a pass that waits for an event may stay for it; with 0 it ends at once.
 
     """
 
@@ -59,6 +61,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 100
     threads: int = min(32, (os.cpu_count() or 1) + 4)
     drain_seconds: float = 30.0
+    linger_seconds: float = LONGEST_SECONDS
 
 
 class Worker:
@@ -127,6 +130,7 @@ class Worker:
             now_ms=now_ms,
             monotonic=monotonic,
             limits=limits,
+            lingerers=Lingerers(settings.linger_seconds, settings.concurrency),
         )
         self._runners = [
             QueueRunner(broker, stream, queue, slots, self._executor.execute, self.metrics.passes_begin)
@@ -139,6 +143,7 @@ class Worker:
         writable = [shard.journal_canary(queue) for shard in names.all_shards for queue in settings.queues]
         self._canaries = [Canary(broker, subject, self.id) for subject in writable]
         self._tasks: list[asyncio.Task[None]] = []
+        self._subscriptions: list[Subscription] = []
         self._stopped = False
         self._left = False
 
@@ -170,6 +175,9 @@ class Worker:
         await self._lease_keeper.start()
         await self._cancellations.start()
         await self._presence.start()
+        for queue in self._settings.queues:
+            subject = self._names.told(queue, self.id)
+            self._subscriptions.append(await self._broker.listen(subject, self._executor.hear))
         await self._registrar.answer_census()
         self._tasks = [asyncio.create_task(self._register(), name="registrar")]
         self._tasks += [asyncio.create_task(self._take_tasks(runner), name="queue runner") for runner in self._runners]
@@ -209,6 +217,7 @@ class Worker:
         self._registrar.draining = True
         for runner in self._runners:
             runner.withdraw()
+        self._executor.end_lingering()
         if not await self._have_ended(self._settings.drain_seconds / 2):
             self._bodies.no_more = True
             if not await self._have_ended(self._settings.drain_seconds / 2):
@@ -243,6 +252,8 @@ class Worker:
         await self._registrar.stop()
         await self._cancellations.stop()
         await self._presence.stop()
+        for subscription in self._subscriptions:
+            await subscription.stop()
         await self._lease_keeper.stop()
         # A plain body cannot be stopped; nobody waits for what it returns.
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -40,8 +40,8 @@ _TEXT = "PARAMETER-"
 _NUMBER = {910_001: "number", 910_002: "attempt", 910_003: "bucket", 910_004: "epoch", 910_005: "count"}
 _MARK = re.compile(rf"{_TEXT}([a-z]+)|({'|'.join(map(str, _NUMBER))})")
 _PASS, _ATTEMPT, _BUCKET, _EPOCH, _COUNT = _NUMBER
-_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION, _DUTY = (
-    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function", "duty")
+_QUEUE, _RUN, _STEP, _TIMER, _EVENT, _FUNCTION, _DUTY, _WORKER = (
+    f"{_TEXT}{name}" for name in ("queue", "run", "step", "timer", "event", "function", "duty", "worker")
 )
 _PATH, _VALUE = "path", "value"
 _HASHES = {digest(name.encode()): name for name in (_PATH, _VALUE)}
@@ -63,6 +63,7 @@ PARAMETERS = {
         "a step that is done again in a retried run has the epoch behind it, as one more token"
     ),
     "timer": "which timer of the run it is",
+    "worker": "which worker it is, escaped",
     "value": 'a hash of the canonical JSON of what must stand there, or "any"',
 }
 """What each parameter of an address stands for."""
@@ -181,6 +182,17 @@ def core_channels(names: Names) -> tuple[Channel, ...]:
                 "after that one go on. Otherwise it is empty."
             ),
             message=None,
+            senders=("engine",),
+            receivers=("worker",),
+        ),
+        Channel(
+            name="told",
+            address=_address(names.told(_QUEUE, _WORKER)),
+            text=(
+                "The hint to a worker how a wait for an event has ended, where its pass is still open and waits for "
+                "nothing else. The wait's record names the worker."
+            ),
+            message=messages.PassTold,
             senders=("engine",),
             receivers=("worker",),
         ),

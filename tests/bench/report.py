@@ -26,6 +26,7 @@ RATIOS = {
     "D p99 ms late": False,
     "E p50 ms": False,
     "E p99 ms": False,
+    "E late p50 ms": False,
     "F ms": False,
     "G s": False,
 }

@@ -99,6 +99,7 @@ def waiter(key: str, now_ms: int) -> Planned:
         event="bench.go",
         path="key",
         value=bytes(_json(key)).decode(),
+        worker="worker-0-12345-abcd",
     )
     return Planned(
         run_id("wait", event.id),

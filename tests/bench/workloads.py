@@ -20,6 +20,8 @@ Figures = dict[str, float]
 
 _SETTLES_SECONDS = 0.1
 """From the start of a run until it surely waits. Were that too short, the figure would be worse, not better."""
+_RESTS_SECONDS = 5.0
+"""From the start of many runs until they surely rest: Ironflow keeps a handler that waits for three seconds."""
 _LOOK_AGAIN_SECONDS = 0.005
 NAP_SECONDS = 5.0
 _SLOW_STEPS = 10
@@ -151,6 +153,24 @@ async def events(system: System, size: Size) -> Figures:
     return {"E p50 ms": percentile(latencies, 0.5), "E p99 ms": percentile(latencies, 0.99)}
 
 
+async def late_events(system: System, size: Size) -> Figures:
+    """E: the same, where the runs have rested for a while; there are as many of them at a time as it takes events."""
+    keys = [_key("wait") for _ in range(size.events)]
+    runs = [asyncio.ensure_future(system.run("wait", key)) for key in keys]
+    await asyncio.sleep(_RESTS_SECONDS)
+    latencies: list[float] = []
+    for key, run in zip(keys, runs, strict=True):
+        sent = time.time()
+        await system.send(key)
+        latencies.append((await run - sent) * 1000)
+    return {"E late p50 ms": percentile(latencies, 0.5), "E late p99 ms": percentile(latencies, 0.99)}
+
+
+async def all_events(system: System, size: Size) -> Figures:
+    """E: events that come soon, and events that come later."""
+    return {**await events(system, size), **await late_events(system, size)}
+
+
 async def fan_out(system: System, size: Size) -> Figures:
     """F: parallel steps in one run, fifty at once."""
     begun = time.monotonic()
@@ -183,7 +203,7 @@ WORKLOADS: dict[str, Callable[[System, Size], Awaitable[Figures]]] = {
     "B": serial,
     "C": one_long_run,
     "D": sleepers,
-    "E": events,
+    "E": all_events,
     "F": fan_out,
     "G": crash,
 }

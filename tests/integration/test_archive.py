@@ -186,6 +186,11 @@ async def test_a_run_whose_event_is_forgotten_still_shows_its_data(archive_url: 
         assert bytes((await run.state()).event.data) == b'{"order":7}'
 
 
+async def has_ended_its_pass(system: System, run: str) -> None:
+    journal = NAMES.shard_of(run).journal
+    assert await system.broker.last(journal, NAMES.journal_outcome("default", run, 0)) is not None
+
+
 async def test_a_run_that_has_waited_shows_its_events_data_without_the_event(archive_url: str) -> None:
     """Its journal kept it; and the archive what the journal had, though it was set up when the event was gone."""
 
@@ -197,6 +202,7 @@ async def test_a_run_that_has_waited_shows_its_events_data_without_the_event(arc
         run = await system.client.start(waits, {"order": 7})
         await archived(archive_url, "SELECT status FROM runs", [("waiting",)])
         await archived(archive_url, "SELECT count(*) FROM events", [(1,)])
+        await eventually(lambda: has_ended_its_pass(system, run.id))
         await system.broker.purge(NAMES.events, ">")
         await rows(archive_url, "DELETE FROM events")
         assert bytes((await run.state()).event.data) == b'{"order":7}'

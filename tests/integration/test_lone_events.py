@@ -15,6 +15,7 @@ from ironflow.broker.protocol import BrokerError, Publication, Stored, StoredMes
 from ironflow.handles import RunHandle
 from ironflow_engine import wait_store
 from ironflow_engine.recent_waits import RecentWaits
+from ironflow_worker.lingering import LONGEST_SECONDS
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -85,6 +86,7 @@ async def test_its_task_is_stored_before_what_the_task_tells_is_recorded(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await waiting(system, 1)
+    await asyncio.sleep(LONGEST_SECONDS)  # its pass is over
     store = LocalBroker.publish_all
 
     async def store_slowly(broker: LocalBroker, publications: Sequence[Publication]) -> list[Stored | BrokerError]:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.virtual_time
 
 FUNCTIONS: tuple[Function[Any, Any], ...] = (ironflow_app.nap, ironflow_app.wait, ironflow_app.three)
 DIFFERENT = frozenset(
-    {"token", "time", "started_at", "finished_at", "duration_ms", "sequence", "time_ms", "output"}
+    {"token", "time", "started_at", "finished_at", "duration_ms", "sequence", "time_ms", "output", "worker"}
 ) | {
     "waits_repeated"  # an engine meets the waits that were written for it once more, and cannot know by whom they were
 }
@@ -70,7 +70,8 @@ def _is_place(key: str) -> bool:
 
 async def rests(system: System, run: RunHandle[Any]) -> None:
     async def waits() -> None:
-        assert (await system.run_state(run.id)).status == "waiting"
+        state = await system.run_state(run.id)
+        assert (state.status, state.live) == ("waiting", False)
 
     await eventually(waits)
 

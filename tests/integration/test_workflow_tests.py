@@ -19,6 +19,7 @@ from ironflow_testing import Environment, workflow_test
 
 ORDER = {"orderId": "o-1", "total": 120_000, "buyer": "ada"}
 charged: list[str] = []
+begun: list[str] = []
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,22 @@ async def order(ctx: Context[str]) -> int:
 async def test_a_run_returns_what_it_does_in_production(env: Environment) -> None:
     assert await env.run(order, "good") == 1
     assert charged == ["good"]
+
+
+@ironflow.function(id="counts-itself")
+async def counts_itself(ctx: Context) -> int:
+    begun.append("pass")
+    await ctx.step.wait_for_event("go", event="go")
+    return len(begun)
+
+
+@workflow_test(counts_itself)
+async def test_a_handler_is_run_from_the_top_behind_each_wait(env: Environment) -> None:
+    begun.clear()
+    run = await env.client.start(counts_itself)
+    await env.sleep("1s")
+    await env.publish("go")
+    assert await run.result() == 2
 
 
 @workflow_test(order, charge)

@@ -21,12 +21,12 @@ IN_THE_REDUCER: dict[str, Mistake] = {
     ),
     "what woke the run during its pass is not looked at": (
         reducer,
-        "if state.woken_by > fact.record.seen or",
+        "if state.woken_by > outcome.seen or",
         "if False or",
     ),
     "every suspended pass is followed by another": (
         reducer,
-        "if state.woken_by > fact.record.seen or",
+        "if state.woken_by > outcome.seen or",
         "if True or",
     ),
     "what a pass has seen wakes the run once more": (
@@ -63,8 +63,8 @@ IN_THE_REDUCER: dict[str, Mistake] = {
     ),
     "a run that has ended is woken": (
         reducer,
-        "    if state.status in TERMINAL:\n        return Decision(state)\n    begun",
-        "    begun",
+        "    if state.status in TERMINAL:\n        return Decision(state)\n    if isinstance(fact, Woken)",
+        "    if isinstance(fact, Woken)",
     ),
     "an outcome changes a run that has ended": (
         reducer,

@@ -254,6 +254,7 @@ async def prefix(messages: Sequence[StoredMessage], run: str) -> tuple[PassTools
         run=run,
         function="f",
         queue="default",
+        worker="w",
         token="of this pass",
         names=names,
         limits=DEFAULT_LIMITS,

@@ -3,13 +3,15 @@
 T1  No wake-up is lost: once all is quiet, the run has ended; or it rests, and its newest pass has known the end of
     every wait that has one. With enough events it ends.
 T2  A pass is dispatched only once the one before it has its outcome.
-T3  Where nothing goes wrong, there is one pass for each event that comes alone, and the state is written for it once.
+T3  Where nothing goes wrong, there is one pass for each event that comes alone, and the state is written for it once;
+    and a pass that lingers for events is the only one for all that come meanwhile.
 T4  Of the open waits that events find, an event ends the one that was recorded first.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import random
 from collections.abc import Sequence
 from types import ModuleType
@@ -60,10 +62,69 @@ def check_quiet_day(decide: Decide, waits: int) -> None:
     assert world.has_ended, "T1"
 
 
+def check_lingering_day(decide: Decide, waits: int) -> None:
+    """Check that a pass that lingers hears of one event after another, and that no other pass is due behind it."""
+    world = World(decide, [1] * waits, loses=False)
+    world.worker_takes(0)
+    for number in range(waits - 1):
+        world.lingers()
+        world.publish()
+        world.take_all()
+        assert world.hints, "T3"
+        world.pass_hears(world.hints.pop())
+        assert len(world.passes[0].heard) == number + 1, "T3"
+    world.comes_to_rest()
+    assert (world.state.number, world.state.live) == (0, False), "T3"
+
+
+def check_interruption(decide: Decide, stops_after: int, *, dies: bool, lingers: bool, hears: bool) -> None:
+    """Check that nothing is lost where the engine that takes an event is interrupted.
+
+    Meanwhile all else goes on, and whoever has been held up comes back to another world.
+
+    Args:
+        decide: the reducer.
+        stops_after: after how many things that the engine does.
+        dies: it dies then; otherwise it is held up.
+        lingers: a pass lingers for the event; otherwise the run rests.
+        hears: the pass that is told of the event hears of it; otherwise the hint, or the task, is lost.
+
+    """
+    world = World(decide, [1, 1, 1, 1], loses=not lingers and not hears)
+    world.worker_takes(0)
+    world.lingers()
+    if not lingers:
+        world.comes_to_rest()
+    world.publish()
+    world.engine_takes(0, ["e1"], stops_after, dies=dies)
+    if hears and world.hints:
+        world.pass_hears(world.hints.pop())
+    elif not lingers and not hears:
+        world.tasks.clear()
+    world.comes_to_rest(but="e1")
+    world.comes_to_rest()
+    _check_quiet(world)
+    number = world.state.number
+    for following in range(number + 1, number + 3):
+        world.publish()
+        world.comes_to_rest()
+        assert world.state.number == following, "T3"
+        _check_quiet(world)
+
+
+def check_interruptions(decide: Decide) -> None:
+    """Check each place at which an engine can be interrupted, and some beyond."""
+    for stops_after in range(10):
+        for dies, lingers, hears in itertools.product((True, False), repeat=3):
+            check_interruption(decide, stops_after, dies=dies, lingers=lingers, hears=hears)
+
+
 def check_all(decide: Decide) -> None:
     """Check many histories: plain chance meets a mistake sooner than hypothesis, which prefers short and small."""
     chance = random.Random(11)
     check_quiet_day(decide, 3)
+    check_lingering_day(decide, 3)
+    check_interruptions(decide)
     for number in range(TRIES):
         groups = [chance.randint(1, 3) for _ in range(chance.randint(1, 3))]
         choices = [chance.randrange(0x10000) for _ in range(chance.randrange(5, 81))]
@@ -84,19 +145,63 @@ def test_one_event_after_another_takes_one_pass_and_one_write_each() -> None:
     check_quiet_day(reducer.decide, 5)
 
 
+def test_a_pass_that_lingers_is_the_only_one_for_all_events_that_come_meanwhile() -> None:
+    check_lingering_day(reducer.decide, 5)
+
+
+def test_an_engine_that_is_interrupted_loses_no_event() -> None:
+    check_interruptions(reducer.decide)
+
+
 MISTAKES = {
     "a pass that was not told is taken for one that was": (
         reducer,
-        "or (state.told and not fact.record.told):",
-        "or False:",
+        "return outcome.told or not state.told",
+        "return True",
     ),
-    "what was told once counts for later passes": (reducer, 'only_sleeps=False, told="")', "only_sleeps=False)"),
+    "what was told once counts for later passes": (reducer, 'told="", hinted=())', "hinted=())"),
+    "what was hinted once counts for later passes": (reducer, 'told="", hinted=())', 'told="")'),
+    "what was hinted once counts for passes that are told": (event_waits, "        hinted=(),\n", ""),
     "an event is for any wait that the engine knows": (
         event_waits,
         "or (fact.hasty and _others_are_open(state, step)):",
         "or False:",
     ),
-    "a run is told while its pass goes on": (event_waits, "return not state.live and len(", "return len("),
+    "a run is told by a task while its pass goes on": (
+        event_waits,
+        "return _hint(state, fact)",
+        "return _tell(state, fact)",
+    ),
+    "a pass that lingers is not told": (
+        event_waits,
+        "if not fact.entry.wait.worker:",
+        "if True:",
+    ),
+    "a pass that may have missed a hint is taken for one that has heard it": (
+        event_waits,
+        "any(step not in outcome.heard for step in state.hinted)",
+        "False",
+    ),
+    "a pass that has heard a hint is taken for one that may have missed it": (
+        event_waits,
+        "any(step not in outcome.heard for step in state.hinted)",
+        "bool(state.hinted)",
+    ),
+    "an end that a pass has heard of wakes the run, too": (
+        event_waits,
+        "return fact.wait in state.hinted",
+        "return False",
+    ),
+    "a pass is told by a hint, and the journal is not": (
+        event_waits,
+        "sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact))",
+        "sleeps.awake(hinted), (_hint_of(state, fact),)",
+    ),
+    "an end that a hint may not have told does not wake the run": (
+        event_waits,
+        "sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact))",
+        "sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact, wakes=False))",
+    ),
     "an end that was told wakes the run, too": (event_waits, "_event_end(fact, wakes=False)", "_event_end(fact)"),
     "an end that nobody was told does not wake the run": (event_waits, "wakes=not is_told)", "wakes=False)"),
     "the end of a wait is told once": (event_waits, "if not (is_told and state.live):", "if True:"),

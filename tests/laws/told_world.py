@@ -1,18 +1,23 @@
 """A run that waits for events, its passes, and what can come between them: cut down to what a pass is told.
 
-A pass may know the end of a wait from its task before the journal has it. Engines die between any two things that they
-do, workers at any time, and tasks get lost; then what brings the task back does not know the end any more.
+A pass may know the end of a wait from its task before the journal has it. Engines die, or are held up,
+between any two things that they do, workers die at any time, and tasks get lost; then what brings the task back does
+not know the end any more. A pass that has recorded a wait may linger for its end, which a hint tells it; hints come
+late, to passes that are over, or never.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
+
 from ironflow.names import mark
 from ironflow.records import (
+    NULL,
     TERMINAL,
     EventRecord,
     FunctionRecord,
@@ -21,6 +26,7 @@ from ironflow.records import (
     WaitEntry,
     WaitRecord,
 )
+from ironflow_engine.event_waits import MOST_TOLD_BYTES
 from ironflow_engine.facts import (
     AppendStep,
     Command,
@@ -33,6 +39,7 @@ from ironflow_engine.facts import (
     RegisterWait,
     RunStarted,
     StateReviewed,
+    TellPass,
     WaitRecorded,
     Woken,
 )
@@ -40,6 +47,8 @@ from ironflow_engine.facts import (
 RUN = "run"
 QUEUE = "orders"
 TRIGGER = EventRecord(id="e0", name="go", time="")
+
+_LARGE = msgspec.Raw(b'"%s"' % (b"x" * MOST_TOLD_BYTES))
 
 Decide = Callable[[RunState | None, Fact], Decision]
 
@@ -50,12 +59,45 @@ class Task(NamedTuple):
     end: str
 
 
-class Pass(NamedTuple):
-    """A pass: what it knows the end of, and what it has still to record."""
+class Pass:
+    """A pass.
 
-    number: int
-    knows: frozenset[str]
-    left: list[Callable[[], None]]
+    Attributes:
+        number: which one.
+        worker: who executes it.
+        knows: the waits whose ends it knows.
+        seen: what it has read of the journal.
+        told: whether its task told it the end of a wait.
+        heard: the waits whose ends hints have told it.
+        left: what it has still to record.
+        lingers_for: the wait that it stays open for; empty where it does not.
+
+    """
+
+    def __init__(self, number: int, worker: str, knows: frozenset[str], seen: int, *, told: bool) -> None:
+        self.number = number
+        self.worker = worker
+        self.knows = knows
+        self.seen = seen
+        self.told = told
+        self.heard: tuple[str, ...] = ()
+        self.left: list[Callable[[], None]] = []
+        self.lingers_for = ""
+
+
+class UnderWay(NamedTuple):
+    """What an engine is about to do with some messages.
+
+    Attributes:
+        names: of the messages.
+        lost: those that are delivered to others, too, since it has held them for too long.
+        work: the rest of it.
+
+    """
+
+    names: Sequence[str]
+    lost: set[str]
+    work: Iterator[None]
 
 
 class World:
@@ -79,8 +121,14 @@ class World:
         self.revision = 1
         self.remembered: list[tuple[RunState, int] | None] = [None, None]
         self.journal: dict[str, int] = {}
+        self.records: dict[str, Fact] = {}
         self.tasks: dict[int, Task] = {0: Task("")}
         self.passes: list[Pass] = []
+        self.hints: list[TellPass] = []
+        self.held: dict[int, UnderWay] = {}
+        """Engines that are held up in the middle of what they do."""
+        self.late: set[int] = set()
+        """Engines that go on with what they were held up in for long."""
         self.inbox: dict[str, Fact | EventRecord] = {}
         self.found: dict[str, WaitEntry] = {}
         self.registered: list[set[str]] = [set(), set()]
@@ -90,6 +138,7 @@ class World:
         """What the pass knew that has recorded the newest outcome."""
         self.outcomes: dict[int, OutcomeRecorded] = {}
         self._sequences = itertools.count(1)
+        self._workers = itertools.count(1)
 
     @property
     def decided(self) -> frozenset[str]:
@@ -102,15 +151,19 @@ class World:
 
     def let_happen(self, choice: int) -> None:
         """Let one of the things happen that may happen next."""
-        which, rest = choice % 6, choice // 6
+        which, rest = choice % 7, choice // 7
         if which == 0:
-            self.publish()
+            self.publish(large=rest % 8 == 0)
         elif which == 1 and self.tasks:
             self.worker_takes(list(self.tasks)[rest % len(self.tasks)])
         elif which == 2 and self.passes:
             self.pass_goes_on(rest % len(self.passes))
         elif which == 3 and self.passes and rest % 3 == 0:
             del self.passes[rest // 3 % len(self.passes)]
+        elif which == 6 and self.hints:
+            hint = self.hints.pop(rest % len(self.hints))
+            if rest // 8 % 4:  # else it is lost
+                self.pass_hears(hint)
         elif which == 4 and self._loses and rest % 3 == 0:
             self.tasks.clear()
         elif which == 4 and self._loses:
@@ -118,11 +171,13 @@ class World:
         elif self.inbox:
             names = list(self.inbox)
             first, second = names[rest % len(names)], names[rest // 8 % len(names)]
-            self.engine_takes(rest % 2, list(dict.fromkeys([first, second])), dies_after=rest // 64 % 7)
+            self.engine_takes(
+                rest % 2, list(dict.fromkeys([first, second])), rest // 64 % 7, dies=bool(rest // 448 % 2)
+            )
 
-    def publish(self) -> None:
-        """Let an event be published that any wait is content with."""
-        event = EventRecord(id=f"e{len(self.events) + 1}", name="x", time="")
+    def publish(self, *, large: bool = False) -> None:
+        """Let an event be published that any wait is content with; no pass is told of one that is *large*."""
+        event = EventRecord(id=f"e{len(self.events) + 1}", name="x", time="", data=_LARGE if large else NULL)
         self.events.append(event)
         self.inbox[event.id] = event
 
@@ -135,40 +190,63 @@ class World:
         sequence = self.journal[subject] = next(self._sequences)
         made = fact(sequence)
         if made is not None:
-            self.inbox[subject] = made
+            self.inbox[subject] = self.records[subject] = made
         if isinstance(made, OutcomeRecorded):
             self.outcomes[made.record.number] = made
 
     # Engines
 
-    def engine_takes(self, engine: int, messages: Sequence[str], dies_after: int = 1_000) -> None:
-        """Let an engine take messages; it may die after so many things that it does, and then they come again."""
-        hasty = [fact for message in messages for fact in self._hasty_facts_of(engine, self.inbox[message])]
-        dies_after = self._apply(engine, hasty, dies_after)
-        facts = [fact for message in messages for fact in self._facts_of(self.inbox[message])]
-        if self._apply(engine, facts, dies_after) < 0:
-            return
-        for message in messages:
-            self.inbox.pop(message)
+    def engine_takes(self, engine: int, names: Sequence[str], stops_after: int = 1_000, *, dies: bool = True) -> None:
+        """Let an engine take messages, or go on where it was held up.
 
-    def _apply(self, engine: int, facts: Sequence[Fact], dies_after: int) -> int:
-        """Apply facts, and what follows; return after how many things more the engine dies, less than 0 if it has."""
+        Args:
+            engine: which one.
+            names: of the messages.
+            stops_after: how many things it does; by default all.
+            dies: it dies then, and the messages come again; otherwise it is held up.
+
+        """
+        under_way = self.held.pop(engine, None)
+        self.late.discard(engine)
+        if under_way is not None and under_way.lost:
+            self.late.add(engine)
+        if under_way is None:
+            for other in self.held.values():
+                other.lost.update(name for name in names if name in other.names)
+            lost: set[str] = set()
+            messages = {name: self.inbox[name] for name in names}
+            under_way = UnderWay(names, lost, self._work(engine, messages, lost))
+        for _ in range(stops_after):
+            if next(under_way.work, under_way) is under_way:
+                return
+        if dies:
+            self.remembered[engine] = None
+            self.registered[engine].clear()
+        else:
+            self.held[engine] = under_way
+
+    def _work(self, engine: int, messages: Mapping[str, Fact | EventRecord], lost: Collection[str]) -> Iterator[None]:
+        hasty = [fact for message in messages.values() for fact in self._hasty_facts_of(engine, message)]
+        yield from self._apply(engine, hasty)
+        yield from self._apply(engine, [fact for message in messages.values() for fact in self._facts_of(message)])
+        for name in messages:
+            if name not in lost:
+                self.inbox.pop(name, None)
+
+    def _apply(self, engine: int, facts: Sequence[Fact]) -> Iterator[None]:
+        """Apply facts, and what follows; stop in front of each thing that is done."""
         ended: list[str] = []
-        while facts and dies_after >= 0:
-            commands = self._fold(engine, facts)
+        while facts:
             following: list[Fact] = []
-            for command in commands:
-                dies_after -= 1
-                if dies_after < 0:
-                    self.remembered[engine] = None
-                    self.registered[engine].clear()
-                    return dies_after
+            for command in self._fold(engine, facts):
+                yield
                 following += self._carry_out(engine, command, ended)
             facts = following
+            if facts:
+                yield
         for step in ended:
             self.found.pop(step, None)
             self.registered[engine].discard(step)
-        return dies_after
 
     def _hasty_facts_of(self, engine: int, message: Fact | EventRecord) -> list[Fact]:
         if not isinstance(message, EventRecord):
@@ -209,7 +287,10 @@ class World:
                 subject = f"end.{command.step}"
                 self.append(subject)
                 ended.append(command.step)
-                return [Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject])] if command.wakes else []
+                woken = Woken(run=RUN, queue=QUEUE, sequence=self.journal[subject], wait=mark(command.step))
+                return [woken] if command.wakes or engine in self.late else []
+            case TellPass():
+                self.hints.append(command)
             case ForgetWait():
                 ended.append(command.step)
             case _:
@@ -266,39 +347,73 @@ class World:
             del self.tasks[number]
             return
         knows = frozenset(step for step in self._steps() if f"end.{step}" in known or step == task.end)
-        left: list[Callable[[], None]] = []
-        # It sees to it some time, at the latest when it is over.
-        record_end = [partial(self.append, f"end.{task.end}")] if task.end else []
-        suspends = False
-        for group, size in enumerate(self.groups):
-            left.append(partial(self.append, f"work.{group}"))
-            waiting = [step for step in (f"w{group}-{index}" for index in range(size)) if step not in knows]
-            left += [partial(self.append, f"wait.{step}", partial(_wait, step)) for step in waiting]
-            if waiting:
-                suspends = True
-                break
-        outcome = OutcomeRecord(
-            number=number,
-            status="suspended" if suspends else "completed",
-            token="",
-            seen=max(known.values(), default=0),
-            told=bool(task.end),
-        )
-        left += [*record_end, partial(self._end_pass, outcome, knows)]
-        self.passes.append(Pass(number, knows, left))
+        seen = max(known.values(), default=0)
+        begun = Pass(number, f"worker-{next(self._workers)}", knows, seen, told=bool(task.end))
+        self.passes.append(begun)
+        self._replay(begun, 0)
+        if task.end:  # it sees to it some time, at the latest when it is over
+            begun.left.append(partial(self.append, f"end.{task.end}"))
 
-    def _end_pass(self, outcome: OutcomeRecord, knows: frozenset[str]) -> None:
+    def _replay(self, each: Pass, first: int) -> None:
+        """Have a pass do what the handler does from a group of waits on, as far as it comes by what is known."""
+        for group in range(first, len(self.groups)):
+            each.left.append(partial(self.append, f"work.{group}"))
+            steps = [f"w{group}-{index}" for index in range(self.groups[group])]
+            waiting = [step for step in steps if step not in each.knows]
+            if waiting:
+                worker = each.worker if len(steps) == 1 else ""
+                each.left += [partial(self.append, f"wait.{step}", partial(_wait, step, worker)) for step in waiting]
+                each.left.append(partial(self._stay, each, waiting[0] if worker else ""))
+                return
+
+    def _stay(self, each: Pass, step: str) -> None:
+        """Let a pass linger for a wait that it has recorded itself."""
+        record = self.records.get(f"wait.{step}")
+        if step and isinstance(record, WaitRecorded) and record.record.worker == each.worker:
+            each.lingers_for = step
+
+    def pass_hears(self, hint: TellPass) -> None:
+        """Let a hint come to its worker: the pass that lingers for it goes on."""
+        for each in self.passes:
+            if (each.worker, each.number) != (hint.worker, hint.number) or not each.lingers_for:
+                continue
+            if hint.end is None:
+                each.lingers_for = ""
+            elif each.lingers_for == hint.end.step:
+                step, each.lingers_for = hint.end.step, ""
+                each.knows |= {step}
+                each.heard += (mark(step),)
+                each.left.append(partial(self.append, f"end.{step}"))
+                self._replay(each, int(step[1:].split("-")[0]) + 1)
+
+    def _end_pass(self, each: Pass) -> None:
+        completed = all(step in each.knows for step in self._steps())
+        outcome = OutcomeRecord(
+            number=each.number,
+            status="completed" if completed else "suspended",
+            token="",
+            seen=each.seen,
+            told=each.told,
+            heard=each.heard,
+        )
+
         def made(sequence: int) -> Fact:
-            self.knew = knows
+            self.knew = each.knows
             return OutcomeRecorded(run=RUN, queue=QUEUE, record=outcome, sequence=sequence, time_ms=1)
 
         self.append(f"outcome.{outcome.number}", made)
 
     def pass_goes_on(self, index: int) -> None:
-        """Let a pass record one thing more, or acknowledge its task in the end."""
+        """Let a pass record one thing more, its outcome in the end, or acknowledge its task.
+
+        One that lingers is tired of it.
+        """
         each = self.passes[index]
+        each.lingers_for = ""
         if each.left:
             each.left.pop(0)()
+        elif f"outcome.{each.number}" not in self.journal:
+            self._end_pass(each)
         else:
             self.tasks.pop(each.number, None)
             del self.passes[index]
@@ -308,6 +423,9 @@ class World:
         number = self.state.number
         if not self.state.live or number in self.tasks:
             return
+        # It looks so late that engines have lost what they were held up with.
+        for under_way in self.held.values():
+            under_way.lost.update(under_way.names)
         fact = self.outcomes.get(number) or StateReviewed(run=RUN, queue=QUEUE, number=number)
         if number:
             for command in self._fold(0, [fact]):
@@ -315,11 +433,21 @@ class World:
         else:
             self.tasks[0] = Task("")
 
-    def comes_to_rest(self) -> None:
-        """Let everything go its way without trouble."""
+    def take_all(self) -> None:
+        """Let engines take all that there is."""
+        for engine in tuple(self.held):
+            self.engine_takes(engine, [])
+        while self.inbox:
+            self.engine_takes(0, [next(iter(self.inbox))])
+
+    def comes_to_rest(self, *, but: str = "") -> None:
+        """Let everything go its way; where *but* names a message, that and who has it stay as they are."""
         for _ in range(300):
-            if self.inbox:
-                self.engine_takes(0, [next(iter(self.inbox))])
+            ready = [name for name in self.inbox if name != but]
+            if self.held and not but:
+                self.engine_takes(next(iter(self.held)), [])
+            elif ready:
+                self.engine_takes(1 if but else 0, ready[:1])
             elif self.passes:
                 self.pass_goes_on(0)
             elif self.tasks:
@@ -330,12 +458,18 @@ class World:
                 return
         raise AssertionError("T1: it never comes to rest")
 
+    def lingers(self) -> None:
+        """Let the only pass go on until it lingers, and engines take what it has recorded."""
+        while not self.passes[0].lingers_for:
+            self.pass_goes_on(0)
+        self.take_all()
+
     @property
     def has_ended(self) -> bool:
         """Whether the run has ended."""
         return self.state.status in TERMINAL
 
 
-def _wait(step: str, sequence: int) -> Fact:
-    record = WaitRecord(name=step, kind="wait_for_event", token="", event="x", on_timeout="none")
+def _wait(step: str, worker: str, sequence: int) -> Fact:
+    record = WaitRecord(name=step, kind="wait_for_event", token="", event="x", on_timeout="none", worker=worker)
     return WaitRecorded(run=RUN, queue=QUEUE, step=step, record=record, sequence=sequence, time_ms=1)

@@ -33,12 +33,22 @@ from ironflow.records import (
     Task,
     TimerRecord,
     TryRecord,
+    WaitEntry,
     WaitRecord,
 )
 from ironflow_engine.child_keeper import ChildKeeper
 from ironflow_engine.conductor import Conductor
 from ironflow_engine.dispatcher import Dispatcher
-from ironflow_engine.facts import Fact, OutcomeRecorded, RunRetried, RunStarted, TryRecorded, WaitRecorded, Woken
+from ironflow_engine.facts import (
+    EventArrived,
+    Fact,
+    OutcomeRecorded,
+    RunRetried,
+    RunStarted,
+    TryRecorded,
+    WaitRecorded,
+    Woken,
+)
 from ironflow_engine.metrics import Metrics
 from ironflow_engine.run_store import RunStore, Version
 from ironflow_engine.wait_keeper import WaitKeeper
@@ -324,6 +334,31 @@ async def test_an_engine_that_was_stopped_publishes_no_task_for_a_pass_that_has_
     assert await held_up.apply([outcome(0, 6), woken(8)]) == {}
     assert await engines.state() == ("queued", 1, True)
     assert [task.number for task in await engines.tasks()] == ([0] if stopped else [0, 1])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_an_end_that_an_engine_was_stopped_over_wakes_its_run_since_the_pass_that_was_told_may_be_lost(
+    engines: Engines, *, stopped: bool
+) -> None:
+    now = [0.0]
+    held_up, other = engines.new(lambda: now[0]), engines.new()
+    wait = WaitRecord(name="w", kind="wait_for_event", token="", event="go", delay_ms=60_000)
+    recorded = WaitRecorded(run="r", queue="q", step="w", record=wait, sequence=5, time_ms=5)
+    await held_up.apply([started(), recorded, outcome(0, 6)])
+    entry = WaitEntry(run="r", queue="q", step="w", wait=wait, sequence=5, time_ms=5)
+    event = EventRecord(id="e-2", name="go", time="")
+
+    def stop(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        if (stage, verb, subject) == ("before", "publish", NAMES.journal_step("q", "r", "w")):
+            now[0] += 10.0 if stopped else 0.1
+        return None
+
+    engines.server.interceptor = stop
+    arrived = EventArrived(run="r", queue="q", entry=entry, event=event, sequence=2, time_ms=7)
+    assert await held_up.apply([arrived]) == {}
+    # What has taken the place of the task that was lost has not been told, and has not found the end in the journal.
+    await other.apply([outcome(1, 8), outcome(2, 9)])
+    assert await engines.state() == (("queued", 3, True) if stopped else ("waiting", 2, False))
 
 
 async def test_an_engine_that_is_stopped_in_mid_send_stores_no_task_that_is_used_up_meanwhile(engines: Engines) -> None:

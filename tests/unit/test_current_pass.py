@@ -151,9 +151,9 @@ async def test_each_refusal_after_the_end_takes_longer_up_to_a_second() -> None:
 
 def test_a_name_is_taken_once_in_its_scope() -> None:
     current = new_pass()
-    assert current.claim((), "a", "run") != current.claim(("all", 0), "a", "run")
+    assert current.names.claim((), "a", "run") != current.names.claim(("all", 0), "a", "run")
     with pytest.raises(DuplicateStepError, match="'a' was used twice"):
-        current.claim((), "a", "sleep")
+        current.names.claim((), "a", "sleep")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_recorded_step_has_to_be_asked_for_as_what_it_is(
     fits: bool,  # noqa: FBT001 - an expectation
 ) -> None:
     current = new_pass(record)
-    claim: Callable[[], object] = lambda: current.claim((), "a", asked)  # type: ignore[arg-type]  # noqa: E731
+    claim: Callable[[], object] = lambda: current.names.claim((), "a", asked)  # type: ignore[arg-type]  # noqa: E731
     if fits:
         claim()
     else:
@@ -181,15 +181,15 @@ def test_a_recorded_step_has_to_be_asked_for_as_what_it_is(
 
 def test_names_and_steps_are_bounded() -> None:
     current = new_pass(limits=Limits(steps_per_run=2, step_name_bytes=4))
-    current.claim((), "éé", "run")
+    current.names.claim((), "éé", "run")
     with pytest.raises(LimitError, match="at most 4 bytes"):
-        current.claim((), "ééx", "run")
-    current.claim((), "b", "run")
+        current.names.claim((), "ééx", "run")
+    current.names.claim((), "b", "run")
     with pytest.raises(LimitError, match="at most 2 steps"):
-        current.claim((), "c", "run")
+        current.names.claim((), "c", "run")
     for name in ("", None, 5, "\ud800"):
         with pytest.raises(DefinitionError):
-            current.claim((), name, "run")  # type: ignore[arg-type]
+            current.names.claim((), name, "run")  # type: ignore[arg-type]
 
 
 # Replaying
@@ -201,15 +201,15 @@ def test_a_pass_replays_until_it_comes_to_what_is_not_recorded() -> None:
         ("wait.b", WaitRecord(name="b", kind="sleep", token="t")),
     )
     assert current.is_replaying
-    current.claim((), "a", "run")
+    current.names.claim((), "a", "run")
     assert current.is_replaying
-    current.claim((), "b", "sleep")
+    current.names.claim((), "b", "sleep")
     assert not current.is_replaying
 
 
 def test_a_pass_that_executes_something_does_not_replay_although_recorded_steps_are_left() -> None:
     current = new_pass(("step.a", StepRecord(name="a", kind="run", token="t")))
-    current.claim((), "new", "run")
+    current.names.claim((), "new", "run")
     assert current.is_replaying
     current.executes()
     assert not current.is_replaying
