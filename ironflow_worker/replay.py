@@ -154,7 +154,7 @@ class Replay:
         what = "output" if outcome.status == "completed" else "the triggering event"
         failure = error_record(PayloadTooLargeError(f"{what} is larger than the server takes: {error}"))
         if outcome.status == "completed":
-            return self._fail(failure)
+            return self._fail(self._logged(failure))
         # Without its event the run cannot have another pass, and so none that undoes.
         undone = "failed" if outcome.status == "compensating" else None
         return replace(
@@ -293,9 +293,9 @@ class Replay:
             raise self._current.failure
         if not handler.done():
             self._tools.log.error("a handler cannot be stopped and is left to itself")
-            return self._fail(_swallowed("goes on"))
+            return self._fail(self._logged(_swallowed("goes on")))
         if error is None and self._current.ended_early:
-            return self._fail(_swallowed("returned"))
+            return self._fail(self._logged(_swallowed("returned")))
         if error is None:
             error = self._forgotten()
         if error is None:
@@ -323,7 +323,7 @@ class Replay:
         try:
             output = encoded(handler.result(), "output", self._tools.limits, self._function.output_type)
         except (SerializationError, PayloadTooLargeError) as error:
-            return self._fail(error_record(error))
+            return self._fail(self._logged(error_record(error)))
         return self._outcome("completed", output=output, unasked=self._current.names.unasked())
 
     async def _fail_or_try_again(self, error: BaseException) -> OutcomeRecord:
@@ -333,25 +333,39 @@ class Replay:
         tools = self._tools
         delay_ms = tools.delay_after(error, self._function.retry.policy, attempt)
         if delay_ms is None:
-            failure = error_record(error, attempts=attempt)
-            tools.log.warning("run failed", error=failure.type, error_text=failure.message, exc_info=error)
+            failure = self._logged(error_record(error, attempts=attempt), error)
             # A run that does not fit its code goes on where it stands, once the code is right: it keeps what it did.
             return self._end_failed(failure) if is_parked(error) else self._fail(failure)
-        tools.log.warning(
-            "handler failed outside its steps, will be run again", attempt=attempt, delay_ms=delay_ms, exc_info=error
-        )
         record = TryRecord(
             name="", kind="run", token=tools.token, attempt=attempt, delay_ms=delay_ms, error=error_record(error)
+        )
+        tools.log.warning(
+            "handler failed outside its steps, will be run again",
+            attempt=attempt,
+            delay_ms=delay_ms,
+            error=record.error.type,
+            error_text=record.error.message,
+            exc_info=error,
         )
         await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
         self._current.note_due(tools.due_ms(delay_ms), backs_off=True)
         return self._suspended()
 
     def _unreadable_event(self, error: SerializationError) -> OutcomeRecord:
-        self._tools.log.warning("run failed", error=type(error).__name__, error_text=str(error))
         # Where steps have results, earlier code could read it. Without it nobody knows what there is to undo, so the
         # run keeps what it did, and goes on there once the code is right.
-        return self._end_failed(error_record(error))
+        return self._end_failed(self._logged(error_record(error)))
+
+    def _logged(self, failure: ErrorRecord, raised: BaseException | None = None) -> ErrorRecord:
+        """Log that the run fails, and return why.
+
+        Args:
+            failure: why.
+            raised: what has left the handler, if that is why.
+
+        """
+        self._tools.log.warning("run failed", error=failure.type, error_text=failure.message, exc_info=raised)
+        return failure
 
     def _fail(self, error: ErrorRecord) -> OutcomeRecord:
         """Return the outcome of a run that fails; where it has something to undo, other passes do that first."""
