@@ -19,9 +19,10 @@ from ironflow.records import ErrorRecord, StepKind, StepRecord, TryRecord
 from ironflow.retry import RetryPolicy
 from ironflow.telemetry.tracing import span
 from ironflow_worker.bodies import inside_of
-from ironflow_worker.failures import as_raised, error_record
+from ironflow_worker.failures import error_record, raised
 from ironflow_worker.memo import Memo
 from ironflow_worker.pass_tools import PassTools
+from ironflow_worker.user_frames import without_our_frames
 
 Append = Callable[[str, msgspec.Struct], Awaitable[Appended]]
 """Records something, or learns what was recorded before. It raises MessageTooLarge for a result only."""
@@ -134,7 +135,7 @@ class Attempt:
             attempt=self._number,
             error=failed.type,
             error_text=failed.message,
-            exc_info=as_raised(error),
+            exc_info=without_our_frames(raised(error)),
         )
         return await self._record(status="failed", error=failed)
 
@@ -170,7 +171,7 @@ class Attempt:
             delay_ms=delay_ms,
             error=record.error.type,
             error_text=record.error.message,
-            exc_info=as_raised(error),
+            exc_info=without_our_frames(raised(error)),
         )
         await self._append(tools.names.journal_try(tools.queue, tools.run, call.key, self._number), record)
         self.next_due_ms = tools.due_ms(delay_ms)

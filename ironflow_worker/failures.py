@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import NoReturn, cast
 
 from ironflow.errors import (
@@ -26,7 +24,6 @@ from ironflow.retry import RetryPolicy
 from ironflow_worker.retry_after import asked_delay_ms, why_unusable
 from ironflow_worker.signals import BodyFailure, leaves
 
-_OURS = f"{Path(__file__).parent}{os.sep}"
 _LONGEST_MESSAGE = 8_192
 _LONGEST_TYPE = 256
 _DEEPEST_SHOWN = 20
@@ -69,15 +66,6 @@ def error_record(error: BaseException, *, step: str | None = None, attempts: int
 def raised(error: BaseException) -> BaseException:
     """Return what was raised in a body, where that is wrapped."""
     return error.raised if isinstance(error, BodyFailure) else error
-
-
-def as_raised(error: BaseException) -> BaseException:
-    """Return what was raised in a body, from the body's own first line on: how it was called helps nobody."""
-    error = raised(error)
-    line = error.__traceback__
-    while line is not None and line.tb_frame.f_code.co_filename.startswith(_OURS):
-        line = line.tb_next
-    return error if line is None else error.with_traceback(line)
 
 
 def _storable(text: str, longest: int) -> str:

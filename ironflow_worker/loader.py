@@ -13,11 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import ironflow
 from ironflow.errors import DefinitionError
 from ironflow.function import Function, one_import, registered_functions
+from ironflow_worker.user_frames import is_ours
 
-_OURS = tuple(str(folder) for folder in (Path(ironflow.__file__).parent, Path(__file__).parent))
 _PYTHONS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<")
 _MOST_FRAMES = 10
 _INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
@@ -168,7 +167,7 @@ def _details(error: BaseException) -> list[str]:
 
 def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return where an error went through the user's own code, the place where it was raised last."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_ours(frame.filename)]
     users = [frame for frame in frames if not frame.filename.startswith(_PYTHONS)]
     # An app may be an installed package itself; where it is not, what is installed is not to blame.
     return [frame for frame in users if not frame.filename.startswith(_INSTALLED)] or users

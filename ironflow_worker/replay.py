@@ -43,6 +43,7 @@ from ironflow_worker.step_client import StepClient
 from ironflow_worker.strands import Strand, strand_here
 from ironflow_worker.told_ends import ToldEnds
 from ironflow_worker.unwinding import Unwinding
+from ironflow_worker.user_frames import without_our_frames
 
 _log = get_logger("ironflow.worker")
 
@@ -333,7 +334,7 @@ class Replay:
         tools = self._tools
         delay_ms = tools.delay_after(error, self._function.retry.policy, attempt)
         if delay_ms is None:
-            failure = self._logged(error_record(error, attempts=attempt), error)
+            failure = self._logged(error_record(error, attempts=attempt), without_our_frames(error))
             # A run that does not fit its code goes on where it stands, once the code is right: it keeps what it did.
             return self._end_failed(failure) if is_parked(error) else self._fail(failure)
         record = TryRecord(
@@ -345,7 +346,7 @@ class Replay:
             delay_ms=delay_ms,
             error=record.error.type,
             error_text=record.error.message,
-            exc_info=error,
+            exc_info=without_our_frames(error),
         )
         await tools.append(tools.names.journal_try(tools.queue, tools.run, self._pass_key, attempt), record)
         self._current.note_due(tools.due_ms(delay_ms), backs_off=True)
