@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
-from ironflow.errors import LimitError
+from ironflow.errors import DefinitionError, LimitError
 from ironflow.limits import Limits
 from ironflow.records import EventRecord, StepRecord, WaitEnd, WaitRecord
 from ironflow_worker.calls import Calls
@@ -85,6 +85,7 @@ class CurrentPass:
         self.names = StepNames(memo, limits)
         self.undos = Undos()
         self.calls = Calls()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.unwinds = unwinds
         self._quiet_since = 0
         self._refusal_seconds = FIRST_REFUSAL_SECONDS
@@ -117,6 +118,27 @@ class CurrentPass:
     def is_replaying(self) -> bool:
         """Whether the handler has yet to come to something that is not recorded."""
         return self.names.any_unasked and not self._executed
+
+    def begin_here(self) -> None:
+        """Note that the handler begins, in the event loop that this is called in."""
+        self._loop = asyncio.get_running_loop()
+
+    def check_here(self, step: str) -> None:
+        """Refuse a step that is asked for in another event loop than the handler's, and so in another thread.
+
+        Nothing of a pass is made for that: the body would run, and its result never be recorded.
+
+        Raises:
+            DefinitionError: it is.
+
+        """
+        if self._loop not in (None, asyncio.get_running_loop()):
+            msg = (
+                f"step {step!r} was asked for outside of the event loop that its handler runs in, as by asyncio.run() "
+                "in a thread; ask for steps in the handler itself. What blocks may be a step's body: "
+                "step.run(name, fn) calls a plain function in a thread"
+            )
+            raise DefinitionError(msg)
 
     def executes(self) -> None:
         """Note that something new is done in this pass."""

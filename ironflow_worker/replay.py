@@ -236,6 +236,7 @@ class Replay:
     async def _handle(self, context: Context[Any]) -> Any:
         self._bind_log()
         leave_bodies()
+        self._current.begin_here()
         strand = Strand()
         strand_here.set(strand)
         self._current.add(strand)

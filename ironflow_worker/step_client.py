@@ -297,6 +297,7 @@ class StepClient(Step):
     ) -> list[Any]:
         check_options(name, concurrency, on_error)
         check_outside_of_bodies(name)
+        self._current.check_here(name)
         self.calls.look()
         await self._current.check_running()
         self._current.names.claim_group(self._scope, name, kind, len(each))
@@ -355,6 +356,7 @@ class StepClient(Step):
 
     async def _claim(self, name: str, kind: StepKind, policy: RetryPolicy) -> Call:
         check_outside_of_bodies(name)
+        self._current.check_here(name)
         self.calls.look()
         if self._current.ended:
             await self._current.check_running()
