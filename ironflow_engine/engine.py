@@ -46,6 +46,7 @@ from ironflow_engine.duty import Duty
 from ironflow_engine.event_intake import EventIntake
 from ironflow_engine.event_reader import EventReader
 from ironflow_engine.event_retention import EventRetention
+from ironflow_engine.facts import START_A_WORKER
 from ironflow_engine.foresight import Foresight
 from ironflow_engine.function_store import FunctionStore
 from ironflow_engine.gauges import Gauges
@@ -82,6 +83,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
         lease_seconds: how long a worker keeps a task without renewing it.
         sweep_seconds: how often it looks for what got lost; more seldom only where months pass in virtual time.
         retention_ms: for how long runs stay in NATS after their end; 0 for ever.
+        advice: what to do about a function that is not registered, as the runs say that were to be of it.
 
     """
 
@@ -90,6 +92,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float = TASK_LEASE_SECONDS
     sweep_seconds: float = reconciler.SWEEP_SECONDS
     retention_ms: int = 0
+    advice: str = START_A_WORKER
 
 
 def random_token() -> str:
@@ -139,7 +142,9 @@ class Engine:
         self._wait_keeper = keeper = WaitKeeper(broker, names, waits, make_token)
         conductor = Conductor(store, Dispatcher(broker, names), keeper, children, self.metrics)
         self._foresight = Foresight(broker, names, self._functions, waits, monotonic)
-        events = EventIntake(broker, conductor, names, self._functions, waits, children, self._foresight)
+        events = EventIntake(
+            broker, conductor, names, self._functions, waits, children, self._foresight, self._settings.advice
+        )
         terminator = Terminator(broker, names, store, conductor, make_token)
         timers = partial(TimerIntake, broker, conductor, names, make_token=make_token)
         self._intakes: tuple[Intake, ...] = (

@@ -57,6 +57,7 @@ class EventIntake(Intake):
         waits: the open waits.
         children: knows which runs were called for by others.
         foresight: knows the functions ahead of lone events.
+        advice: what to do about a function that is not registered.
 
     """
 
@@ -69,6 +70,7 @@ class EventIntake(Intake):
         waits: WaitStore,
         children: ChildKeeper,
         foresight: Foresight,
+        advice: str,
     ) -> None:
         super().__init__(broker, conductor, stream=names.events, consumer=ENGINE_CONSUMER)
         self._names = names
@@ -76,6 +78,7 @@ class EventIntake(Intake):
         self._waits = waits
         self._children = children
         self._foresight = foresight
+        self._advice = advice
         self._more: dict[str, _Lone] = {}
         """Lone events of which the server has still to be asked who waits for them, by lease."""
         self._company = asyncio.Event()
@@ -169,7 +172,8 @@ class EventIntake(Intake):
         return self._starts_by(await self._foresight.functions_for(delivery, event), delivery, event)
 
     def _starts_by(self, matcher: Matcher, delivery: Delivery, event: EventRecord) -> list[RunStarted]:
-        return self._refuse_what_fits_no_task(matcher.starts(event, delivery.sequence, delivery.time_ms), delivery)
+        starts = matcher.starts(event, delivery.sequence, delivery.time_ms, self._advice)
+        return self._refuse_what_fits_no_task(starts, delivery)
 
     def worth_another_try(self, facts: Sequence[Fact], failures: dict[str, BrokerError]) -> dict[str, BrokerError]:
         """Leave out the starts of runs whose states the server does not take, however often they are tried.

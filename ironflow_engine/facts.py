@@ -22,6 +22,8 @@ from ironflow.records import (
     WaitRecord,
 )
 
+START_A_WORKER = "start a worker that has it, then start the run again"
+
 
 class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     """An event starts a run.
@@ -32,6 +34,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
         refusal: why the run cannot be executed; None where it can.
         sequence: where the event stands in EVENTS.
         time_ms: when it was stored there.
+        advice: what to do about a function that is not registered.
 
     """
 
@@ -41,6 +44,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     time_ms: int
     refusal: ErrorRecord | None = None
+    advice: str = START_A_WORKER
 
 
 class WaitRecorded(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from ironflow.errors import SerializationError
 from ironflow.names import is_detached_event_id, run_id
 from ironflow.records import EventRecord, FunctionRecord
 from ironflow.triggers import DETACHED, INVOKED, matches
-from ironflow_engine.facts import RunStarted
+from ironflow_engine.facts import START_A_WORKER, RunStarted
 
 _LONGEST_TEXT = 4_096
 """Bytes. Far more than clients send, also those with limits of their own; far less than a message may have."""
@@ -41,13 +41,14 @@ class Matcher:
                 found[function.id] = function
         return list(found.values())
 
-    def starts(self, event: EventRecord, sequence: int, time_ms: int) -> list[RunStarted]:
+    def starts(self, event: EventRecord, sequence: int, time_ms: int, advice: str = START_A_WORKER) -> list[RunStarted]:
         """Return the runs that an event starts.
 
         Args:
             event: the event.
             sequence: where it stands in EVENTS.
             time_ms: when it was stored there.
+            advice: what to do about a function that it names and that is not registered.
 
         """
         wanted: list[tuple[str, FunctionRecord | None]]
@@ -57,7 +58,12 @@ class Matcher:
             wanted = [(function.id, function) for function in self.functions_for(event.name)]
         return [
             RunStarted(
-                run=run_id(function_id, event.id), event=event, function=function, sequence=sequence, time_ms=time_ms
+                run=run_id(function_id, event.id),
+                event=event,
+                function=function,
+                sequence=sequence,
+                time_ms=time_ms,
+                advice=advice,
             )
             for function_id, function in wanted
         ]

@@ -112,10 +112,7 @@ def _start(fact: RunStarted) -> Decision:
         return _refuse_start(
             fact,
             name,
-            ErrorRecord(
-                type="FunctionNotFound",
-                message=f"no function {shown} is registered; start a worker that has it, then start the run again",
-            ),
+            ErrorRecord(type="FunctionNotFound", message=f"no function {shown} is registered; {fact.advice}"),
         )
     state = RunState(
         id=fact.run,

@@ -37,6 +37,7 @@ _ASK_AGAIN_SECONDS = 7 * 24 * 3_600.0
 _LONGEST_SECONDS = 2 * 366 * 24 * 3_600.0
 """Twice the longest wait."""
 _THREADS = 8
+_ADVICE = "pass it to the environment of the test, as all that are run or invoked: @workflow_test(…) or Environment(…)"
 
 
 class Environment:
@@ -168,7 +169,7 @@ class Environment:
         engine = Engine(
             broker,
             self._names,
-            EngineSettings(read_model=":memory:", sweep_seconds=_SWEEP_SECONDS),
+            EngineSettings(read_model=":memory:", sweep_seconds=_SWEEP_SECONDS, advice=_ADVICE),
             monotonic=asyncio.get_running_loop().time,
         )
         self._engine = engine, broker

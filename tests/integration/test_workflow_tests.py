@@ -225,3 +225,12 @@ def test_limits_are_those_that_are_given() -> None:
 
     with pytest.raises(LimitError):
         too_large()
+
+
+@workflow_test(order)
+async def test_a_function_that_it_was_not_given_is_asked_for_by_what_to_do(env: Environment) -> None:
+    advice = "no function 'charge' is registered; pass it to the environment of the test"
+    with pytest.raises(RunFailedError, match=advice):
+        await env.run(charge, "good")
+    with pytest.raises(RunFailedError, match=advice):
+        await env.run(order, "good")  # which invokes it
