@@ -37,6 +37,8 @@ _ASK_AGAIN_SECONDS = 7 * 24 * 3_600.0
 _LONGEST_SECONDS = 2 * 366 * 24 * 3_600.0
 """Twice the longest wait."""
 _THREADS = 8
+_CONCURRENCY = 100
+"""As in production; a worker needs a place for each of its queues."""
 _ADVICE = "pass it to the environment of the test, as all that are run or invoked: @workflow_test(…) or Environment(…)"
 
 
@@ -183,7 +185,9 @@ class Environment:
             self._names,
             self._functions,
             # Replayed behind each wait, code that is not the same each time shows itself.
-            WorkerSettings(queues=queues, threads=_THREADS, linger_seconds=0),
+            WorkerSettings(
+                queues=queues, concurrency=max(_CONCURRENCY, len(queues)), threads=_THREADS, linger_seconds=0
+            ),
             lambda leases, be_seen: InlineLeaseKeeper(leases, broker, be_seen),
             chance=self._chance.random,
             now_ms=self._server.clock.now_ms,

@@ -234,3 +234,16 @@ async def test_a_function_that_it_was_not_given_is_asked_for_by_what_to_do(env: 
         await env.run(charge, "good")
     with pytest.raises(RunFailedError, match=advice):
         await env.run(order, "good")  # which invokes it
+
+
+def test_its_functions_may_be_on_any_number_of_queues() -> None:
+    async def handler(ctx: Context) -> str:
+        return ctx.run.function_id
+
+    functions = [ironflow.function(id=f"f{number}", queue=f"q{number}")(handler) for number in range(120)]
+
+    @workflow_test(*functions)
+    async def test(env: Environment) -> None:
+        assert await env.run(functions[-1]) == "f119"
+
+    test()
