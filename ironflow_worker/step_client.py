@@ -42,7 +42,7 @@ from ironflow_worker.current_pass import CurrentPass, StepRefused
 from ironflow_worker.failures import raise_recorded, recorded_at
 from ironflow_worker.fan_out import Branches, FanOut, check_options, checked_branches, checked_items
 from ironflow_worker.invocation import detached_event, given_data, invocation
-from ironflow_worker.memo import Memo
+from ironflow_worker.older_failures import has_older
 from ironflow_worker.pass_tools import PassTools, WorkerDrains
 from ironflow_worker.signals import PassEnded
 from ironflow_worker.strands import is_in_group
@@ -323,18 +323,14 @@ class StepClient(Step):
         A worker that has lost its lease may go on for a while. What it recorded before our failure is in the
         journal now, and every later pass will raise it.
         """
-        tools, seen = self._tools, self._current.memo.seen
-        place = recorded_at(error)
-        if place is not None and place <= seen:
+        memo, place = self._current.memo, recorded_at(error)
+        if place is not None and place <= memo.seen:
             return
-        since, journal = Memo(self._current.memo.epoch), tools.names.journal_of_run(tools.queue, tools.run)
         try:
-            async for page in tools.broker.read(tools.names.shard_of(tools.run).journal, journal, seen, one_each=True):
-                since.read(page)
+            is_overtaken = await has_older(self._tools, memo, group, place)
         except (BrokerError, SerializationError) as trouble:
             raise self._give_up(trouble) from trouble
-        others = since.failures(group, but_of=tools.token)
-        if any(place is None or other < place for other in others):
+        if is_overtaken:
             overtaken = BrokerError(f"another worker has recorded an older failure in {group[-1]!r}")
             raise self._give_up(overtaken)
 
