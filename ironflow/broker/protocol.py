@@ -167,6 +167,7 @@ class StreamState(msgspec.Struct, frozen=True):
     Attributes:
         created: when it was made, in the server's words: another one where it was deleted and made anew, with
             sequences that begin at 1 again.
+        consumers: how many consumers it has.
 
     """
 
@@ -175,6 +176,7 @@ class StreamState(msgspec.Struct, frozen=True):
     last_sequence: int
     size_bytes: int
     created: str
+    consumers: int = 0
 
 
 class ConsumerState(msgspec.Struct, frozen=True):

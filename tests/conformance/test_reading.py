@@ -172,6 +172,13 @@ async def test_a_stream_state_counts_what_is_stored(arena: Arena) -> None:
     assert 5_000 < state.size_bytes < 6_000
 
 
+async def test_a_stream_state_counts_consumers(arena: Arena) -> None:
+    log = await arena.log()
+    assert (await arena.broker.stream_state(log.name)).consumers == 0
+    await log.consumer()
+    assert (await arena.broker.stream_state(log.name)).consumers == 1
+
+
 async def test_an_emptied_stream_goes_on_where_it_was(arena: Arena) -> None:
     log = await arena.log()
     await log.put_many(["a", "b", "c"])

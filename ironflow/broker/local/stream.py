@@ -213,6 +213,7 @@ class Stream:
             last_sequence=self._last_sequence,
             size_bytes=self._size_bytes,
             created=self._created,
+            consumers=len(self.consumers),
         )
 
     # Consumers

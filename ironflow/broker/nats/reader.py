@@ -42,6 +42,7 @@ class _StreamNumbers(msgspec.Struct):
     bytes: int = 0
     first_seq: int = 0
     last_seq: int = 0
+    consumer_count: int = 0
 
 
 class _StreamAnswer(msgspec.Struct):
@@ -169,7 +170,14 @@ class Reader:
         """Return how full a stream is, as its leader has it."""
         answer = await self._stream_info(stream)
         numbers = answer.state
-        return StreamState(numbers.messages, numbers.first_seq, numbers.last_seq, numbers.bytes, answer.created)
+        return StreamState(
+            numbers.messages,
+            numbers.first_seq,
+            numbers.last_seq,
+            numbers.bytes,
+            answer.created,
+            numbers.consumer_count,
+        )
 
     async def consumer_state(self, stream: str, consumer: str) -> ConsumerState:
         """Return how far a consumer is."""
