@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, NoSuchStream
+from ironflow.broker.protocol import (
+    Ambiguous,
+    Broker,
+    BrokerError,
+    ConsumerSpec,
+    NoSuchStream,
+    StorageFull,
+    Unavailable,
+)
 from ironflow.broker.topology import queue_consumers
 from ironflow.logs import get_logger
 from ironflow.names import Names
@@ -24,6 +32,9 @@ _Standing = tuple[tuple[ConsumerSpec, ...], tuple[tuple[str, int], ...]]
 class QueueKeeper:
     """Makes consumers of queues anew that somebody has deleted, which workers cannot.
 
+    The first time that it looks, it also brings those that exist to their settings: whoever has changed them by hand
+    gets them back with an engine that starts.
+
     Those of the engines are left to whoever restarts one: they begin with all that their streams hold, and events of
     the past may start runs of functions that were not there then. A queue holds what is still to be done.
 
@@ -35,6 +46,9 @@ class QueueKeeper:
         functions: the registered functions.
         lease_seconds: how long a worker keeps a task without renewing it.
 
+    Attributes:
+        has_looked: whether it has looked at all of them once.
+
     """
 
     def __init__(self, broker: Broker, names: Names, functions: FunctionStore, lease_seconds: float) -> None:
@@ -45,6 +59,9 @@ class QueueKeeper:
         self._complete: _Standing | None = None
         """How it was when nothing was missing."""
         self._unchanged = 0
+        self._set_up: set[ConsumerSpec] = set()
+        """Those whose settings were brought in, or cannot be."""
+        self.has_looked = False
 
     async def restore(self) -> None:
         """Make what is missing; where that does not work, say so and leave it to the next time."""
@@ -57,6 +74,7 @@ class QueueKeeper:
             consumers, _ = standing
             if not await self._restore_all(consumers):
                 self._complete = standing
+            self.has_looked = True
         except BrokerError as error:
             _log.warning("queues not looked at, will be tried again", reason=f"{type(error).__name__}: {error}")
 
@@ -92,5 +110,17 @@ class QueueKeeper:
                 consumer=consumer.name,
                 stream=consumer.stream,
             )
+            self._set_up.add(consumer)
             return True
+        if consumer not in self._set_up:
+            await self._bring_to_settings(consumer)
         return False
+
+    async def _bring_to_settings(self, consumer: ConsumerSpec) -> None:
+        try:
+            await self._broker.ensure_consumer(consumer)
+        except (Ambiguous, StorageFull, Unavailable):
+            raise  # it may be done in a moment
+        except BrokerError as error:
+            _log.warning("the consumer of a queue stays as it is", reason=str(error))
+        self._set_up.add(consumer)

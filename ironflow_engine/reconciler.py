@@ -93,6 +93,9 @@ class Reconciler:
             try:
                 if await self._duty.claim():
                     await self.sweep()
+                elif not self._queues.has_looked:
+                    # Whoever restarts an engine to have settings repaired cannot know which one has the duty.
+                    await self._queues.restore()
             except BrokerError as error:
                 _log.warning("not reconciled, will be tried again", reason=f"{type(error).__name__}: {error}")
             except Exception:  # noqa: BLE001 - whatever it is, it must not stop the engine

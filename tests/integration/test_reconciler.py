@@ -13,6 +13,7 @@ import ironflow
 from ironflow import Context, Retry, Step
 from ironflow.broker.local import Stage
 from ironflow.broker.protocol import BrokerError, Publication
+from ironflow.broker.topology import queue_consumers
 from ironflow.codec import encode_record
 from ironflow_engine import reconciler
 from tests.integration.overdue_runs import WITHIN_SECONDS, dies_ending_runs, no_room, purge, seconds_of
@@ -420,3 +421,17 @@ async def test_one_engine_at_a_time_sweeps_and_another_goes_on_when_it_dies() ->
         await system.kill(first)
         await purge(system, system.names.all_shards[0].timers)
         assert await seconds_of(run) <= 30 + WITHIN_SECONDS
+
+
+async def test_an_engine_that_starts_beside_another_gives_a_queues_consumer_its_settings_back() -> None:
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None: ...
+
+    async with running_system(f) as system:
+        await asyncio.sleep(30)
+        [wanted] = queue_consumers(system.names, "default")
+        await system.broker.ensure_consumer(replace(wanted, max_ack_pending=1))
+        await system.add_engine()
+        await asyncio.sleep(WITHIN_SECONDS)
+        tasks = system.server.stream(system.names.all_shards[0].tasks)
+        assert tasks.consumer("default").spec == wanted

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import cast
 
+import msgspec
 import pytest
 
-from ironflow.broker.local import LocalBroker, LocalServer
-from ironflow.broker.protocol import Broker, ConsumerState, NoSuchStream
+from ironflow.broker.local import LocalBroker, LocalServer, Stage
+from ironflow.broker.protocol import Broker, BrokerError, ConsumerState, NoSuchStream
 from ironflow.broker.topology import queue_consumers, streams
 from ironflow.names import Names
 from ironflow.records import FunctionRecord
@@ -88,7 +89,7 @@ async def test_while_nothing_changes_the_number_of_consumers_is_asked_for_and_ea
 ) -> None:
     for _ in range(SWEEPS_OF_A_MINUTE):
         await nats.keeper.restore()
-    assert nats.asked == {"consumer_state": len(QUEUES), "stream_state": SWEEPS_OF_A_MINUTE}
+    assert (nats.asked["consumer_state"], nats.asked["stream_state"]) == (len(QUEUES), SWEEPS_OF_A_MINUTE)
     await nats.keeper.restore()
     assert nats.asked["consumer_state"] == 2 * len(QUEUES)
 
@@ -120,3 +121,45 @@ async def test_a_consumer_that_could_not_be_looked_for_is_looked_for_with_the_ne
     nats.server.start()
     await nats.keeper.restore()
     assert await nats.is_there("q1")
+
+
+async def test_a_queue_that_is_new_gets_its_consumer(nats: Nats) -> None:
+    await nats.keeper.restore()
+    await FunctionStore(nats.broker, NAMES, lambda: "token").put(FunctionRecord(id="new", queue="new"))
+    await nats.keeper.restore()
+    assert await nats.is_there("new")
+
+
+def limit_of(nats: Nats, queue: str) -> int:
+    return nats.server.stream(TASKS).consumer(queue).spec.max_ack_pending
+
+
+async def test_an_engine_that_starts_brings_the_consumers_of_queues_to_their_settings_once(nats: Nats) -> None:
+    changed = msgspec.structs.replace(queue_consumers(NAMES, "q1")[0], max_ack_pending=1)
+    await nats.broker.ensure_consumer(changed)
+    await nats.keeper.restore()
+    assert limit_of(nats, "q1") == limit_of(nats, "q2") > 1
+    # What is changed from then on stays until the next start: it may be on purpose.
+    await nats.broker.ensure_consumer(changed)
+    for _ in range(SWEEPS_OF_A_MINUTE + 1):
+        await nats.keeper.restore()
+    assert limit_of(nats, "q1") == 1
+
+
+async def test_a_consumer_that_cannot_be_changed_is_left_as_it_is_and_keeps_no_other_from_being_made(
+    nats: Nats,
+) -> None:
+    tried: list[str] = []
+
+    def refuse(stage: Stage, verb: str, _subject: str) -> BrokerError | None:
+        if stage != "before" or verb != "ensure_consumer" or len(tried) == len(QUEUES) - 1:
+            return None
+        tried.append(verb)
+        return BrokerError("deliver policy can not be updated")
+
+    nats.delete("q99")
+    nats.server.interceptor = refuse
+    for _ in range(3):
+        await nats.keeper.restore()
+    nats.server.interceptor = None
+    assert await nats.is_there("q99")
