@@ -12,6 +12,7 @@ import pytest
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
 from ironflow.broker.nats.inspector import Inspector
+from ironflow.broker.nats.provisioner import consumer_config
 from ironflow.broker.protocol import Publication
 from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.doctor import monitor
@@ -85,3 +86,30 @@ async def test_monitoring_says_whether_the_server_syncs_always(nats_server: Embe
     assert unsynced.jetstream.config is not None
     assert not unsynced.jetstream.config.sync_always
     assert unsynced.jetstream.config.sync_interval == 120 * 10**9
+
+
+async def test_what_shall_not_be_set_of_a_consumer_is_named_and_so_is_a_pause_while_it_lasts(
+    broker: NatsBroker, namespace: str
+) -> None:
+    names, inspector = Names(namespace), Inspector(broker)
+    for stream in streams(names):
+        await broker.ensure_stream(stream)
+    [spec] = queue_consumers(names, "orders")
+    await broker.ensure_consumer(spec)
+    strange = {"headers_only": True, "max_expires": 10**9, "inactive_threshold": 3600 * 10**9}
+    changed = consumer_config(spec) | strange | {"description": "ours", "sample_freq": "10"}
+    request = {"stream_name": spec.stream, "config": changed, "action": "update"}
+    await broker.api.call(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", request, Answer)
+    assert await inspector.consumer_differences(spec) == {key: (value, None) for key, value in strange.items()}
+    await broker.ensure_consumer(spec)
+    assert await inspector.consumer_differences(spec) == {}
+    until = "2199-01-01T00:00:00Z"
+    await broker.api.call(f"CONSUMER.PAUSE.{spec.stream}.{spec.name}", {"pause_until": until}, Answer)
+    await broker.ensure_consumer(spec)  # which does not end it
+    assert await inspector.consumer_differences(spec) == {"pause_until": (until, None)}
+    await broker.api.call(f"CONSUMER.PAUSE.{spec.stream}.{spec.name}", {}, Answer)
+    assert await inspector.consumer_differences(spec) == {}
+
+
+class Answer(msgspec.Struct):
+    """What is not looked at."""

@@ -181,6 +181,18 @@ def test_what_an_engines_options_decide_is_no_difference() -> None:
     assert finding.level == "ok"
 
 
+def test_a_paused_consumer_is_named_with_how_to_resume_it_beside_what_else_is_wrong_with_it() -> None:
+    [spec] = queue_consumers(NAMES, "orders")
+    pause = {"pause_until": ("2199-01-01T00:00:00Z", None)}
+    [paused] = check_consumers({spec: {**pause, "ack_wait": (1, 2)}})
+    assert paused.level == "error"
+    assert "consumer orders of TEST_TASKS is paused until 2199-01-01T00:00:00Z" in paused.text
+    assert "nats consumer resume TEST_TASKS orders" in paused.advice
+    _, strange = check_consumers({spec: {**pause, "headers_only": (True, None)}})
+    assert strange.level == "error"
+    assert strange.text == "consumer orders of TEST_TASKS: headers_only is True, and shall not be set"
+
+
 # Engines and workers
 
 

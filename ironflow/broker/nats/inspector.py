@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ironflow.broker.nats.provisioner import consumer_config, differences, merge, shards_in, with_metadata
+from ironflow.broker.nats.provisioner import consumer_config, differences, merge, shards_in, strange, with_metadata
 from ironflow.broker.nats.settings import API_PREFIX
 from ironflow.broker.protocol import Broker, BrokerError, ConsumerSpec, StreamSpec, Unavailable
 
@@ -108,6 +108,7 @@ class _Stream(_Answer, frozen=True):
 
 class _Consumer(_Answer, frozen=True):
     config: dict[str, Any] = {}
+    paused: bool = False
 
 
 class Inspector:
@@ -152,11 +153,16 @@ class Inspector:
         return Placement(found.config.get("num_replicas", 1), cluster.leader, cluster.replicas, cluster.name)
 
     async def consumer_differences(self, spec: ConsumerSpec) -> Differences | None:
-        """Return how a consumer's settings differ from *spec*; None where there is no such consumer."""
+        """Return how a consumer's settings differ from *spec*; None where there is no such consumer.
+
+        What shall not be set at all shall be None; ``pause_until`` is among that while it is paused.
+        """
         found = await self._ask(f"CONSUMER.INFO.{spec.stream}.{spec.name}", b"", _Consumer)
         if _is_missing(found):
             return None
-        return differences(found.config, with_metadata(found.config, consumer_config(spec)))
+        wanted = consumer_config(spec)
+        pause: Differences = {"pause_until": (found.config.get("pause_until"), None)} if found.paused else {}
+        return differences(found.config, with_metadata(found.config, wanted)) | strange(found.config, wanted) | pause
 
     async def shards(self, stream: str) -> int:
         """Return how many shards the namespace of a stream has; 1 where there is no such stream."""

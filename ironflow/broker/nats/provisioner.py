@@ -19,6 +19,10 @@ MAX_WAITING_PULLS = 4096
 """Pulls that wait at one consumer, of all clients; the server's 512 end at a few hundred workers."""
 
 
+_HARMLESS = frozenset({"description", "metadata", "num_replicas", "pause_until", "sample_freq"})
+"""What an operator may set of a consumer beside what is ours. A pause is not among its settings, see the inspector."""
+
+
 class _StreamAnswer(msgspec.Struct):
     config: dict[str, Any] = {}
 
@@ -117,6 +121,13 @@ def consumer_config(spec: ConsumerSpec) -> dict[str, Any]:
         "deliver_policy": "all",
         "replay_policy": "instant",
     } | _metadata(spec.shards)
+
+
+def strange(existing: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what is set of a consumer and shall not be, as (is, None): each such setting changes what it delivers."""
+    return {
+        key: (value, None) for key, value in existing.items() if value and key not in wanted and key not in _HARMLESS
+    }
 
 
 class Provisioner:
