@@ -103,6 +103,15 @@ class TestFirstConnection:
                 broker = await connect(settings_for("nats://127.0.0.1:1", old, nats_server.url))
                 await broker.close()
 
+    @pytest.mark.parametrize("greeting", [(), (info_line("2.15.1"),)])
+    async def test_a_silent_one_of_several_servers_leaves_time_for_the_others(
+        self, nats_server: EmbeddedServer, greeting: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nats.aio.client.shuffle", lambda _: None)  # the silent one comes first
+        async with stub_server(*greeting) as silent:
+            broker = await connect(settings_for(silent, nats_server.url))
+            await broker.close()
+
     async def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         missing = tmp_path / "my.creds"
         with pytest.raises(DefinitionError, match=f"cannot read the credentials file {missing}: No such file"):

@@ -26,6 +26,8 @@ OLDEST_SERVER = (2, 14, 3)
 ADVISED_SERVER = (2, 15, 0)
 PING_SECONDS = 5
 OUTSTANDING_PINGS = 2
+LEAST_SECONDS = 1.0
+"""A server that is far away, or busy, has this long to answer, however many others there are to be tried."""
 JETSTREAM_SECONDS = 1.0
 NO_JETSTREAM = frozenset({10039, 10076})
 """Not enabled for the account, not enabled."""
@@ -125,6 +127,8 @@ class _Attempt:
                 self._errors.append(TimeoutError())
             elif (error := connecting.exception()) is None:
                 self._connected = True
+                # Whoever connects again has all the time that there is.
+                wire.options["connect_timeout"] = self._settings.connect_timeout_seconds
                 return
             elif isinstance(error, Exception):
                 # Of any kind: nats-py lets out what reading credentials and certificates ends with.
@@ -211,7 +215,8 @@ def connect_options(settings: ConnectionSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "name": settings.name,
         "inbox_prefix": settings.inbox_prefix,
-        "connect_timeout": settings.connect_timeout_seconds,
+        # One that is down as a whole, and refuses nothing, leaves time for the others.
+        "connect_timeout": max(LEAST_SECONDS, settings.connect_timeout_seconds / len(settings.urls)),
         "ping_interval": PING_SECONDS,
         "max_outstanding_pings": OUTSTANDING_PINGS,
         "tls_handshake_first": settings.tls_first,
