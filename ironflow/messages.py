@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from ironflow.codec import decode_value
 from ironflow.records import NULL, ErrorRecord, EventRecord, FunctionRecord, RunStatus, StepKind, StepStatus, WaitEnd
 
 
@@ -56,6 +57,7 @@ class StepView(Message, frozen=True, kw_only=True):
     """A step, as it is shown. Times are ISO 8601, UTC.
 
     Attributes:
+        output: the JSON that is recorded of what it returned; :attr:`result` reads it.
         unasked: the code that the run completed with did not ask for it.
         until: of an open step: when its sleep, its time-out or its back-off is over; None where it may last for ever.
         awaits: of an open step: what it waits for; None for a sleep and a back-off.
@@ -74,6 +76,16 @@ class StepView(Message, frozen=True, kw_only=True):
     unasked: bool = False
     until: str | None = None
     awaits: AwaitedView | None = None
+
+    @property
+    def result(self) -> Any:
+        """What it returned, as plain lists, dicts, texts and numbers; None where it has returned nothing.
+
+        Raises:
+            SerializationError: it cannot be read.
+
+        """
+        return decode_value(self.output, Any, f"result of step {self.name!r}")
 
 
 class ErrorView(Message, frozen=True, kw_only=True):

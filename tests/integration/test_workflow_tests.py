@@ -90,6 +90,24 @@ async def test_a_failure_is_raised_with_its_reason(env: Environment) -> None:
         await env.run(order, "lost")
 
 
+@ironflow.function(id="packs")
+async def packs(ctx: Context) -> None:
+    await ctx.step.run("pack", lambda: {"boxes": [1, 2], "weight": 2**70})
+    await ctx.step.sleep("rest", "1h")
+    await ctx.step.wait_for_event("go", event="go")
+
+
+@workflow_test(packs)
+async def test_what_steps_have_returned_can_be_compared(env: Environment) -> None:
+    run = await env.client.start(packs)
+    await env.sleep("2h")
+    assert [(step.name, step.result) for step in await run.steps()] == [
+        ("pack", {"boxes": [1, 2], "weight": 2**70}),
+        ("rest", None),
+        ("go", None),
+    ]
+
+
 @workflow_test(order, charge)
 async def test_an_event_returns_the_runs_that_it_starts(env: Environment) -> None:
     (run,) = await env.publish("order.paid", "good", id="o-1")
