@@ -166,7 +166,7 @@ class StepHistory:
                     self._open.pop(step, None)
                 else:
                     view = _recorded_view(record, message.time_ms, unasked=step in self._unasked)
-                    self._recorded[step] = message.sequence, view
+                    self._recorded[step] = message.sequence, self._at_its_end(view, step, message.time_ms)
             case "wait":
                 wait = decode_record(WaitRecord, message.payload)
                 self._open_step(step, message).wait = wait
@@ -177,6 +177,16 @@ class StepHistory:
                 self._open[step].is_due = True
             case _:
                 pass
+
+    def _at_its_end(self, view: StepView, step: str, recorded_ms: int) -> StepView:
+        """Return a sleep of a retried run as it was, and not with the time for which the run had failed meanwhile."""
+        slept = self._open.get(step)
+        if not self._epoch or slept is None or slept.wait is None or not slept.is_sleep:
+            return view
+        until_ms = _until_ms(slept.newest_ms, slept.wait)
+        if until_ms is None or until_ms >= recorded_ms:
+            return view
+        return msgspec.structs.replace(view, finished_at=to_iso(max(until_ms, slept.since_ms)))
 
     def _open_step(self, step: str, message: StoredMessage) -> _Open:
         opened = self._open.setdefault(step, _Open(message.time_ms, message.time_ms, message.sequence))
@@ -227,9 +237,14 @@ def _open_view(open_step: _Open) -> StepView:
 
 
 def _until(stored_ms: int, record: WaitRecord | TryRecord) -> str | None:
+    until_ms = _until_ms(stored_ms, record)
+    return None if until_ms is None else to_iso(until_ms)
+
+
+def _until_ms(stored_ms: int, record: WaitRecord | TryRecord) -> int | None:
     if isinstance(record, WaitRecord) and record.until_ms is not None:
-        return to_iso(record.until_ms)
-    return None if record.delay_ms is None else to_iso(stored_ms + record.delay_ms)
+        return record.until_ms
+    return None if record.delay_ms is None else stored_ms + record.delay_ms
 
 
 def _awaited(record: WaitRecord | TryRecord) -> AwaitedView | None:

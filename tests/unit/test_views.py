@@ -185,6 +185,41 @@ def test_what_stayed_open_in_an_earlier_epoch_is_open_no_more_but_for_sleeps() -
     assert [(view.name, view.status) for _, view in made.open_steps()] == [("a", "sleeping")]
 
 
+@pytest.mark.parametrize(
+    ("epoch", "over_ms"),
+    [(0, 90_000), (1, 60_000)],  # the end that is recorded; the end of the sleep
+    ids=["not retried", "retried"],
+)
+@pytest.mark.parametrize(
+    "wait",
+    [
+        WaitRecord(name="a", kind="sleep", token="t", delay_ms=60_000),
+        WaitRecord(name="a", kind="sleep", token="t", until_ms=NOW + 60_000),
+    ],
+    ids=["sleep", "sleep_until"],
+)
+def test_a_sleep_that_was_over_before_its_run_was_retried_took_no_longer_than_it_was_to(
+    epoch: int, over_ms: int, wait: WaitRecord
+) -> None:
+    made = StepHistory(epoch=epoch)
+    end = StepRecord(name="a", kind="sleep", token="t", duration_ms=90_000)
+    made.read([stored(1, "wait.a", wait), stored(2, "step.a", end, NOW + 90_000)])
+    ((_, view),) = made.recorded()
+    assert (view.started_at, view.finished_at) == (to_iso(NOW), to_iso(NOW + over_ms))
+
+
+def test_a_sleep_of_a_retried_run_that_ends_as_soon_as_it_is_due_shows_when_that_was() -> None:
+    made = StepHistory(epoch=1)
+    made.read(
+        [
+            stored(1, "wait.a", WaitRecord(name="a", kind="sleep", token="t", delay_ms=60_000)),
+            stored(2, "step.a", StepRecord(name="a", kind="sleep", token="t", duration_ms=59_990), NOW + 59_990),
+        ]
+    )
+    ((_, view),) = made.recorded()
+    assert (view.started_at, view.finished_at) == (to_iso(NOW), to_iso(NOW + 59_990))
+
+
 def test_what_was_shown_as_open_is_shown_neither_as_open_nor_as_recorded_again() -> None:
     made = history(
         stored(1, "wait.a", WaitRecord(name="a", kind="sleep", token="t")),
