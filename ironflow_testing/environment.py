@@ -23,6 +23,7 @@ from ironflow.limits import DEFAULT_LIMITS, Limits
 from ironflow.names import Names
 from ironflow_engine.engine import Engine, EngineSettings
 from ironflow_worker.leases import InlineLeaseKeeper
+from ironflow_worker.user_frames import without_our_frames
 from ironflow_worker.worker import Worker, WorkerSettings
 
 In = TypeVar("In")
@@ -243,7 +244,11 @@ def workflow_test(
 
         @functools.wraps(test)
         def run(*args: Any, **kwargs: Any) -> None:
-            run_virtual(main(*args, **kwargs), longest_seconds=longest_seconds)
+            try:
+                run_virtual(main(*args, **kwargs), longest_seconds=longest_seconds)
+            except Exception as error:
+                _begin_at(test, error)
+                raise
 
         # What is shown of it has one parameter less than what it wraps.
         del run.__wrapped__
@@ -265,6 +270,15 @@ class _Decorator(Protocol):
     def __call__(
         self, test: Callable[Concatenate[Tests, Environment, P], Coroutine[Any, Any, None]], /
     ) -> Callable[Concatenate[Tests, P], None]: ...
+
+
+def _begin_at(test: Callable[..., object], error: Exception) -> None:
+    """Have the traceback of what was raised in a test begin with the test, and show no frames of ours behind it."""
+    line = error.__traceback__
+    while line is not None and line.tb_frame.f_code is not getattr(test, "__code__", None):
+        line = line.tb_next
+    if line is not None:
+        without_our_frames(error.with_traceback(line))
 
 
 def _check_test(test: Callable[..., object], takes_environment: bool) -> None:  # noqa: FBT001

@@ -13,7 +13,9 @@ from ironflow.errors import IronflowError
 
 E = TypeVar("E", bound=BaseException)
 
-_OURS = tuple(f"{folder}{os.sep}" for folder in (Path(ironflow.__file__).parent, Path(__file__).parent))
+_OURS = tuple(
+    f"{Path(ironflow.__file__).parent}{package}{os.sep}" for package in ("", "_worker", "_engine", "_testing")
+)
 
 
 def is_ours(filename: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -202,6 +203,29 @@ def test_what_fails_within_fails_the_test() -> None:
 
     with pytest.raises(AssertionError):
         fails()
+
+
+def test_what_fails_within_is_shown_from_the_tests_own_line_on() -> None:
+    @workflow_test(order, charge)
+    async def fails(env: Environment) -> None:
+        assert await run_it(env) == 0
+
+    async def run_it(env: Environment) -> int:
+        return await env.run(order, "lost")
+
+    with pytest.raises(RunFailedError) as caught:
+        fails()
+    ours = "test_what_fails_within_is_shown_from_the_tests_own_line_on"
+    assert [line.name for line in traceback.extract_tb(caught.value.__traceback__)] == [ours, "fails", "run_it"]
+
+
+def test_what_fails_outside_of_the_test_is_shown_whole() -> None:
+    @workflow_test(two_steps, begins_at="soon")
+    async def never_begins(env: Environment) -> None: ...
+
+    with pytest.raises(DefinitionError) as caught:
+        never_begins()
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "_to_datetime"
 
 
 def test_a_test_that_waits_for_what_never_comes_is_told_where() -> None:
