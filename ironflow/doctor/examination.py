@@ -15,7 +15,7 @@ from ironflow.broker.protocol import Broker, BrokerError, Denied, NoSuchStream, 
 from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.clock import now_ms, parse_when
 from ironflow.codec import decode_record
-from ironflow.doctor import fleet, monitor, replicas, server, stuck, topology
+from ironflow.doctor import bounds, fleet, monitor, replicas, server, stuck, topology
 from ironflow.doctor.access import check_access
 from ironflow.doctor.finding import Finding
 from ironflow.doctor.keeping import check_events, check_keeping, check_writes
@@ -78,6 +78,7 @@ class Examination:
             ("clock", self._clock),
             ("replicas", self._replicas),
             ("streams", self._streams),
+            ("limits", self._limits),
             ("consumers", self._consumers),
             ("engine", self._engines),
             ("workers", self._workers),
@@ -133,6 +134,11 @@ class Examination:
         found = await asyncio.gather(*(self._inspector.stream_differences(spec) for spec in specs))
         standing = topology.check_streams(dict(zip(specs, found, strict=True)))
         return [*standing, *check_events(engine, for_ever=await self._keeps_events_for_ever())]
+
+    async def _limits(self) -> list[Finding]:
+        names = [spec.name for spec in streams(self._names)]
+        found = await asyncio.gather(*map(self._inspector.bounds, names))
+        return bounds.check_bounds(dict(zip(names, found, strict=True)), self._broker.server.max_payload)
 
     async def _keeps_events_for_ever(self) -> bool:
         spec = msgspec.structs.replace(streams(self._names)[0], age_stays_lifted=False)

@@ -11,8 +11,8 @@ import pytest
 
 from ironflow.broker.embedded import EmbeddedServer
 from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
-from ironflow.broker.nats.inspector import Inspector
-from ironflow.broker.nats.provisioner import consumer_config
+from ironflow.broker.nats.inspector import Bounds, Inspector
+from ironflow.broker.nats.provisioner import consumer_config, stream_config
 from ironflow.broker.protocol import Publication
 from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.doctor import monitor
@@ -109,6 +109,29 @@ async def test_what_shall_not_be_set_of_a_consumer_is_named_and_so_is_a_pause_wh
     assert await inspector.consumer_differences(spec) == {"pause_until": (until, None)}
     await broker.api.call(f"CONSUMER.PAUSE.{spec.stream}.{spec.name}", {}, Answer)
     assert await inspector.consumer_differences(spec) == {}
+
+
+async def test_what_a_stream_is_limited_to_and_how_much_it_holds_is_told(broker: NatsBroker, namespace: str) -> None:
+    events, inspector = streams(Names(namespace))[0], Inspector(broker)
+    assert await inspector.bounds(events.name) is None
+    await broker.ensure_stream(events)
+    assert await inspector.bounds(events.name) == Bounds(messages=0, size_bytes=0, drops_oldest=True)
+    changed = stream_config(events) | {"max_msgs": 2, "max_bytes": 10_000, "max_msg_size": 100}
+    await broker.api.call(f"STREAM.UPDATE.{events.name}", changed, Answer)
+    for _ in range(3):
+        await broker.publish(Publication(subject=Names(namespace).event("a"), payload=b"{}"))
+    found = await inspector.bounds(events.name)
+    assert found is not None
+    assert (found.messages, found.most_messages, found.most_bytes, found.most_message_bytes) == (2, 2, 10_000, 100)
+    assert found.room == 0
+
+
+async def test_an_engine_that_starts_has_a_stream_acknowledge_again(broker: NatsBroker, namespace: str) -> None:
+    events = streams(Names(namespace))[0]
+    await broker.ensure_stream(events)
+    await broker.api.call(f"STREAM.UPDATE.{events.name}", stream_config(events) | {"no_ack": True}, Answer)
+    await broker.ensure_stream(events)
+    assert (await broker.publish(Publication(subject=Names(namespace).event("a"), payload=b"{}"))).sequence == 1
 
 
 class Answer(msgspec.Struct):

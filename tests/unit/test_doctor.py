@@ -14,11 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from ironflow.broker.local import LocalServer
-from ironflow.broker.nats.inspector import Storage
+from ironflow.broker.nats.inspector import Bounds, Storage
 from ironflow.broker.topology import engine_consumers, queue_consumers, streams
 from ironflow.cli.doctor import doctor, print_findings
 from ironflow.client import Client
 from ironflow.doctor import Examination, Finding, monitor
+from ironflow.doctor.bounds import check_bounds
 from ironflow.doctor.fleet import check_engine, check_versions, check_workers
 from ironflow.doctor.monitor import JetStreamConfig, JetStreamStats, JetStreamVarz, Monitoring, Varz
 from ironflow.doctor.server import check_clock, check_storage, check_sync, check_version
@@ -191,6 +192,26 @@ def test_a_paused_consumer_is_named_with_how_to_resume_it_beside_what_else_is_wr
     _, strange = check_consumers({spec: {**pause, "headers_only": (True, None)}})
     assert strange.level == "error"
     assert strange.text == "consumer orders of TEST_TASKS: headers_only is True, and shall not be set"
+
+
+@pytest.mark.parametrize(("held", "level"), [(79, None), (81, "warning"), (96, "error"), (120, "error")])
+def test_a_stream_that_is_near_to_a_limit_of_its_own_is_named(held: int, level: str | None) -> None:
+    limited = Bounds(messages=held, size_bytes=1, most_messages=100, most_bytes=1_000)
+    found = check_bounds({"TEST_JOURNAL": limited, "TEST_TASKS": None}, 1024)
+    assert [finding.level for finding in found] == ([] if level is None else [level])
+    assert all("TEST_JOURNAL refuses" in finding.text and "nats stream edit" in finding.advice for finding in found)
+
+
+@pytest.mark.parametrize(("held", "level"), [(0, "warning"), (96, "error")])
+def test_a_stream_that_forgets_its_oldest_messages_is_named_before_it_does(held: int, level: str) -> None:
+    [finding] = check_bounds({"E": Bounds(messages=held, size_bytes=1, most_messages=100, drops_oldest=True)}, 1024)
+    assert finding.level == level
+    assert f"{held} of 100 messages" in finding.text
+
+
+@pytest.mark.parametrize(("most", "count"), [(1023, 1), (1024, 0)])
+def test_a_stream_that_takes_less_than_the_server_is_named(most: int, count: int) -> None:
+    assert len(check_bounds({"E": Bounds(messages=1, size_bytes=1, most_message_bytes=most)}, 1024)) == count
 
 
 # Engines and workers

@@ -61,6 +61,26 @@ def test_a_stream_that_somebody_changed_is_found() -> None:
     run_virtual(examine_changed())
 
 
+def test_what_somebody_has_limited_a_stream_to_is_found() -> None:
+    async def examine_limited() -> None:
+        house = await Installation.make()
+        house.configs[NAMES.events]["max_bytes"] = 1000
+        found = await house.examine()
+        assert levels(found)["limits"] == "warning"
+        assert any("stream TEST_EVENTS drops its oldest messages" in text for text in texts(found))
+
+    run_virtual(examine_limited())
+
+
+def test_a_stream_that_acknowledges_nothing_is_found() -> None:
+    async def examine_silent() -> None:
+        house = await Installation.make()
+        house.configs[NAMES.events]["no_ack"] = True
+        assert "stream TEST_EVENTS: no_ack is True, not False" in texts(await house.examine())
+
+    run_virtual(examine_silent())
+
+
 def test_events_that_are_kept_for_an_archive_that_no_engine_has_are_found() -> None:
     async def examine_kept() -> None:
         house = await Installation.make()

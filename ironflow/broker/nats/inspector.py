@@ -71,6 +71,44 @@ class Placement(msgspec.Struct, frozen=True):
     cluster: str = ""
 
 
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator has limited a stream to, and how much of that it holds; None where it has no such limit.
+
+    Attributes:
+        messages: how many it holds.
+        size_bytes: how large they are.
+        most_messages: how many it may hold.
+        most_bytes: how large they may be together.
+        most_message_bytes: how large one may be.
+        drops_oldest: whether it makes room by forgetting, rather than refusing what comes.
+
+    """
+
+    messages: int
+    size_bytes: int
+    most_messages: int | None = None
+    most_bytes: int | None = None
+    most_message_bytes: int | None = None
+    drops_oldest: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may not hold whatever the server has room for."""
+        return self.most_messages is not None or self.most_bytes is not None
+
+    @property
+    def room(self) -> float:
+        """The share of its tightest limit that is left."""
+        counts = ((self.messages, self.most_messages), (self.size_bytes, self.most_bytes))
+        return min((1 - held / most for held, most in counts if most is not None), default=1.0)
+
+    @property
+    def limits(self) -> str:
+        """What it holds and may hold, in words."""
+        counts = ((self.messages, self.most_messages, "messages"), (self.size_bytes, self.most_bytes, "bytes"))
+        return ", ".join(f"{held:,} of {most:,} {unit}" for held, most, unit in counts if most is not None)
+
+
 class _Error(msgspec.Struct, frozen=True):
     code: int = 0
     description: str = ""
@@ -90,6 +128,8 @@ class _Account(_Answer, frozen=True):
 
 
 class _State(msgspec.Struct, frozen=True):
+    messages: int = 0
+    bytes: int = 0
     subjects: dict[str, int] | None = None
 
 
@@ -140,6 +180,25 @@ class Inspector:
         if _is_missing(found):
             return None
         return differences(found.config, merge(found.config, spec))
+
+    async def bounds(self, stream: str) -> Bounds | None:
+        """Return what a stream is limited to; None where there is no such stream."""
+        found = await self._ask(f"STREAM.INFO.{stream}", b"", _Stream)
+        if _is_missing(found):
+            return None
+
+        def limit(key: str) -> int | None:
+            most = int(found.config.get(key, -1))
+            return most if most > 0 else None
+
+        return Bounds(
+            messages=found.state.messages,
+            size_bytes=found.state.bytes,
+            most_messages=limit("max_msgs"),
+            most_bytes=limit("max_bytes"),
+            most_message_bytes=limit("max_msg_size"),
+            drops_oldest=found.config.get("discard") == "old",
+        )
 
     async def placement(self, stream: str) -> Placement | None:
         """Return which servers have a stream; None where there is no such stream."""

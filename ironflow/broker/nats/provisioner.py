@@ -57,6 +57,9 @@ def stream_config(spec: StreamSpec) -> dict[str, Any]:
         # Schedules imply it.
         "allow_rollup_hdrs": spec.bucket or spec.schedules,
         "deny_delete": spec.deny_delete,
+        # Without acknowledgements all seems lost that is published.
+        "no_ack": False,
+        "sealed": False,
         "num_replicas": spec.replicas,
     }
     if spec.schedules:
