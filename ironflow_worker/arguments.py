@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from ironflow.clock import to_iso
@@ -37,6 +38,32 @@ def refuse_body(name: str, fn: object) -> NoReturn:
         fn.close()
     hint = "pass the function itself and its arguments after it, without calling it"
     raise DefinitionError(f"step {name!r} takes a function to call, got {fn!r}; {hint}")
+
+
+def wrong_call(
+    method: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+) -> DefinitionError | None:
+    """Return what is wrong with the arguments of a step's call, and how it is called; None where they fit.
+
+    Args:
+        method: the method of the step client, which *args* begin with.
+        args: what stands at a place.
+        kwargs: what stands behind a name.
+
+    """
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = method.__name__
+        return DefinitionError(f"step.{name}: {error}; it is called as step.{name}{_without_types(signature)}")
+    return None
+
+
+def _without_types(signature: inspect.Signature) -> str:
+    _client, *given = signature.parameters.values()
+    bare = [each.replace(annotation=inspect.Parameter.empty) for each in given]
+    return str(inspect.Signature(bare)).replace("Ellipsis", "…")
 
 
 def check_ahead(until_ms: int, now_ms: int) -> None:

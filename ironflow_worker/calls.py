@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from ironflow_worker.arguments import wrong_call
+
 M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _FEWEST_KEPT = 64
@@ -107,12 +109,23 @@ class Calls:
 
 
 def noted(method: M) -> M:
-    """Have a step's call be taken up before it begins, in the :class:`Calls` that its client has."""
+    """Have a step's call be taken up before it begins, in the :class:`Calls` that its client has.
+
+    Raises:
+        DefinitionError: by what is returned: its arguments do not fit the method. They will not the next time, either.
+
+    """
     name = method.__name__
 
     @functools.wraps(method)
     def call(client: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        coroutine = method(client, *args, **kwargs)
+        try:
+            coroutine = method(client, *args, **kwargs)
+        except TypeError:  # of the call: nothing of the method has run yet
+            error = wrong_call(method, (client, *args), kwargs)
+            if error is None:
+                raise
+            raise error from None
         client.calls.add(coroutine, name, args[0] if args else kwargs.get("name"))
         return coroutine
 

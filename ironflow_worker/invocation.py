@@ -100,6 +100,7 @@ def given_data(wanted: Invocation, data: object, depth: int, limits: Limits) -> 
 
     Raises:
         LimitError: the child would stand too deep.
+        DefinitionError: it is given a function, which was to be invoked itself.
         SerializationError: JSON cannot carry the data.
         PayloadTooLargeError: it is too large.
 
@@ -110,6 +111,12 @@ def given_data(wanted: Invocation, data: object, depth: int, limits: Limits) -> 
             f"by the one before, and {depth} stand above this one; does it invoke itself without end?"
         )
         raise LimitError(msg)
+    if isinstance(data, Invocable):  # what comes first elsewhere is the step's name
+        msg = (
+            f"the function to invoke comes before its data, and a name for the step is given as name=…; got "
+            f"{wanted.function!r} as the function, and the function {data.id!r} as its data"
+        )
+        raise DefinitionError(msg)
     encoded = encode_value(data, "data")
     check_payload(bytes(encoded), f"data for {wanted.function!r}", limits.payload_bytes)
     return encoded

@@ -169,6 +169,12 @@ async def test_data_and_output_may_be_as_large_as_payloads_may_be() -> None:
         ("nap", object(), {}, "SerializationError: data: Objects of type object cannot"),
         ("nap", [1, float("nan")], {}, "SerializationError: data[1]: nan is not a JSON number"),
         ("no such id", None, {}, "DefinitionError: function id 'no such id' is not allowed"),
+        (
+            "my-child",
+            nap,
+            {},
+            "DefinitionError: the function to invoke comes before its data, and a name for the step is given as name=…",
+        ),
         (len, None, {}, "DefinitionError: invoke takes an ironflow function or its id, got <built-in function len>"),
         ("nap", None, {"timeout": 0}, "DefinitionError: timeout must be longer than zero"),
         ("nap", None, {"timeout": "367d"}, "LimitError: timeout"),

@@ -78,6 +78,53 @@ async def test_a_body_that_was_called_instead_of_passed_is_refused_with_what_to_
         assert run.error.message.endswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("method", "args", "options", "expected"),
+    [
+        (
+            "sleep",
+            ("5s",),
+            {},
+            "step.sleep: missing a required argument: 'duration'; it is called as {}(name, duration)",
+        ),
+        (
+            "sleep",
+            ("a", "5s"),
+            {"until": 1},
+            "step.sleep: got an unexpected keyword argument 'until'; it is called as {}(",
+        ),
+        (
+            "publish",
+            ("tell", "order.placed", {}),
+            {},
+            "step.publish: too many positional arguments; it is called as {}(event, data=None, *, name=None, id=None)",
+        ),
+        (
+            "wait_for_event",
+            ("paid", "payment.settled"),
+            {},
+            "step.wait_for_event: too many positional arguments; it is called as {}(name, *, event, match=None",
+        ),
+    ],
+)
+async def test_a_call_with_arguments_that_do_not_fit_fails_the_run_at_once_and_says_how_it_is_written(
+    method: str, args: tuple[Any, ...], options: dict[str, Any], expected: str
+) -> None:
+    begun: list[str] = []
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> None:
+        begun.append("pass")
+        await getattr(ctx.step, method)(*args, **options)
+
+    async with running_system(f) as system:
+        run = await system.run(f)
+    assert run.error is not None
+    assert run.error.type == "DefinitionError"
+    assert run.error.message.startswith(expected.format(f"step.{method}"))
+    assert begun == ["pass"]
+
+
 async def test_every_kind_of_body_runs_and_gives_its_result() -> None:
     async def asynchronous(number: int) -> int:
         return number + 1
