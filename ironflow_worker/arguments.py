@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
 
 from ironflow.clock import to_iso
 from ironflow.durations import LONGEST_DAYS, format_milliseconds
 from ironflow.errors import DefinitionError, LimitError
+from ironflow.invocable import Invocable
 from ironflow.retry import Retry, RetryPolicy
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -27,13 +27,18 @@ def policy_of(retry: object) -> RetryPolicy:
     return retry.policy
 
 
-def refuse_body(name: str, fn: object) -> NoReturn:
-    """Refuse what cannot be called where a step's body belongs.
+def check_body(name: str, fn: object) -> None:
+    """Refuse what is no body of a step.
 
     Raises:
-        DefinitionError: always.
+        DefinitionError: it cannot be called; or it is a workflow, which has steps of its own.
 
     """
+    if isinstance(fn, Invocable):
+        msg = f"step {name!r} takes a plain function, got the workflow {fn.id!r}; have it run with step.invoke"
+        raise DefinitionError(msg)
+    if callable(fn):
+        return
     if inspect.iscoroutine(fn):
         fn.close()
     hint = "pass the function itself and its arguments after it, without calling it"

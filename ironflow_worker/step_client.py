@@ -32,7 +32,7 @@ from ironflow.retry import Retry, RetryPolicy
 from ironflow.step import OnError, Step
 from ironflow.telemetry.tracing import passed_on
 from ironflow.triggers import DETACHED, check_event_name
-from ironflow_worker.arguments import check_ahead, policy_of, refuse_body
+from ironflow_worker.arguments import check_ahead, check_body, policy_of
 from ironflow_worker.attempts import Attempt, Call, Standing, encoded_result, record_result, recorded_result
 from ironflow_worker.awaited_event import awaited_event, is_timeout
 from ironflow_worker.bodies import check_outside_of_bodies, is_async_body, result_type
@@ -96,8 +96,7 @@ class StepClient(Step):
         """Run a body and record its result."""
         timeout_ms = None if timeout is None else parse_duration(timeout, "timeout")
         call = await self._claim(name, "run", self._policy if retry is None else policy_of(retry))
-        if not callable(fn):
-            refuse_body(name, fn)
+        check_body(name, fn)
         body = functools.partial(
             self._tools.bodies.run,
             name,
@@ -253,8 +252,7 @@ class StepClient(Step):
         if self._current.ended:
             raise self._current.signal()
         self._current.names.check_name(step_name)
-        if not callable(fn):
-            refuse_body(step_name, fn)
+        check_body(step_name, fn)
         token = step_token(self._scope, step_name)
         if self._current.undos.undoes(token):
             msg = f"step {step_name!r} has an undo already, and can have one only; put all that undoes it into that one"
