@@ -58,7 +58,19 @@ class RunResult(msgspec.Struct, kw_only=True):
     error: ErrorView | None = None
 
 
-@click.command()
+class _Publish(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Say where data goes that stands right behind the event's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not error.message.startswith("Got unexpected extra argument"):
+                raise
+            msg = f"{error.message}; an event's data goes behind --data: ironflow publish order.placed --data '{{…}}'"
+            raise click.UsageError(msg, ctx) from error
+
+
+@click.command(cls=_Publish)
 @click.argument("event", type=Parsed("EVENT", check_event_name))
 @click.option("--data", type=DATA, help='Payload: JSON, @file, or "-" for stdin.  [default: null]')
 @click.option(

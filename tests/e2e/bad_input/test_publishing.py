@@ -45,7 +45,8 @@ class TestPublish:
         Bad("ironflow.invoked", "event name 'ironflow.invoked' is reserved: names that start with 'ironflow.' are"),
         Bad("x" * 257, "event name is 257 bytes long; at most 256 are allowed: 'xxxx"),
         Bad("ü" * 129, "event name is 258 bytes long; at most 256 are allowed: 'üüü"),
-        Bad("order placed", "Got unexpected extra argument (placed)"),
+        Bad("order placed", "Got unexpected extra argument (placed); an event's data goes behind --data"),
+        Bad("order.placed 1 2", "Got unexpected extra arguments (1 2); an event's data goes behind --data"),
         # data
         Bad("a --data", "Option '--data' requires an argument"),
         Bad("a --data ''", "it is not JSON: line 1, column 1: it ends too early"),
