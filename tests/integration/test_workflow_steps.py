@@ -78,6 +78,27 @@ async def test_a_body_that_was_called_instead_of_passed_is_refused_with_what_to_
         assert run.error.message.endswith(hint)
 
 
+@pytest.mark.parametrize("undo", [False, True], ids=["run", "compensate"])
+async def test_a_workflow_as_a_body_is_refused_with_what_to_do(*, undo: bool) -> None:
+    @ironflow.function(id="child")
+    async def child(ctx: Context) -> None: ...
+
+    @ironflow.function(id="f", retry=THRICE)
+    async def f(ctx: Context) -> None:
+        body: Any = child
+        if undo:
+            ctx.step.compensate("a", body)
+        await ctx.step.run("a", body)
+
+    async with running_system(f, child) as system:
+        run = await system.run(f)
+        assert run.error is not None
+        assert run.error.type == "DefinitionError"
+        said = "step 'a' takes a plain function, got the workflow 'child'; have it run with step.invoke"
+        assert run.error.message == said
+        assert await system.client.run(run.id).steps() == []
+
+
 @pytest.mark.parametrize(
     ("method", "args", "options", "expected"),
     [
