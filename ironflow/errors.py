@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
+def named_error(name: str, text: str) -> str:
+    """Return an error as one line: the name of its class, and what it says where it says anything."""
+    return f"{name}: {text}" if text else name
+
+
 class IronflowError(Exception):
     """Base of all errors that Ironflow raises on purpose."""
 
@@ -103,7 +108,9 @@ class StepError(IronflowError):
 
     def __init__(self, step: str, attempts: int, cause_type: str, message: str, *, path: str = "") -> None:
         # In a branch of a parallel or map the name alone does not say which step it was.
-        super().__init__(f"step {path or step!r} failed after {attempts} attempt(s): {cause_type}: {message}")
+        super().__init__(
+            f"step {path or step!r} failed after {attempts} attempt(s): {named_error(cause_type, message)}"
+        )
         self.step = step
         self.attempts = attempts
         self.cause_type = cause_type
@@ -136,7 +143,7 @@ class InvokeError(IronflowError):
 
     @staticmethod
     def _text(run_id: str, cause_type: str, message: str) -> str:
-        return f"child run {run_id} failed: {cause_type}: {message}"
+        return f"child run {run_id} failed: {named_error(cause_type, message)}"
 
 
 class InvokeTimeoutError(InvokeError):
@@ -166,7 +173,7 @@ class RunFailedError(IronflowError):
     """
 
     def __init__(self, run_id: str, cause_type: str, message: str) -> None:
-        super().__init__(f"run {run_id} failed: {cause_type}: {message}")
+        super().__init__(f"run {run_id} failed: {named_error(cause_type, message)}")
         self.run_id = run_id
         self.cause_type = cause_type
         self.message = message

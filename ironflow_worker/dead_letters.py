@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ironflow.broker.protocol import Broker, BrokerError, Delivery
 from ironflow.codec import decode_record
-from ironflow.errors import SerializationError
+from ironflow.errors import SerializationError, named_error
 from ironflow.journal import Journal
 from ironflow.logs import get_logger
 from ironflow.names import Names
@@ -84,7 +84,7 @@ class DeadLetters:
             return
         delivery.ack()
         self._metrics.dead_letters.inc()
-        _log.error("run given up", run=run, queue=queue, reason=f"{reason.type}: {reason.message}")
+        _log.error("run given up", run=run, queue=queue, reason=named_error(reason.type, reason.message))
 
     async def _cause(self, queue: str, run: str) -> OutcomeRecord | None:
         """Return the outcome after which what a run did is undone; None where it is not about to be.

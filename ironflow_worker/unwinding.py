@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from ironflow.errors import named_error
 from ironflow.records import CompensationStatus, ErrorRecord, StepRecord
 from ironflow.retry import RetryPolicy
 from ironflow_worker.attempts import Attempt, Call, encoded_result
@@ -86,5 +87,5 @@ class Unwinding:
         if record.error is None:
             self._tools.log.info("step undone", step=undo.undone)
         else:
-            error = f"{record.error.type}: {record.error.message}"
+            error = named_error(record.error.type, record.error.message)
             self._tools.log.error("step not undone, the rest is", step=undo.undone, error=error)

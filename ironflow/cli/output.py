@@ -11,7 +11,7 @@ import msgspec
 from ironflow.cli.common import put
 from ironflow.clock import now_ms, parse_when
 from ironflow.durations import format_milliseconds
-from ironflow.errors import DefinitionError
+from ironflow.errors import DefinitionError, named_error
 from ironflow.names import step_path
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def format_error(error: ErrorView | None) -> str:
         f"at {error.path}" if error.path else "",
     ]
     known = ", ".join(detail for detail in details if detail)
-    return f"{error.type}: {error.message}" + (f" ({known})" if known else "")
+    return named_error(error.type, error.message) + (f" ({known})" if known else "")
 
 
 def format_json(payload: msgspec.Raw) -> str:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import decode_record
+from ironflow.errors import named_error
 from ironflow.names import parse_journal
 from ironflow.records import TERMINAL, ErrorRecord, EventRecord, RunState, StepRecord
 
@@ -142,4 +143,4 @@ def plain(text: str) -> str:
 
 def error_text(error: ErrorRecord | None) -> str | None:
     """Return an error as it is searched."""
-    return None if error is None else plain(f"{error.type}: {error.message}"[:_LONGEST_TEXT])
+    return None if error is None else plain(named_error(error.type, error.message)[:_LONGEST_TEXT])

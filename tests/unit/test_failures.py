@@ -17,6 +17,7 @@ from ironflow.errors import (
     NonRetryableError,
     PayloadTooLargeError,
     RetryAfter,
+    RunFailedError,
     SerializationError,
     StepError,
     StepTimeoutError,
@@ -188,6 +189,19 @@ def test_a_recorded_failure_is_raised_again(recorded: ErrorRecord | None, raised
     assert str(again.value) == str(raised)
     assert vars(raised).items() <= vars(again.value).items()
     assert recorded_at(again.value) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (StepError("check", 2, "AssertionError", ""), "step 'check' failed after 2 attempt(s): AssertionError"),
+        (InvokeError("r1", "AssertionError", ""), "child run r1 failed: AssertionError"),
+        (RunFailedError("r1", "AssertionError", ""), "run r1 failed: AssertionError"),
+        (RunFailedError("r1", "ValueError", "no"), "run r1 failed: ValueError: no"),
+    ],
+)
+def test_an_error_without_a_text_is_its_name_with_nothing_behind_it(error: IronflowError, shown: str) -> None:
+    assert str(error) == shown
 
 
 def test_a_failure_in_a_branch_says_in_which() -> None:

@@ -33,8 +33,10 @@ START = "2026-11-21T20:03:00.000Z"
 NOW = parse_when("2026-11-21T20:04:05.000Z")
 
 
-def _error(step: str | None = None, attempts: int | None = None, path: str | None = None) -> ErrorView:
-    return ErrorView(type="ValueError", message="no", step=step, attempts=attempts, path=path)
+def _error(
+    step: str | None = None, attempts: int | None = None, path: str | None = None, message: str = "no"
+) -> ErrorView:
+    return ErrorView(type="ValueError", message=message, step=step, attempts=attempts, path=path)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,8 @@ def test_a_step_is_shown_with_the_branches_around_it(scope: tuple[str | int, ...
         (_error(), "ValueError: no"),
         (_error(step="pay", attempts=3, path="data.x"), "ValueError: no (step pay, 3 attempts, at data.x)"),
         (_error(attempts=1), "ValueError: no (1 attempt)"),
+        (_error(message=""), "ValueError"),
+        (_error(message="", attempts=1), "ValueError (1 attempt)"),
     ],
 )
 def test_an_error_is_shown_with_what_is_known_of_it(error: ErrorView | None, shown: str) -> None:
