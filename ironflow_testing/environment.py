@@ -250,8 +250,8 @@ def workflow_test(
                 _begin_at(test, error)
                 raise
 
-        # What is shown of it has one parameter less than what it wraps.
-        del run.__wrapped__
+        # What is shown of it has one parameter less than what it wraps. That stays known: pytest says where it stands,
+        # and takes out the parameters that a mock.patch on it fills.
         shown = [*parameters[:place], *parameters[place + 1 :]]
         run.__signature__ = inspect.Signature(shown, return_annotation=None)  # type: ignore[attr-defined]
         return run

@@ -7,7 +7,9 @@ import inspect
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -157,6 +159,30 @@ async def test_fixtures_and_parameters_come_as_in_any_test(
     monkeypatch.setenv("ORDER", str(number))
     assert number in (1, 2)
     assert abs(env.now - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@workflow_test(order, charge)
+@mock.patch(f"{__name__}.charge_card")
+async def test_what_a_patch_puts_in_place_comes_behind_the_environment(
+    env: Environment, charge_it: mock.Mock, tmp_path: Path
+) -> None:
+    charge_it.return_value = 7
+    assert await env.run(order, "good") == 7
+    assert tmp_path.name
+
+
+@mock.patch(f"{__name__}.begun")
+@workflow_test(order, charge)
+@mock.patch(f"{__name__}.charge_card")
+async def test_patches_may_stand_on_either_side(
+    env: Environment, charge_it: mock.Mock, noted: mock.Mock, tmp_path: Path
+) -> None:
+    assert (charge_card, begun) == (charge_it, noted)
+    assert tmp_path.name
+
+
+def test_a_test_is_known_by_where_it_stands() -> None:
+    assert inspect.unwrap(test_nobody_decides_for_three_days).__code__.co_filename == __file__
 
 
 def test_a_test_is_a_plain_function_without_the_environment() -> None:
