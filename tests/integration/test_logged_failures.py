@@ -108,8 +108,9 @@ async def raises_because_of_a_step(ctx: Context[Any]) -> int:
         raise NonRetryableError(str(error)) from error
 
 
-async def calls_a_step_without_a_body(ctx: Context[Any]) -> Any:
-    return await ctx.step.run("work")  # type: ignore[call-overload]
+async def has_a_branch_that_takes_no_step(ctx: Context[Any]) -> Any:
+    branch: Any = lambda: None  # noqa: E731
+    return await ctx.step.parallel("both", [branch])
 
 
 async def has_a_task_that_fails(ctx: Context[Any]) -> None:
@@ -152,9 +153,11 @@ async def test_what_is_in_a_group_is_shown_likewise() -> None:
 
 
 async def test_where_another_error_was_raised_in_ironflow_is_shown() -> None:
-    error = await logged_error(calls_a_step_without_a_body)
+    error = await logged_error(has_a_branch_that_takes_no_step)
     assert isinstance(error, TypeError)
-    assert of(error) == ["f", "calls_a_step_without_a_body", "call"]
+    users, ours = of(error)[:2], of(error)[2:]
+    assert users == ["f", "has_a_branch_that_takes_no_step"]
+    assert (ours[0], ours[-1]) == ("parallel", "<lambda>")  # from the call to where the branch is called
 
 
 async def logged_error(handler: Handler) -> BaseException:
