@@ -144,8 +144,7 @@ class Worker:
         self._canaries = [Canary(broker, subject, self.id) for subject in writable]
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
-        self._stopped = False
-        self._left = False
+        self._stopped = self._left = False
 
     async def start(self) -> None:
         """Begin to take tasks.
