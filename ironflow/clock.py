@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime, timedelta
 
 from ironflow.errors import DefinitionError
@@ -28,8 +29,13 @@ def to_iso(milliseconds: int) -> str:
 
     Of who writes records by other means than ours, any number may come.
     """
-    when = _EPOCH + timedelta(milliseconds=min(max(milliseconds, _FIRST_MS), _LAST_MS))
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(min(max(milliseconds, _FIRST_MS), _LAST_MS), 1000)
+    return f"{_iso_of_second(seconds)}.{rest:03d}Z"
+
+
+@functools.lru_cache(64)  # what happens now is written down again and again
+def _iso_of_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
 def parse_when(when: str | datetime, what: str = "when") -> int:

@@ -8,7 +8,6 @@ a lower-case letter otherwise, so an escaped name, a hashed one and our own mark
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import re
@@ -44,6 +43,9 @@ _DETACHED = f"{RESERVED_ID_PREFIX}invoke_async:"
 
 Scope = tuple[str | int, ...]
 
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_BASE32_PAIRS = tuple(first + second for first in _BASE32 for second in _BASE32)
+_SHIFTS = tuple(range(120, -1, -10))
 _LONGEST_SHOWN = 60
 _REMEMBERED_NAMES = 1_000
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -62,6 +64,10 @@ def escape_token(text: str) -> str:
         return "=e"
     escaped = _UNSAFE.sub(lambda found: b"=%02X" % found[0][0], raw).decode("ascii")
     return escaped if len(escaped) <= LONGEST_TOKEN else f"=s{digest(raw)}"
+
+
+_escaped_step = functools.lru_cache(_REMEMBERED_NAMES)(escape_token)
+"""Steps have the same names in each run."""
 
 
 def readable(name: str) -> str:
@@ -86,7 +92,7 @@ def step_token(scope: Scope, name: str) -> str:
 
     """
     if not scope:
-        return escape_token(name)
+        return _escaped_step(name)
     parts = [escape_token(str(part)) for part in scope]
     parts.append(escape_token(name))
     token = "/".join(parts)
@@ -141,8 +147,12 @@ def _whole(text: str, subject: str) -> int:
 
 
 def digest(data: bytes) -> str:
-    """Return 128 bits of SHA-256 as 26 lower-case characters that are safe in subjects, keys and file names."""
-    return base64.b32encode(hashlib.sha256(data).digest()[:16]).decode("ascii").rstrip("=").lower()
+    """Return 128 bits of SHA-256 as 26 lower-case characters that are safe in subjects, keys and file names.
+
+    It is base 32 of RFC 4648. ``base64.b32encode`` says the same, and takes twice as long for what each run goes by.
+    """
+    bits = int.from_bytes(hashlib.sha256(data).digest()[:16], "big") << 2
+    return "".join([_BASE32_PAIRS[bits >> shift & 1023] for shift in _SHIFTS])
 
 
 def mark(text: str) -> str:

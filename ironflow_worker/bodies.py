@@ -163,12 +163,12 @@ def check_outside_of_bodies(step: str) -> None:
 
 def is_async_body(fn: Callable[..., Any]) -> bool:
     """Tell whether calling *fn* gives a coroutine, so that it needs no thread."""
+    # Asking that first answers nearly always, at a tenth of the price.
+    if type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
     plain = fn
     while isinstance(plain, functools.partial):
         plain = plain.func
-    # Asking that first answers nearly always, at a tenth of the price.
-    if isinstance(plain, types.FunctionType) and plain.__code__.co_flags & inspect.CO_COROUTINE:
-        return True
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
@@ -64,9 +65,8 @@ class Calls:
 
         """
         self._new.append(_Call(coroutine, method, first))
-        if not self._looks_soon and (loop := _running_loop()) is not None:
-            self._looks_soon = True
-            loop.call_soon(self._look_now)
+        if not self._looks_soon:
+            self._looks_soon = _looks.add(self)
 
     def look(self) -> None:
         """Look at what has become of the new calls: what is neither begun nor in anybody's hands was forgotten.
@@ -87,10 +87,11 @@ class Calls:
             self._kept = [each for each in self._kept if _is_waiting(each)]
             self._most = max(_FEWEST_KEPT, 2 * len(self._kept))
 
-    def _look_now(self) -> None:
-        # Whoever has made a call has come to an await, and has put it into some hands by now, or never will.
+    def look_now(self) -> None:
+        """Look: whoever has made a call has come to an await, and has put it into some hands by now, or never will."""
         self._looks_soon = False
-        self.look()
+        if self._new:
+            self.look()
 
     def end(self) -> Unawaited:
         """Return which calls nobody has awaited.
@@ -132,11 +133,33 @@ def noted(method: M) -> M:
     return cast("M", call)
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # a body in a thread, which will learn that it may call no step
-        return None
+class _Looks(threading.local):
+    """The passes whose calls are looked at in the next round of this thread's event loop, together: each step asks."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._due: list[Calls] = []
+
+    def add(self, calls: Calls) -> bool:
+        """Have calls be looked at; return whether they will be."""
+        if not self._due or self._loop is None or self._loop.is_closed():
+            try:
+                self._loop = asyncio.get_running_loop()
+            except RuntimeError:  # a body in a thread, which will learn that it may call no step
+                return False
+            self._due = []
+            self._loop.call_soon(self._look, self._due)
+        self._due.append(calls)
+        return True
+
+    def _look(self, due: list[Calls]) -> None:
+        if due is self._due:
+            self._due = []
+        for calls in due:
+            calls.look_now()
+
+
+_looks = _Looks()
 
 
 def _is_waiting(call: _Call) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -85,7 +86,7 @@ class CurrentPass:
         self.names = StepNames(memo, limits)
         self.undos = Undos()
         self.calls = Calls()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
         self.unwinds = unwinds
         self._quiet_since = 0
         self._refusal_seconds = FIRST_REFUSAL_SECONDS
@@ -120,8 +121,8 @@ class CurrentPass:
         return self.names.any_unasked and not self._executed
 
     def begin_here(self) -> None:
-        """Note that the handler begins, in the event loop that this is called in."""
-        self._loop = asyncio.get_running_loop()
+        """Note that the handler begins, in the event loop of the thread that this is called in."""
+        self._thread = threading.get_ident()
 
     def check_here(self, step: str) -> None:
         """Refuse a step that is asked for in another event loop than the handler's, and so in another thread.
@@ -132,7 +133,7 @@ class CurrentPass:
             DefinitionError: it is.
 
         """
-        if self._loop not in (None, asyncio.get_running_loop()):
+        if self._thread not in (None, threading.get_ident()):  # a thread runs one loop at a time
             msg = (
                 f"step {step!r} was asked for outside of the event loop that its handler runs in, as by asyncio.run() "
                 "in a thread; ask for steps in the handler itself. What blocks may be a step's body: "

@@ -73,7 +73,7 @@ class Leases:
         """Tell whether one of several leases cannot have ended by now, as far as this machine's clock says."""
         for lease in leases:
             held = self._held.get(lease)
-            if held is not None and self._is_ours(held):
+            if held is not None and self._monotonic() <= held.until:  # as _is_ours, which each record would call
                 return True
         return False
 

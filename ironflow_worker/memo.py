@@ -122,8 +122,7 @@ class Memo:
         address = parse_journal(message.subject)
         key = address.step
         if key:
-            token, epoch = parse_step_key(key)
-            self._newest[token] = max(self._newest.get(token, 0), epoch)
+            self._note_key(key)
         match address.kind:
             case "step":
                 self._read_step(key, decode_record(StepRecord, message.payload), message.sequence)
@@ -139,6 +138,10 @@ class Memo:
                 self._due.add((key, address.number))
             case _:
                 self._read_of_run(address, message)
+
+    def _note_key(self, key: str) -> None:
+        token, epoch = parse_step_key(key)
+        self._newest[token] = max(self._newest.get(token, 0), epoch)
 
     def _read_of_run(self, address: JournalAddress, message: StoredMessage) -> None:
         match address.kind:
@@ -196,6 +199,13 @@ class Memo:
             return step_key(token, self.epoch)
         key = step_key(token, newest)
         return key if self._counts(token, key) else step_key(token, self.epoch)
+
+    def find(self, token: str, kind: StepKind) -> tuple[str, StepKind | None]:
+        """Return the key of a step, see :meth:`key`, and as which kind of step it is recorded."""
+        if token not in self._newest:
+            return step_key(token, self.epoch), None
+        key = self.key(token, kind)
+        return key, self.kind(key)
 
     def effect_key(self, token: str) -> str:
         """Return what names a step to the world outside: the same in all epochs, up to the one it was undone in.
@@ -305,7 +315,7 @@ class Memo:
 
     def waits(self, kind: StepKind) -> int:
         """Return how many waits of a kind the run has ever begun."""
-        return sum(wait.kind == kind for wait in self._waits.values())
+        return sum(wait.kind == kind for wait in self._waits.values()) if self._waits else 0
 
     def open_in(self, group: Scope) -> dict[str, WaitRecord]:
         """Return the waits in a parallel that have not ended, by key.
@@ -354,6 +364,7 @@ class Memo:
     def wait_ended(self, end: WaitEnd) -> None:
         """Take in the end of a wait that the journal may not have yet."""
         if end.step not in self._steps:
+            self._note_key(end.step)
             self._read_step(end.step, end.record, self.seen + 1)
 
     def sleep_ended(self, key: str, record: StepRecord, sequence: int) -> None:

@@ -105,11 +105,11 @@ class Presence:
 
     def _send_soon(self, seconds: float) -> None:
         """Send what there is to tell, with all that comes up until then."""
-        loop = asyncio.get_running_loop()
         if self._sending is not None and self._sends_later and not seconds:
             self._sending.cancel()
             self._sending = None
         if self._sending is None:
+            loop = asyncio.get_running_loop()
             # Noted here, since the kinds of handles of uvloop are not those of asyncio.
             self._sends_later = bool(seconds)
             self._sending = loop.call_later(seconds, self._send) if seconds else loop.call_soon(self._send_next)

@@ -266,10 +266,12 @@ class Replay:
                 attempt=task.attempt,
                 started_at=datetime.fromtimestamp(task.started_at / 1000, UTC),
             ),
-            log=run_log(
-                structlog.wrap_logger(_log, processors=[self._drop_on_replay], run=task.run, function=task.function)
-            ),
+            log=run_log(self._logger),
         )
+
+    def _logger(self) -> Any:
+        task = self._task
+        return structlog.wrap_logger(_log, processors=[self._drop_on_replay], run=task.run, function=task.function)
 
     def _drop_on_replay(self, _logger: Any, _method: str, event: Any) -> Any:
         if self._current.is_replaying:

@@ -24,24 +24,30 @@ _LOGS = frozenset(
     for name in ("debug", "info", "warning", "warn", "error", "critical", "fatal", "exception", "log")
 )
 _BINDS = frozenset({"bind", "new", "unbind", "try_unbind"})
+_OWN = frozenset({"_make_logger", "_logger"})
 
 
-def run_log(logger: Any) -> structlog.stdlib.BoundLogger:
+def run_log(make_logger: Callable[[], Any]) -> structlog.stdlib.BoundLogger:
     """Return a logger that writes a fact whose name is taken under that name with an underscore behind it.
 
     Args:
-        logger: what it logs to; any logger of structlog's.
+        make_logger: returns what it logs to, any logger of structlog's; called when it is first used, since most
+            passes log nothing.
 
     """
-    return cast("structlog.stdlib.BoundLogger", _RunLog(logger))
+    return cast("structlog.stdlib.BoundLogger", _RunLog(make_logger))
 
 
 class _RunLog:
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
+    def __init__(self, make_logger: Callable[[], Any]) -> None:
+        self._make_logger = make_logger
+
+    @functools.cached_property
+    def _logger(self) -> Any:
+        return self._make_logger()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copies and pickles asks for it before there is a logger
+        if name.startswith("__") or name in _OWN:  # what copies and pickles asks for it before there is a logger
             raise AttributeError(name)
         attribute = getattr(self._logger, name)
         if name in _LOGS:
@@ -54,7 +60,8 @@ def _log(write: Callable[..., Any], /, *message: Any, **facts: Any) -> Any:
 
 
 def _bind(bind: Callable[..., Any], /, *keys: str, **facts: Any) -> _RunLog:
-    return _RunLog(bind(*keys, **_renamed(facts, _TAKEN | _NAMED_AS_ARGUMENTS)))
+    bound = bind(*keys, **_renamed(facts, _TAKEN | _NAMED_AS_ARGUMENTS))
+    return _RunLog(lambda: bound)
 
 
 def _renamed(facts: dict[str, Any], taken: frozenset[str]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class StepNames:
 
     def unasked(self) -> tuple[str, ...]:
         """Return the keys of recorded steps that the handler has not asked for; the first hundred."""
-        return self._memo.unasked(self._unasked, _MOST_UNASKED)
+        return self._memo.unasked(self._unasked, _MOST_UNASKED) if self._unasked else ()
 
     def leaves_results(self) -> bool:
         """Tell whether there are results that the handler did not come to; what undoes them is not known then."""
@@ -62,9 +62,10 @@ class StepNames:
         """
         # A name that is allowed for a step is allowed for its undo.
         self.check_name(name.removeprefix(COMPENSATE_PREFIX) if kind == "compensate" else name)
-        token = self._free_token(scope, name)
-        key = self._memo.key(token, kind)
-        recorded = self._memo.kind(key)
+        token = step_token(scope, name)
+        if token in self._asked:
+            raise _used_twice(scope, name)
+        key, recorded = self._memo.find(token, kind)
         if recorded is not None:
             self._check_kind(name, recorded, kind)
         counted, limit = ("map", self._limits.map_items_per_run) if in_map else ("run", self._limits.steps_per_run)
@@ -88,8 +89,10 @@ class StepNames:
 
         """
         self.check_name(name)
-        token = self._free_token(scope, name)
-        recorded = self._memo.kind(self._memo.key(token, "run"))
+        token = step_token(scope, name)
+        if token in self._asked:
+            raise _used_twice(scope, name)
+        _, recorded = self._memo.find(token, "run")
         if recorded is not None:
             self._check_kind(name, recorded, kind)
         if kind == "map":
@@ -102,17 +105,6 @@ class StepNames:
                 raise LimitError(msg)
             self._map_items += items
         self._asked.add(token)
-
-    def _free_token(self, scope: Scope, name: str) -> str:
-        token = step_token(scope, name)
-        if token in self._asked:
-            branch = "in a branch, use the step client that it is given, " if is_in_group() and not scope else ""
-            msg = (
-                f"step {name!r} was used twice in one pass; names must be unique within their scope "
-                f"({branch}in a loop, add the index: f'{{name}}-{{index}}')"
-            )
-            raise DuplicateStepError(msg)
-        return token
 
     def _check_kind(self, name: str, recorded: StepKind, kind: StepKind | Literal["parallel", "map"]) -> None:
         if recorded != kind:
@@ -133,6 +125,8 @@ class StepNames:
         if not isinstance(name, str) or not name:
             msg = f"a step's name must be a non-empty text, got {name!r}"
             raise DefinitionError(msg)
+        if len(name) <= self._limits.step_name_bytes and name.isascii():
+            return
         try:
             size = len(name.encode())
         except UnicodeEncodeError as error:
@@ -141,3 +135,12 @@ class StepNames:
         if size > self._limits.step_name_bytes:
             msg = f"a step's name may have at most {self._limits.step_name_bytes:,} bytes, got {size:,}: {name[:40]!r}…"
             raise LimitError(msg)
+
+
+def _used_twice(scope: Scope, name: str) -> DuplicateStepError:
+    branch = "in a branch, use the step client that it is given, " if is_in_group() and not scope else ""
+    msg = (
+        f"step {name!r} was used twice in one pass; names must be unique within their scope "
+        f"({branch}in a loop, add the index: f'{{name}}-{{index}}')"
+    )
+    return DuplicateStepError(msg)

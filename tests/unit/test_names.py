@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from typing import Any
 
@@ -127,6 +129,12 @@ def test_different_functions_or_events_start_different_runs(f1: str, e1: str, f2
 @given(st.binary())
 def test_a_digest_is_a_safe_lower_case_token(data: bytes) -> None:
     assert re.fullmatch(r"[a-z2-7]{26}", digest(data))
+
+
+@given(st.binary())
+def test_a_digest_is_the_base_32_of_half_a_hash(data: bytes) -> None:
+    encoded = base64.b32encode(hashlib.sha256(data).digest()[:16])
+    assert digest(data) == encoded.decode().rstrip("=").lower()
 
 
 def test_start_ids_are_one_space_for_each_function() -> None:

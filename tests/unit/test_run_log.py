@@ -13,7 +13,7 @@ from ironflow.cli.logs import configure_logging
 from ironflow.logs import get_logger
 from ironflow_worker.run_log import run_log
 
-LOG = run_log(structlog.wrap_logger(get_logger("ironflow.test"), processors=[lambda *all_: all_[-1]], run="r1"))
+LOG = run_log(lambda: structlog.wrap_logger(get_logger("ironflow.test"), processors=[lambda *all_: all_[-1]], run="r1"))
 CLASHES = {"event": "order.placed", "run": "mine"}
 NAMES = (
     *("event", "run", "function", "step", "attempt", "level", "logger", "timestamp", "error_text"),
