@@ -16,7 +16,7 @@ from ironflow.broker.nats import ConnectionSettings, NatsBroker, connect
 from ironflow.broker.nats import puller as puller_module
 from ironflow.broker.nats.delivery import NatsDelivery
 from ironflow.broker.nats.puller import NatsPuller
-from ironflow.broker.protocol import ConsumerSpec, Publication, StreamSpec
+from ironflow.broker.protocol import ConsumerSpec, Publication, Stored, StreamSpec
 from tests.support import eventually, fresh_namespace
 
 
@@ -116,3 +116,24 @@ class TestPuller:
             delivery = NatsDelivery(wire, b"s.1", lease, b"")
             assert (delivery.delivered, delivery.sequence, delivery.time_ms) == (3, 17, 1795292662005)
             assert delivery.lease == lease.decode()
+
+    async def test_a_backlog_of_large_messages_does_not_have_the_server_end_the_connection(
+        self, names: tuple[NatsBroker, str]
+    ) -> None:
+        broker, stream = names
+        large = b"x" * 500_000
+        for first in range(0, 400, 20):
+            numbers = range(first, first + 20)
+            stored = await broker.publish_all(
+                [Publication(subject=f"{stream}.{number}", payload=large) for number in numbers]
+            )
+            assert all(isinstance(each, Stored) for each in stored)
+        lost: list[None] = []
+        broker._wire.on_down.append(lambda: lost.append(None))
+        async with broker.pull(stream, "worker") as puller:
+            puller.request(400)
+            received = 0
+            async with asyncio.timeout(60.0):
+                while received < 400:
+                    received += len(await puller.batch(400))
+        assert not lost

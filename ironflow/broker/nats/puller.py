@@ -4,6 +4,10 @@ The server sends messages on credit. ``wanted`` is the credit that the caller ha
 served; ``outstanding`` is what the server holds of it, in one or several pulls. Whenever less than half of
 what is wanted is outstanding, the rest is pulled, so that pulls overlap and a busy worker does not send one
 for each message. All runs in callbacks: nothing is polled, and an idle puller costs a heartbeat now and then.
+
+Of large messages fewer are outstanding than are wanted. The server writes all that it was asked for at once, and ends
+a connection that does not read as fast once 64 MiB wait (its ``max_pending``); what was on its way comes again only
+when its lease is over. A pull can be limited in bytes too, but then ends where the next message does not fit any more.
 """
 
 from __future__ import annotations
@@ -32,6 +36,12 @@ FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 STRAGGLER_SECONDS = 5.0
 BARRIER_SECONDS = 2.0
+MOST_BYTES = 8 * 1024 * 1024
+"""May be on their way to one puller, of which a connection has several; a single message may be larger."""
+_FIRST_COUNT = 32
+"""So many are pulled before it is known how large messages are."""
+_SIZE_KEPT = 0.9
+"""From pull to pull: one large message in many counts for a while as if all were."""
 NO_RESPONDERS = 503
 _NOBODY = "nobody serves this consumer: no engine has made it yet, or its leader is being elected"
 PULL = b'{"batch":%%d,"expires":%d,"idle_heartbeat":%d}' % (
@@ -106,6 +116,10 @@ class NatsPuller:
         self._closed = False
         self._wanted = 0
         self._outstanding = 0
+        self._size = 0.0
+        """How large messages are, rather more than less."""
+        self._most = _FIRST_COUNT
+        """How many of that size may be on their way."""
         self._pulls: dict[bytes, tuple[int, float]] = {}
         """How much each pull asked for and when, by the subject that its status comes on."""
         self._numbers = itertools.count()
@@ -198,8 +212,11 @@ class NatsPuller:
 
     def _pull(self) -> None:
         self._timer = None
-        missing = self._wanted - self._outstanding
-        if missing <= 0 or self._outstanding * 2 > self._wanted or not self._wire.up:
+        if self._size:
+            self._take_size(max(1.0, self._size * _SIZE_KEPT))
+        most = min(self._wanted, self._most)
+        missing = most - self._outstanding
+        if missing <= 0 or self._outstanding * 2 > most or not self._wire.up:
             return
         if not self._subscription:
             self._open_inbox()
@@ -212,6 +229,10 @@ class NatsPuller:
         if self._watchdog is None:
             self._heard = now
             self._watchdog = self._loop.call_later(SILENCE_SECONDS, self._watch)
+
+    def _take_size(self, size: float) -> None:
+        self._size = size
+        self._most = max(1, int(MOST_BYTES / size))
 
     def _open_inbox(self) -> None:
         self._generation += 1
@@ -256,9 +277,11 @@ class NatsPuller:
             delivery.nak()
             return
         self._wanted -= 1
+        if len(delivery.payload) >= self._size:
+            self._take_size(len(delivery.payload) or 1)
         self._buffer.append(delivery)
         self._wake()
-        if self._outstanding * 2 <= self._wanted:
+        if self._outstanding * 2 <= min(self._wanted, self._most):
             self._schedule()
 
     def _take_status(self, subject: bytes, status: Status) -> None:
