@@ -30,6 +30,19 @@ def consumer_of(stream: str) -> ConsumerSpec:
     )
 
 
+def it_has_so_many(puller: NatsPuller, count: int) -> None:
+    assert len(puller._buffer) == count
+
+
+LARGE = 500_000
+
+
+async def publish_large(broker: NatsBroker, stream: str, count: int) -> None:
+    for first in range(0, count, 20):
+        several = [Publication(subject=f"{stream}.{first + each}", payload=b"x" * LARGE) for each in range(20)]
+        assert all(isinstance(stored, Stored) for stored in await broker.publish_all(several))
+
+
 class TestPuller:
     @pytest.fixture
     async def names(self, nats_server: EmbeddedServer) -> AsyncGenerator[tuple[NatsBroker, str]]:
@@ -121,13 +134,7 @@ class TestPuller:
         self, names: tuple[NatsBroker, str]
     ) -> None:
         broker, stream = names
-        large = b"x" * 500_000
-        for first in range(0, 400, 20):
-            numbers = range(first, first + 20)
-            stored = await broker.publish_all(
-                [Publication(subject=f"{stream}.{number}", payload=large) for number in numbers]
-            )
-            assert all(isinstance(each, Stored) for each in stored)
+        await publish_large(broker, stream, 400)
         lost: list[None] = []
         broker._wire.on_down.append(lambda: lost.append(None))
         async with broker.pull(stream, "worker") as puller:
@@ -137,3 +144,19 @@ class TestPuller:
                 while received < 400:
                     received += len(await puller.batch(400))
         assert not lost
+
+    async def test_few_large_messages_wait_for_whoever_is_slow(self, names: tuple[NatsBroker, str]) -> None:
+        broker, stream = names
+        await publish_large(broker, stream, 60)
+        async with broker.pull(stream, "worker") as puller:
+            assert isinstance(puller, NatsPuller)
+            puller.request(60)
+            # So many were asked for before anything was known of them.
+            await eventually(partial(it_has_so_many, puller, 32))
+            received = 0
+            while received < 60:
+                received += (got := len(await puller.batch(60)))
+                assert got * LARGE <= puller_module.MOST_BYTES / 2
+                await broker._wire.barrier(2.0)  # what was pulled may have come by then
+                if received > 32:
+                    assert len(puller._buffer) * LARGE <= puller_module.MOST_BYTES

@@ -37,7 +37,9 @@ LONGEST_PAUSE_SECONDS = 1.0
 STRAGGLER_SECONDS = 5.0
 BARRIER_SECONDS = 2.0
 MOST_BYTES = 8 * 1024 * 1024
-"""May be on their way to one puller, of which a connection has several; a single message may be larger."""
+"""May be on their way to one puller, or wait in it; a connection has several. A single message may be larger."""
+_BATCH_BYTES = 4 * 1024 * 1024
+"""Are handed out at a time: what is made of a batch takes several times as much memory."""
 _FIRST_COUNT = 32
 """So many are pulled before it is known how large messages are."""
 _SIZE_KEPT = 0.9
@@ -172,8 +174,8 @@ class NatsPuller:
 
     @property
     def is_served(self) -> bool:
-        """Whether a pull is outstanding, or nothing is wanted."""
-        return self._wire.up and (self._outstanding > 0 or not self._wanted)
+        """Whether a pull is outstanding, nothing is wanted, or what has come waits."""
+        return self._wire.up and (self._outstanding > 0 or not self._wanted or bool(self._buffer))
 
     async def batch(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery; return up to *limit* that have come. Only one caller waits at a time.
@@ -193,7 +195,11 @@ class NatsPuller:
             # An event would do as well, with three times the calls between what comes and whoever waits for it.
             self._awaited = self._loop.create_future()
             await self._awaited
-        return [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+        count = min(limit, len(self._buffer), max(1, int(_BATCH_BYTES / self._size)))
+        batch = [self._buffer.popleft() for _ in range(count)]
+        if self._outstanding * 2 <= self._wanted:
+            self._schedule()
+        return batch
 
     def _wake(self) -> None:
         if self._awaited is not None and not self._awaited.done():
@@ -212,12 +218,12 @@ class NatsPuller:
 
     def _pull(self) -> None:
         self._timer = None
-        if self._size:
-            self._take_size(max(1.0, self._size * _SIZE_KEPT))
-        most = min(self._wanted, self._most)
+        most = min(self._wanted, self._most - len(self._buffer))
         missing = most - self._outstanding
         if missing <= 0 or self._outstanding * 2 > most or not self._wire.up:
             return
+        if self._size:
+            self._take_size(max(1.0, self._size * _SIZE_KEPT))
         if not self._subscription:
             self._open_inbox()
         now = self._loop.time()
@@ -281,7 +287,7 @@ class NatsPuller:
             self._take_size(len(delivery.payload) or 1)
         self._buffer.append(delivery)
         self._wake()
-        if self._outstanding * 2 <= min(self._wanted, self._most):
+        if self._outstanding * 2 <= self._wanted:
             self._schedule()
 
     def _take_status(self, subject: bytes, status: Status) -> None:
