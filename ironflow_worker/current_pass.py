@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from ironflow.errors import DefinitionError, LimitError
 from ironflow.limits import Limits
@@ -21,6 +21,8 @@ from ironflow_worker.signals import PassEnded
 from ironflow_worker.step_names import StepNames
 from ironflow_worker.strands import FIRST_REFUSAL_SECONDS, Strand, strand_here
 from ironflow_worker.undos import Undos
+
+T = TypeVar("T")
 
 _QUIET_ROUNDS = 32
 """How many rounds of the event loop must pass without a step at work or a strand that goes on. Strands are
@@ -289,15 +291,16 @@ class CurrentPass:
         if self._lingering is None:
             yield self.wait
             return
-        lingering, end = self._lingering, self._lingering.add(key)
+        lingering = self._lingering
+        lingering.add(key)
 
         async def until_told() -> StepRecord:
-            await self._rest_until(end)
+            record = await self._rest_until(lingering.end_of(key))
             await lingering.awake()
             # The pass may have ended meanwhile.
             if self.ended:
                 raise self.signal()
-            return end.result()
+            return record
 
         try:
             yield until_told
@@ -324,7 +327,11 @@ class CurrentPass:
         if self._naps is not None:
             await self._naps.awake()
 
-    async def _rest_until(self, future: asyncio.Future[Any]) -> None:
+    async def _rest_until(self, future: asyncio.Future[T]) -> T:
+        """Block the calling branch until a future is done, or until the pass ends; return what the future has.
+
+        No frame above may keep the future, either: see below.
+        """
         if self.ended:  # nobody would end the wait
             raise self.signal()
         await self._check_not_cancelled()
@@ -335,7 +342,7 @@ class CurrentPass:
                 self.rest(strand)
             self.end_work()
             try:
-                await future
+                return await future
             finally:
                 self._waiting.discard(future)
                 del future  # it keeps what it raises, and that, by its traceback, all that this frame knows

@@ -94,10 +94,13 @@ class Lingering:
         """Tell whether the pass may linger for an event that it waits for so long."""
         return self._left > 0 and self._lingerers.is_worthwhile(timeout_ms)
 
-    def add(self, step: str) -> asyncio.Future[StepRecord]:
-        """Take in a step that waits; return what is resolved with the end of that, once the pass is told of it."""
-        end = self._ends[step] = asyncio.get_running_loop().create_future()
-        return end
+    def add(self, step: str) -> None:
+        """Take in a step that waits."""
+        self._ends[step] = asyncio.get_running_loop().create_future()
+
+    def end_of(self, step: str) -> asyncio.Future[StepRecord]:
+        """Return what is resolved with the end of a step's wait, once the pass is told of it."""
+        return self._ends[step]
 
     def discard(self, step: str) -> None:
         """Leave a step to itself."""

@@ -73,6 +73,23 @@ async def waits(ctx: Context) -> None:
     await ctx.step.invoke(completes)
 
 
+@ironflow.function(id="pass-that-lingers-in-vain")
+async def lingers_in_vain(ctx: Context) -> None:
+    await ctx.step.wait_for_event("answer", event="answer", timeout=10, on_timeout="none")
+
+
+@ironflow.function(id="pass-that-lingers-and-is-told")
+async def lingers(ctx: Context) -> None:
+    await ctx.step.invoke_async(answers)
+    await ctx.step.wait_for_event("answer", event="answer", timeout="1h")
+    await ctx.step.run("work", works)
+
+
+@ironflow.function(id="pass-that-answers")
+async def answers(ctx: Context) -> None:
+    await ctx.step.publish("answer")
+
+
 @ironflow.function(id="pass-that-tries-again", retry=Retry(max_attempts=3, initial_delay="10s"))
 async def tries_again(ctx: Context) -> None:
     await ctx.step.run("work", fails)
@@ -130,6 +147,8 @@ def _of_passes() -> list[object]:
         (completes, "completed"),
         (sleeps, "completed"),
         (waits, "completed"),
+        (lingers_in_vain, "completed"),
+        (lingers, "completed"),
         (tries_again, "failed"),
         (undoes, "failed"),
         (raises, "failed"),
@@ -142,7 +161,7 @@ def _of_passes() -> list[object]:
 async def test_a_pass_that_has_ended_leaves_nothing_to_the_garbage_collector(
     function: ironflow.Function[object, object], status: str, left: Callable[[], list[str]]
 ) -> None:
-    async with running_system(function, completes) as system:
+    async with running_system(function, completes, answers) as system:
         assert (await (await system.client.start(function)).wait("1h")).status == status
 
         async def nothing() -> None:

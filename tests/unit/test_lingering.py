@@ -20,7 +20,8 @@ class Pass:
 
     def __init__(self, lingerers: Lingerers) -> None:
         self.lingering = Lingering(lingerers, Slots(1, bool).come())
-        self.end = self.lingering.add("go")
+        self.lingering.add("go")
+        self.end = self.lingering.end_of("go")
         self.left_at: float | None = None
 
     def begin(self) -> bool:
