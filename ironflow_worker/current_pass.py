@@ -258,6 +258,7 @@ class CurrentPass:
             await self._rest_until(end)
         finally:
             self._naps.discard(end)
+            del end  # or it would keep the pass, see _rest_until
         # The pass may have ended between the end of the sleep and this.
         if self.ended:
             raise self.signal()

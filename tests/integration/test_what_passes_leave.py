@@ -48,6 +48,15 @@ async def failing_branch(step: Step) -> None:
     await step.run("work", fails)
 
 
+async def sleeps_for_long(step: Step) -> None:
+    await step.sleep("long", 7)
+
+
+async def sleeps_and_waits(step: Step) -> None:
+    await step.sleep("short", 5)
+    await step.wait_for_event("answer", event="answer", timeout=5, on_timeout="none")
+
+
 async def sleeping_item(_: int, step: Step, __: int) -> None:
     await step.sleep("nap", 5)
 
@@ -65,6 +74,11 @@ async def sleeps(ctx: Context) -> None:
     await ctx.step.sleep("short", 1)
     await ctx.step.sleep("long", "10m")
     await ctx.step.map("naps", [1, 2], sleeping_item)
+
+
+@ironflow.function(id="pass-that-ends-while-it-waits-for-a-sleep")
+async def ends_before_a_sleep(ctx: Context) -> None:
+    await ctx.step.parallel("both", [sleeps_for_long, sleeps_and_waits])
 
 
 @ironflow.function(id="pass-that-waits")
@@ -146,6 +160,7 @@ def _of_passes() -> list[object]:
     [
         (completes, "completed"),
         (sleeps, "completed"),
+        (ends_before_a_sleep, "completed"),
         (waits, "completed"),
         (lingers_in_vain, "completed"),
         (lingers, "completed"),
