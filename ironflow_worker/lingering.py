@@ -135,6 +135,11 @@ class Lingering:
         self._left = 0
         self._lingerers.expel(self)
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether others may have the pass's slot."""
+        return self._slot.lent
+
     async def awake(self) -> None:
         """Wait until the pass may go on."""
         await self._slot.take_back()

@@ -26,7 +26,6 @@ class Naps:
         self._slot = slot
         self._due_ms: dict[asyncio.Future[None], int] = {}
         self._timers: dict[asyncio.Future[None], asyncio.TimerHandle] = {}
-        self._awakes = asyncio.Lock()
 
     def add(self, end: asyncio.Future[None], due_ms: int) -> None:
         """Take in a step that sleeps; *end* is resolved when that is over."""
@@ -58,9 +57,7 @@ class Naps:
 
     async def awake(self) -> None:
         """Wait until the pass may go on."""
-        # Two sleeps of a pass may end together.
-        async with self._awakes:
-            await self._slot.take_back()
+        await self._slot.take_back()
 
     def _look(self, end: asyncio.Future[None]) -> None:
         left = self._seconds_until(self._due_ms[end])

@@ -117,14 +117,20 @@ class Slots:
 
 
 class Slot:
-    """What one task has of the slots of its queue."""
+    """What one task has of the slots of its queue.
 
-    __slots__ = ("_lent", "_slots", "_taken")
+    Attributes:
+        lent: whether another pass may have it.
+
+    """
+
+    __slots__ = ("_awakes", "_slots", "_taken", "lent")
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._taken = False
-        self._lent = False
+        self.lent = False
+        self._awakes = asyncio.Lock()
 
     async def take(self) -> None:
         """Wait for a slot, which is nearly always free."""
@@ -133,15 +139,17 @@ class Slot:
 
     def lend(self) -> None:
         """Let another pass begin in place of this one, which sleeps."""
-        if self._taken and not self._lent:
-            self._lent = self._slots.lend()
+        if self._taken and not self.lent:
+            self.lent = self._slots.lend()
 
     async def take_back(self) -> None:
         """Wait for a slot again, where it was lent."""
-        if self._lent:
-            await self._slots.take_back()
-            self._lent = False
+        # Several things in a pass may wait for it: two sleeps that end together, or an event and a body.
+        async with self._awakes:
+            if self.lent:
+                await self._slots.take_back()
+                self.lent = False
 
     def leave(self) -> None:
         """Give back whatever it has."""
-        self._slots.leave(taken=self._taken, lent=self._lent)
+        self._slots.leave(taken=self._taken, lent=self.lent)

@@ -70,6 +70,24 @@ async def waits_with_others(ctx: Context) -> list[object]:
     return await ctx.step.parallel("both", [first, second])
 
 
+async def take_long(name: str) -> None:
+    body(name)
+    BODIES["at work"] += 1
+    BODIES["most at work"] = max(BODIES["most at work"], BODIES["at work"])
+    await asyncio.sleep(60)
+    BODIES["at work"] -= 1
+
+
+@ironflow.function(id="works-meanwhile")
+async def works_meanwhile(ctx: Context) -> None:
+    async def work() -> None:
+        await asyncio.sleep(1)  # as a request would
+        await ctx.step.run("work", take_long, f"work {ctx.event.data}")
+
+    go = ctx.step.wait_for_event("go", event="go", match="key", value=ctx.event.data, timeout="1h")
+    await asyncio.gather(go, work())
+
+
 @ironflow.function(id="quick")
 async def quick(ctx: Context) -> str:
     return await ctx.step.run("work", leave_word, "quick")
@@ -275,3 +293,15 @@ async def test_a_sleep_behind_an_event_that_a_pass_has_heard_of_is_as_precise_as
         assert (state.live, state.only_sleeps) == (False, True)
         assert state.due_ms == pytest.approx(system.now_ms() + 59_000, abs=1_000)
         await run.result()
+
+
+async def test_a_pass_that_lingers_has_a_slot_again_before_it_begins_a_body_beside() -> None:
+    async with running_system(works_meanwhile, concurrency=2) as system:
+        runs = [await system.client.start(works_meanwhile, key) for key in range(6)]
+        await asyncio.sleep(LONGEST_SECONDS / 2)
+        for key in range(6):
+            await system.client.publish("go", {"key": key})
+        for run in runs:
+            await run.result("1h")
+        assert BODIES["most at work"] == 2
+        assert {BODIES[f"work {key}"] for key in range(6)} == {1}
