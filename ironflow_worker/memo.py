@@ -89,6 +89,8 @@ class Memo:
         self._due: set[tuple[str, int]] = set()
         self._due_ms: dict[str, int] = {}
         self._waiting_since_ms: dict[str, int] = {}
+        self._told_bytes: dict[str, int] = {}
+        """About how much memory the ends take that the journal may not have yet, by key."""
         self._failed: set[str] = set()
         self._failed_branches: dict[Scope, set[int]] = {}
         self._undone_at: dict[str, int] = {}
@@ -125,6 +127,7 @@ class Memo:
             self._note_key(key)
         match address.kind:
             case "step":
+                self.size_bytes -= self._told_bytes.pop(key, 0)
                 self._read_step(key, decode_record(StepRecord, message.payload), message.sequence)
             case "wait":
                 wait = self._waits[key] = decode_record(WaitRecord, message.payload)
@@ -366,6 +369,8 @@ class Memo:
         if end.step not in self._steps:
             self._note_key(end.step)
             self._read_step(end.step, end.record, self.seen + 1)
+            self._told_bytes[end.step] = size = len(bytes(end.record.output)) + _RECORD_BYTES
+            self.size_bytes += size
 
     def sleep_ended(self, key: str, record: StepRecord, sequence: int) -> None:
         """Take in the end of a sleep that the pass itself has recorded."""

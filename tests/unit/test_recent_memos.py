@@ -7,7 +7,7 @@ import pytest
 
 from ironflow.broker.protocol import StoredMessage
 from ironflow.codec import encode_record
-from ironflow.records import ErrorRecord, OutcomeRecord, StepKind, StepRecord, Task, TryRecord, WaitRecord
+from ironflow.records import ErrorRecord, OutcomeRecord, StepKind, StepRecord, Task, TryRecord, WaitEnd, WaitRecord
 from ironflow_worker.memo import Memo
 from ironflow_worker.recent_memos import FEWEST_RECORDS, RecentMemos
 
@@ -114,6 +114,18 @@ def test_those_that_were_used_last_stay_within_the_room_that_there_is() -> None:
     recent.keep(of("a"), SERVER, recent.take(of("a"), SERVER))
     recent.keep(of("c"), SERVER, memo())
     assert [bool(recent.take(of(run), SERVER).records) for run in ("a", "b", "c")] == [True, False, True]
+
+
+def test_what_a_pass_was_told_takes_room_too_and_no_more_once_it_is_read() -> None:
+    record = StepRecord(name="w", kind="wait_for_event", token="t", output=msgspec.Raw(b'"%s"' % (b"x" * 100_000)))
+    told, read = memo(), memo()
+    told.wait_ended(WaitEnd(step="w", record=record))
+    recent = RecentMemos(most_bytes=read.size_bytes + 50_000)
+    recent.keep(TASK, SERVER, told)
+    assert recent.take(TASK, SERVER).records == 0
+    for each in (told, read):
+        each.read([StoredMessage("ironflow.journal.q.r1.step.w", encode_record(record), FEWEST_RECORDS, 0)])
+    assert told.size_bytes == read.size_bytes
 
 
 def test_one_that_is_too_large_for_the_room_drives_out_no_others() -> None:
