@@ -48,7 +48,7 @@ class ToldEnds:
         """Return once the journal has all ends.
 
         Raises:
-            BrokerError: one cannot be recorded.
+            BrokerError: one cannot be recorded, and waiting would not help.
 
         """
         for recording in self._recordings:
@@ -63,7 +63,9 @@ class ToldEnds:
         await asyncio.sleep(0)  # the handler goes on first
         tools = self._tools
         subject = tools.names.journal_step(tools.queue, tools.run, end.step)
-        await tools.journal.ensure(subject, replace(end.record, token=tools.token))
+        record = replace(end.record, token=tools.token)
+        # What is done beside could not be recorded any more, had this been given up.
+        await tools.patiently(lambda: tools.journal.ensure(subject, record))
 
 
 def _look_at(recording: asyncio.Future[None]) -> None:

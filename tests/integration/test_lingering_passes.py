@@ -305,3 +305,21 @@ async def test_a_pass_that_lingers_has_a_slot_again_before_it_begins_a_body_besi
             await run.result("1h")
         assert BODIES["most at work"] == 2
         assert {BODIES[f"work {key}"] for key in range(6)} == {1}
+
+
+async def test_no_body_is_run_again_where_the_end_of_a_wait_cannot_be_recorded_for_a_moment() -> None:
+    async with running_system(works_meanwhile) as system:
+        run = await system.client.start(works_meanwhile, 1)
+        await asyncio.sleep(LONGEST_SECONDS / 2)
+        assert BODIES["at work"] == 1
+
+        def refuse(at: Stage, verb: str, subject: str) -> BrokerError | None:
+            return Unavailable("gone") if (at, verb) == ("before", "publish") and ".step." in subject else None
+
+        system.server.interceptor = refuse
+        await system.client.publish("go", {"key": 1})
+        await asyncio.sleep(1)
+        system.server.interceptor = None
+        await run.result("1h")
+        assert BODIES["work 1"] == 1
+        assert await outcomes(system, run) == 1
