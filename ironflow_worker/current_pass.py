@@ -328,17 +328,22 @@ class CurrentPass:
         if self._naps is not None:
             await self._naps.awake()
 
-    async def may_work(self) -> None:
-        """Wait until a body may begin, where the pass has lent its slot: code beside a wait may go on meanwhile.
+    @property
+    def is_asleep(self) -> bool:
+        """Whether others may have the slot of the pass: it waits, while code beside that may go on."""
+        return self._lingering is not None and self._lingering.is_asleep
+
+    async def awake_for_work(self) -> None:
+        """Wait until a body may begin in a pass that sleeps.
 
         Raises:
             PassEnded: the pass has ended by then.
             CancelledError: it has, with its handler.
 
         """
-        if self._lingering is not None and self._lingering.is_asleep:
+        if self._lingering is not None:
             await self._lingering.awake()
-            await self.check_running()
+        await self.check_running()
 
     async def _rest_until(self, future: asyncio.Future[T]) -> T:
         """Block the calling branch until a future is done, or until the pass ends; return what the future has.

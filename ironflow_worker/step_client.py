@@ -406,7 +406,8 @@ class StepClient(Step):
 
     async def _attempt(self, call: Call, do: Callable[[], Awaitable[msgspec.Raw]]) -> Standing:
         """Do a step once and record what came of it; where it is to be done again, wait for that."""
-        await self._current.may_work()
+        if self._current.is_asleep:
+            await self._current.awake_for_work()
         if self._tools.bodies.no_more:
             await self._current.leave(WorkerDrains())
         self._current.executes()
