@@ -331,7 +331,7 @@ class CurrentPass:
     @property
     def is_asleep(self) -> bool:
         """Whether others may have the slot of the pass: it waits, while code beside that may go on."""
-        return self._lingering is not None and self._lingering.is_asleep
+        return self._lingering is not None and self._lingering.slot.lent
 
     async def awake_for_work(self) -> None:
         """Wait until a body may begin in a pass that sleeps.

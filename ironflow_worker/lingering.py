@@ -82,11 +82,14 @@ class Lingering:
         lingerers: those of its worker.
         slot: the pass's own, which others may have meanwhile.
 
+    Attributes:
+        slot: as above.
+
     """
 
     def __init__(self, lingerers: Lingerers, slot: Slot) -> None:
         self._lingerers = lingerers
-        self._slot = slot
+        self.slot = slot
         self._ends: dict[str, asyncio.Future[StepRecord]] = {}
         self._left = MOST_EVENTS
 
@@ -118,7 +121,7 @@ class Lingering:
         lingers = self._left > 0 and 0 < len(self._ends) == waiting and self._lingerers.begin(self, leave)
         if not lingers:
             return False
-        self._slot.lend()
+        self.slot.lend()
         return True
 
     def tell(self, told: WaitEnd) -> bool:
@@ -135,11 +138,6 @@ class Lingering:
         self._left = 0
         self._lingerers.expel(self)
 
-    @property
-    def is_asleep(self) -> bool:
-        """Whether others may have the pass's slot."""
-        return self._slot.lent
-
     async def awake(self) -> None:
         """Wait until the pass may go on."""
-        await self._slot.take_back()
+        await self.slot.take_back()

@@ -130,7 +130,7 @@ class Slot:
         self._slots = slots
         self._taken = False
         self.lent = False
-        self._awakes = asyncio.Lock()
+        self._awakes: asyncio.Lock | None = None
 
     async def take(self) -> None:
         """Wait for a slot, which is nearly always free."""
@@ -145,6 +145,8 @@ class Slot:
     async def take_back(self) -> None:
         """Wait for a slot again, where it was lent."""
         # Several things in a pass may wait for it: two sleeps that end together, or an event and a body.
+        if self._awakes is None:
+            self._awakes = asyncio.Lock()
         async with self._awakes:
             if self.lent:
                 await self._slots.take_back()
