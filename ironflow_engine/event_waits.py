@@ -41,7 +41,7 @@ CLOSED = "closed"
 MOST_HINTED = 200
 """One pass is told so many ends by hints: the state notes each, and has to fit into a message."""
 MOST_TOLD_BYTES = 16 * 1024
-"""Of an event's data that goes into a task: larger ones are not stored twice, and may not fit a journal record."""
+"""Of an event that goes into a task or a hint: larger ones are not stored twice, and may not fit a journal record."""
 
 
 def open_wait(state: RunState, fact: WaitRecorded) -> Decision:
@@ -182,13 +182,14 @@ def _tell(state: RunState, fact: EventArrived) -> Decision:
 
 def _go_on(state: RunState, fact: EventArrived) -> Decision:
     """Return what becomes of a run when an event has ended one of its waits."""
-    small = len(fact.event.data) <= MOST_TOLD_BYTES
+    end = _event_end(fact)
+    small = len(end.record.output) <= MOST_TOLD_BYTES
     if not state.live:
-        return _tell(state, fact) if small else Decision(state, (_event_end(fact),))
+        return _tell(state, fact) if small else Decision(state, (end,))
     if not fact.entry.wait.worker:
-        return Decision(state, (_event_end(fact),))
+        return Decision(state, (end,))
     if not small or len(state.hinted) >= MOST_HINTED:
-        return Decision(state, (_hint_of(state, fact, told=False), _event_end(fact)))
+        return Decision(state, (_hint_of(state, fact, told=False), end))
     return _hint(state, fact)
 
 

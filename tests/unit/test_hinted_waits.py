@@ -7,11 +7,11 @@ import pytest
 
 from ironflow.records import EventRecord, RunState, WaitEntry, WaitRecord
 from ironflow_engine.event_waits import MOST_HINTED, MOST_TOLD_BYTES
-from ironflow_engine.facts import AppendStep, EventArrived, TellPass
+from ironflow_engine.facts import AppendStep, Dispatch, EventArrived, TellPass
 from ironflow_engine.reducer import decide
 
 
-def state(*, hinted: int = 0) -> RunState:
+def state(*, hinted: int = 0, live: bool = True) -> RunState:
     return RunState(
         id="r",
         function="f",
@@ -22,13 +22,14 @@ def state(*, hinted: int = 0) -> RunState:
         event_name="go",
         event_sequence=1,
         hinted=tuple(map(str, range(hinted))),
+        live=live,
     )
 
 
-def arrived(data: bytes = b"1", worker: str = "w") -> EventArrived:
+def arrived(data: bytes = b"1", worker: str = "w", note: str = "") -> EventArrived:
     wait = WaitRecord(name="s", kind="wait_for_event", token="", event="go", worker=worker)
     entry = WaitEntry(run="r", queue="q", step="s", wait=wait, sequence=2, time_ms=2)
-    event = EventRecord(id="e-2", name="go", time="", data=msgspec.Raw(data))
+    event = EventRecord(id="e-2", name="go", time="", data=msgspec.Raw(data), metadata={"note": note})
     return EventArrived(run="r", queue="q", entry=entry, event=event, sequence=2, time_ms=3)
 
 
@@ -59,6 +60,15 @@ def test_a_pass_has_to_read_what_it_cannot_be_told_and_lingers_no_more(hinted: i
     assert end.wakes
     assert decision.state is not None
     assert len(decision.state.hinted) == hinted
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["by a hint", "by a task"])
+def test_nobody_is_told_of_an_event_whose_metadata_fills_a_message(live: bool) -> None:  # noqa: FBT001 - two cases
+    decision = decide(state(live=live), arrived(note="x" * 1_000_000))
+    assert not [command for command in decision.commands if isinstance(command, Dispatch)]
+    assert not [command for command in decision.commands if isinstance(command, TellPass) and command.end is not None]
+    (end,) = (command for command in decision.commands if isinstance(command, AppendStep))
+    assert end.wakes
 
 
 def test_nobody_is_told_of_a_wait_that_no_pass_lingers_for() -> None:
