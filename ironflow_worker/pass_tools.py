@@ -100,6 +100,17 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
                 self.log.warning("RetryAfter is not heeded, the policy's delay is", delay_ms=delay_ms, reason=reason)
         return delay_ms
 
+    def check_lease(self) -> None:
+        """Refuse to go on where others may have done so.
+
+        Raises:
+            LeaseLost: the task may be another worker's by now, so that the pass is to be left at once.
+
+        """
+        if not self.still_holds():
+            self.metrics.lost_leases.inc()
+            raise LeaseLost(f"this worker was stopped for longer than the lease of the task of run {self.run}")
+
     async def append(self, subject: str, record: msgspec.Struct) -> Appended:
         """Record a fact, or learn which one was recorded before.
 
@@ -108,9 +119,7 @@ class PassTools(msgspec.Struct, frozen=True, kw_only=True):
             BrokerError: it cannot be recorded, and waiting would not help.
 
         """
-        if not self.still_holds():
-            self.metrics.lost_leases.inc()
-            raise LeaseLost(f"this worker was stopped for longer than the lease of the task of run {self.run}")
+        self.check_lease()
         try:
             appended = await self.journal.append(subject, record)
         except _MAY_PASS as error:

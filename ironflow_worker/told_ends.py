@@ -48,6 +48,7 @@ class ToldEnds:
         """Return once the journal has all ends.
 
         Raises:
+            LeaseLost: the pass may be another worker's by now.
             BrokerError: one cannot be recorded, and waiting would not help.
 
         """
@@ -66,6 +67,8 @@ class ToldEnds:
         record = replace(end.record, token=tools.token)
         # What is done beside could not be recorded any more, had this been given up.
         await tools.patiently(lambda: tools.journal.ensure(subject, record))
+        # A body comes next. The hint may have waited for a process that stood still, and the record for NATS.
+        tools.check_lease()
 
 
 def _look_at(recording: asyncio.Future[None]) -> None:

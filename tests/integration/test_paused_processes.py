@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
 import ironflow
 from ironflow import Context
 from ironflow.broker.protocol import BrokerError, Publication, Stored
+from ironflow_worker.executor import Executor
+from ironflow_worker.lingering import LONGEST_SECONDS
 from tests.support.inprocess import System, running_system
 
 pytestmark = pytest.mark.virtual_time
@@ -53,6 +56,41 @@ async def test_a_task_that_an_engine_publishes_long_after_another_did_begins_no_
     assert bodies == ["work"]
 
 
+async def test_a_worker_that_stood_still_begins_no_body_for_an_event_that_others_have_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bodies: list[str] = []
+    unheard: list[Callable[[], None]] = []
+    hear = Executor.hear
+    monkeypatch.setattr(Executor, "hear", lambda *heard: unheard.append(partial(hear, *heard)))
+
+    @ironflow.function(id="f")
+    async def f(ctx: Context) -> None:
+        await ctx.step.wait_for_event("go", event="go", timeout="1h")
+        await ctx.step.run("work", bodies.append, "work")
+
+    async with running_system(f, lease_seconds=1.0) as system:
+        run = await system.client.start(f)
+        await asyncio.sleep(0.1)  # its pass lingers
+        (standing,) = system.workers.values()
+        standing.renew = _renew_too_late  # type: ignore[method-assign]
+        await system.add_worker()
+        await system.client.publish("go")
+        await run.result("1m")
+        await asyncio.sleep(0.5)
+        assert asyncio.get_running_loop().time() < LONGEST_SECONDS  # it lingers still
+        for each in unheard:
+            each()
+        await asyncio.sleep(LONGER_THAN_ANY_LEASE)
+    assert len(unheard) == 1
+    assert bodies == ["work"]
+
+
 def _renew_nothing(lease: str) -> bool:
     """Be sent, and lost."""
     return True
+
+
+def _renew_too_late(lease: str) -> bool:
+    """Be sent by none who stands still."""
+    return False
