@@ -11,7 +11,7 @@ import pytest
 import ironflow
 from ironflow import Context
 from ironflow.broker.local import LocalBroker, LocalServer, Stage
-from ironflow.broker.protocol import BrokerError, Publication, Unavailable
+from ironflow.broker.protocol import BrokerError, Denied, Publication, Unavailable
 from ironflow.codec import decode_record, encode_raw, encode_record
 from ironflow.function import forget_functions
 from ironflow.names import Names
@@ -125,12 +125,28 @@ async def test_what_the_journal_says_already_is_left_alone(bench: Bench) -> None
     assert bytes(bench.outcome(1).output) == b"8"
 
 
-async def test_where_the_end_cannot_be_recorded_no_body_begins_and_the_pass_is_done_again(bench: Bench) -> None:
+async def test_where_the_end_cannot_be_recorded_for_a_while_the_next_body_waits_for_that(bench: Bench) -> None:
+    await bench.execute(0)
+    tries: list[list[str]] = []
+
+    def refuse_the_end(stage: Stage, verb: str, subject: str) -> BrokerError | None:
+        if not (stage == "before" and verb == "publish" and subject.endswith(".step.wait")):
+            return None
+        tries.append(list(bench.bodies))
+        return Unavailable("not now") if len(tries) <= 5 else None
+
+    bench.server.interceptor = refuse_the_end
+    assert await bench.execute(1, END) == ["ack"]
+    assert tries == [["before"]] * 6
+    assert bench.bodies == ["before", "after"]
+
+
+async def test_where_the_end_may_not_be_recorded_no_body_begins_and_the_pass_is_done_again(bench: Bench) -> None:
     await bench.execute(0)
 
     def refuse_the_end(stage: Stage, verb: str, subject: str) -> BrokerError | None:
         refused = stage == "before" and verb == "publish" and subject.endswith(".step.wait")
-        return Unavailable("not now") if refused else None
+        return Denied("not you") if refused else None
 
     bench.server.interceptor = refuse_the_end
     assert await bench.execute(1, END) == ["nak 1"]
