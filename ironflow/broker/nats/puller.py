@@ -39,11 +39,11 @@ BARRIER_SECONDS = 2.0
 MOST_BYTES = 8 * 1024 * 1024
 """May be on their way to one puller, or wait in it; a connection has several. A single message may be larger."""
 _BATCH_BYTES = 4 * 1024 * 1024
-"""Are handed out at a time: what is made of a batch takes several times as much memory."""
+"""Are handed out at a time, or one larger message: what is made of a batch takes several times as much memory."""
 _FIRST_COUNT = 32
 """So many are pulled before it is known how large messages are."""
-_SIZE_KEPT = 0.9
-"""From pull to pull: one large message in many counts for a while as if all were."""
+_SIZE_KEPT = 0.98
+"""From message to smaller message: one large one in many counts for a while as if all were."""
 NO_RESPONDERS = 503
 _NOBODY = "nobody serves this consumer: no engine has made it yet, or its leader is being elected"
 PULL = b'{"batch":%%d,"expires":%d,"idle_heartbeat":%d}' % (
@@ -119,9 +119,7 @@ class NatsPuller:
         self._wanted = 0
         self._outstanding = 0
         self._size = 0.0
-        """How large messages are, rather more than less."""
-        self._most = _FIRST_COUNT
-        """How many of that size may be on their way."""
+        """How large messages are, rather more than less; 0 before there was one."""
         self._pulls: dict[bytes, tuple[int, float]] = {}
         """How much each pull asked for and when, by the subject that its status comes on."""
         self._numbers = itertools.count()
@@ -195,10 +193,19 @@ class NatsPuller:
             # An event would do as well, with three times the calls between what comes and whoever waits for it.
             self._awaited = self._loop.create_future()
             await self._awaited
-        count = min(limit, len(self._buffer), max(1, int(_BATCH_BYTES / self._size)))
-        batch = [self._buffer.popleft() for _ in range(count)]
+        batch = self._next_batch(limit)
         if self._outstanding * 2 <= self._wanted:
             self._schedule()
+        return batch
+
+    def _next_batch(self, limit: int) -> list[Delivery]:
+        batch: list[Delivery] = []
+        size = 0
+        while self._buffer and len(batch) < limit:
+            size += len(self._buffer[0].payload)
+            if batch and size > _BATCH_BYTES:
+                break
+            batch.append(self._buffer.popleft())
         return batch
 
     def _wake(self) -> None:
@@ -218,12 +225,11 @@ class NatsPuller:
 
     def _pull(self) -> None:
         self._timer = None
-        most = min(self._wanted, self._most - len(self._buffer))
+        affordable = max(1, int(MOST_BYTES / self._size)) if self._size else _FIRST_COUNT
+        most = min(self._wanted, affordable - len(self._buffer))
         missing = most - self._outstanding
         if missing <= 0 or self._outstanding * 2 > most or not self._wire.up:
             return
-        if self._size:
-            self._take_size(max(1.0, self._size * _SIZE_KEPT))
         if not self._subscription:
             self._open_inbox()
         now = self._loop.time()
@@ -235,10 +241,6 @@ class NatsPuller:
         if self._watchdog is None:
             self._heard = now
             self._watchdog = self._loop.call_later(SILENCE_SECONDS, self._watch)
-
-    def _take_size(self, size: float) -> None:
-        self._size = size
-        self._most = max(1, int(MOST_BYTES / size))
 
     def _open_inbox(self) -> None:
         self._generation += 1
@@ -283,8 +285,7 @@ class NatsPuller:
             delivery.nak()
             return
         self._wanted -= 1
-        if len(delivery.payload) >= self._size:
-            self._take_size(len(delivery.payload) or 1)
+        self._size = max(len(delivery.payload), self._size * _SIZE_KEPT, 1.0)
         self._buffer.append(delivery)
         self._wake()
         if self._outstanding * 2 <= self._wanted:
