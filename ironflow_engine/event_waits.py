@@ -158,7 +158,7 @@ def _others_are_open(state: RunState, step: str) -> bool:
     return any(end == OPEN for other, end in state.event_waits.items() if other != step)
 
 
-def _tell(state: RunState, fact: EventArrived) -> Decision:
+def _tell(state: RunState, fact: EventArrived, end: AppendStep) -> Decision:
     """Return what becomes of a run that rests when one of its waits ends: the pass that goes on behind it.
 
     It may begin before the journal has the end of the wait: its task says it. The state has decided it by then, and
@@ -175,9 +175,8 @@ def _tell(state: RunState, fact: EventArrived) -> Decision:
         told=mark(fact.entry.step),
         hinted=(),
     )
-    end = _event_end(fact, wakes=False)
     task = Dispatch(state=following, end=WaitEnd(step=end.step, record=end.record))
-    return Decision(following, (task, end))
+    return Decision(following, (task, replace(end, wakes=False)))
 
 
 def _go_on(state: RunState, fact: EventArrived) -> Decision:
@@ -185,32 +184,31 @@ def _go_on(state: RunState, fact: EventArrived) -> Decision:
     end = _event_end(fact)
     small = len(end.record.output) <= MOST_TOLD_BYTES
     if not state.live:
-        return _tell(state, fact) if small else Decision(state, (end,))
+        return _tell(state, fact, end) if small else Decision(state, (end,))
     if not fact.entry.wait.worker:
         return Decision(state, (end,))
     if not small or len(state.hinted) >= MOST_HINTED:
-        return Decision(state, (_hint_of(state, fact, told=False), end))
-    return _hint(state, fact)
+        return Decision(state, (_hint_of(state, fact, None), end))
+    return _hint(state, fact, end)
 
 
-def _hint(state: RunState, fact: EventArrived) -> Decision:
+def _hint(state: RunState, fact: EventArrived, end: AppendStep) -> Decision:
     """Return what becomes of a run whose pass goes on when one of its waits ends, and may linger for that.
 
     The hint can be lost, or come when the pass is over. So the journal's end of the wait wakes the run as ever, unless
     the pass says in its outcome that it has heard of it.
     """
     hinted = replace(state, hinted=(*state.hinted, mark(fact.entry.step)))
-    return Decision(sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact)))
+    return Decision(sleeps.awake(hinted), (_hint_of(state, fact, end), end))
 
 
-def _hint_of(state: RunState, fact: EventArrived, *, told: bool = True) -> TellPass:
-    end = _event_end(fact)
+def _hint_of(state: RunState, fact: EventArrived, end: AppendStep | None) -> TellPass:
     return TellPass(
         run=fact.run,
         queue=fact.queue,
         number=state.number,
         worker=fact.entry.wait.worker,
-        end=WaitEnd(step=end.step, record=end.record) if told else None,
+        end=None if end is None else WaitEnd(step=end.step, record=end.record),
     )
 
 
@@ -230,7 +228,8 @@ def has_missed(state: RunState, outcome: OutcomeRecord) -> bool:
 def _tell_again(state: RunState, fact: EventArrived) -> tuple[Command, ...]:
     """Return what is left to do about a wait that an event has ended."""
     if state.live and mark(fact.entry.step) in state.hinted:
-        return (_hint_of(state, fact), _event_end(fact))
+        end = _event_end(fact)
+        return (_hint_of(state, fact, end), end)
     is_told = state.told == mark(fact.entry.step)
     end = _event_end(fact, wakes=not is_told)
     if not (is_told and state.live):

@@ -169,8 +169,8 @@ MISTAKES = {
     ),
     "a run is told by a task while its pass goes on": (
         event_waits,
-        "return _hint(state, fact)",
-        "return _tell(state, fact)",
+        "return _hint(state, fact, end)",
+        "return _tell(state, fact, end)",
     ),
     "a pass that lingers is not told": (
         event_waits,
@@ -194,19 +194,27 @@ MISTAKES = {
     ),
     "a pass is told by a hint, and the journal is not": (
         event_waits,
-        "sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact))",
-        "sleeps.awake(hinted), (_hint_of(state, fact),)",
+        "sleeps.awake(hinted), (_hint_of(state, fact, end), end)",
+        "sleeps.awake(hinted), (_hint_of(state, fact, end),)",
     ),
     "an end that a hint may not have told does not wake the run": (
         event_waits,
-        "sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact))",
-        "sleeps.awake(hinted), (_hint_of(state, fact), _event_end(fact, wakes=False))",
+        "sleeps.awake(hinted), (_hint_of(state, fact, end), end)",
+        "sleeps.awake(hinted), (_hint_of(state, fact, end), replace(end, wakes=False))",
     ),
-    "an end that was told wakes the run, too": (event_waits, "_event_end(fact, wakes=False)", "_event_end(fact)"),
+    "an end that was told wakes the run, too": (event_waits, "replace(end, wakes=False)", "end"),
     "an end that nobody was told does not wake the run": (event_waits, "wakes=not is_told)", "wakes=False)"),
     "the end of a wait is told once": (event_waits, "if not (is_told and state.live):", "if True:"),
-    "a pass is told the end, and the journal is not": (event_waits, "(task, end))", "(task,))"),
-    "the journal has the end, and no pass is told": (event_waits, "(task, end))", "(end,))"),
+    "a pass is told the end, and the journal is not": (
+        event_waits,
+        "(task, replace(end, wakes=False))",
+        "(task,)",
+    ),
+    "the journal has the end, and no pass is told": (
+        event_waits,
+        "(task, replace(end, wakes=False))",
+        "(replace(end, wakes=False),)",
+    ),
     "nobody remembers that the pass was told": (event_waits, "told=mark(fact.entry.step),", 'told="",'),
 }
 
